@@ -1,0 +1,18 @@
+# quern_module(<name> DEPS <folders...> [SUBDIRS <folders...>]): the folder src/<name> becomes the library quern_<name>.
+# DEPS is the whole truth about layering: tools/check_layers.py reads it too.
+function(quern_module name)
+  cmake_parse_arguments(arg "" "" "DEPS;SUBDIRS" ${ARGN})
+  set(patterns *.cc)
+  foreach(dir IN LISTS arg_SUBDIRS)
+    list(APPEND patterns ${dir}/*.cc)
+  endforeach()
+  file(GLOB sources CONFIGURE_DEPENDS ${patterns})
+  add_library(quern_${name} STATIC ${sources})
+  target_include_directories(quern_${name} PUBLIC ${PROJECT_SOURCE_DIR}/src)
+  foreach(dep IN LISTS arg_DEPS)
+    target_link_libraries(quern_${name} PUBLIC quern_${dep})
+  endforeach()
+  if(QUERN_PCH AND "tensor" IN_LIST arg_DEPS)
+    target_precompile_headers(quern_${name} REUSE_FROM quern_tensor)
+  endif()
+endfunction()

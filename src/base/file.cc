@@ -1,0 +1,149 @@
+#include "base/file.h"
+
+#include <fcntl.h>
+#include <openssl/evp.h>
+#include <sys/mman.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include <array>
+#include <cerrno>
+#include <cstring>
+#include <memory>
+
+#include "base/error.h"
+
+namespace quern {
+namespace fs = std::filesystem;
+namespace {
+
+class Descriptor {
+ public:
+  Descriptor(const fs::path& file, int flags, mode_t mode = 0644)
+      : fd_(::open(file.c_str(), flags | O_CLOEXEC, mode)) {
+    if (fd_ < 0)
+      fail(errno == ENOSPC ? Exit::disk : Exit::invalid_input, "{}: cannot open: {}", file.string(),
+           std::strerror(errno));
+  }
+  ~Descriptor() { ::close(fd_); }
+  Descriptor(const Descriptor&) = delete;
+  Descriptor& operator=(const Descriptor&) = delete;
+  int get() const { return fd_; }
+
+ private:
+  int fd_;
+};
+
+size_t size_of(const Descriptor& fd, const fs::path& file) {
+  struct stat status{};
+  if (::fstat(fd.get(), &status) != 0) fail("{}: {}", file.string(), std::strerror(errno));
+  if (!S_ISREG(status.st_mode)) fail("{}: not a regular file", file.string());
+  return static_cast<size_t>(status.st_size);
+}
+
+class Sha256 {
+ public:
+  Sha256() : context_(EVP_MD_CTX_new(), EVP_MD_CTX_free) {
+    QUERN_CHECK(EVP_DigestInit_ex(context_.get(), EVP_sha256(), nullptr) == 1);
+  }
+  void add(const void* data, size_t size) {
+    QUERN_CHECK(EVP_DigestUpdate(context_.get(), data, size) == 1);
+  }
+  std::string hex() {
+    std::array<unsigned char, 32> digest{};
+    QUERN_CHECK(EVP_DigestFinal_ex(context_.get(), digest.data(), nullptr) == 1);
+    std::string text;
+    for (unsigned char byte : digest) text += fmt::format("{:02x}", byte);
+    return text;
+  }
+
+ private:
+  std::unique_ptr<EVP_MD_CTX, decltype(&EVP_MD_CTX_free)> context_;
+};
+
+}  // namespace
+
+std::string read_file(const fs::path& file, size_t limit) {
+  Descriptor fd(file, O_RDONLY);
+  size_t size = size_of(fd, file);
+  if (size > limit)
+    fail("{}: {} bytes, more than the {} that are accepted", file.string(), size, limit);
+  std::string text(size, '\0');
+  size_t done = 0;
+  while (done < size) {
+    ssize_t got = ::read(fd.get(), text.data() + done, size - done);
+    if (got < 0 && errno == EINTR) continue;
+    if (got < 0) fail("{}: cannot read: {}", file.string(), std::strerror(errno));
+    if (got == 0) fail("{}: became shorter while it was read", file.string());
+    done += static_cast<size_t>(got);
+  }
+  return text;
+}
+
+void write_file(const fs::path& file, std::string_view text) {
+  fs::path temporary = file;
+  temporary += ".part";
+  {
+    Descriptor fd(temporary, O_WRONLY | O_CREAT | O_TRUNC | O_NOFOLLOW);
+    size_t done = 0;
+    while (done < text.size()) {
+      ssize_t put = ::write(fd.get(), text.data() + done, text.size() - done);
+      if (put < 0 && errno == EINTR) continue;
+      if (put < 0) fail(Exit::disk, "{}: cannot write: {}", file.string(), std::strerror(errno));
+      done += static_cast<size_t>(put);
+    }
+    if (::fsync(fd.get()) != 0)
+      fail(Exit::disk, "{}: cannot sync: {}", file.string(), std::strerror(errno));
+  }
+  std::error_code error;
+  fs::rename(temporary, file, error);
+  if (error) fail(Exit::disk, "{}: cannot rename into place: {}", file.string(), error.message());
+}
+
+void sync_folder(const fs::path& folder) {
+  Descriptor fd(folder, O_RDONLY | O_DIRECTORY);
+  if (::fsync(fd.get()) != 0)
+    fail(Exit::disk, "{}: cannot sync: {}", folder.string(), std::strerror(errno));
+}
+
+MappedFile::MappedFile(const fs::path& file) {
+  Descriptor fd(file, O_RDONLY);
+  size_ = size_of(fd, file);
+  if (size_ == 0) return;
+  void* address = ::mmap(nullptr, size_, PROT_READ, MAP_PRIVATE, fd.get(), 0);
+  if (address == MAP_FAILED)
+    fail(Exit::memory, "{}: cannot map {} bytes: {}", file.string(), size_, std::strerror(errno));
+  data_ = static_cast<const std::byte*>(address);
+}
+
+MappedFile::~MappedFile() {
+  if (data_) ::munmap(const_cast<std::byte*>(data_), size_);
+}
+
+void MappedFile::release(size_t offset, size_t size) const {
+  const size_t page = static_cast<size_t>(::sysconf(_SC_PAGESIZE));
+  size_t begin = (offset + page - 1) / page * page, end = (offset + size) / page * page;
+  if (offset + size == size_) end = size_;
+  if (begin < end) ::madvise(const_cast<std::byte*>(data_) + begin, end - begin, MADV_DONTNEED);
+}
+
+std::string sha256(std::string_view bytes) {
+  Sha256 hash;
+  hash.add(bytes.data(), bytes.size());
+  return hash.hex();
+}
+
+std::string sha256_of_file(const fs::path& file) {
+  Descriptor fd(file, O_RDONLY);
+  Sha256 hash;
+  std::string buffer(1u << 20, '\0');
+  for (;;) {
+    ssize_t got = ::read(fd.get(), buffer.data(), buffer.size());
+    if (got < 0 && errno == EINTR) continue;
+    if (got < 0) fail("{}: cannot read: {}", file.string(), std::strerror(errno));
+    if (got == 0) return hash.hex();
+    hash.add(buffer.data(), static_cast<size_t>(got));
+  }
+}
+
+}  // namespace quern

@@ -1,0 +1,43 @@
+// Files: read whole small ones, map large ones, write so that a reader never sees half a file.
+#pragma once
+
+#include <cstddef>
+#include <filesystem>
+#include <span>
+#include <string>
+#include <string_view>
+
+namespace quern {
+
+// Fails when the file is missing or longer than `limit` bytes.
+std::string read_file(const std::filesystem::path& file, size_t limit = 256u << 20);
+
+// Writes to a temporary name beside it, syncs, renames. Fails with Exit::disk when there is no
+// room.
+void write_file(const std::filesystem::path& file, std::string_view text);
+
+// Makes a rename or a new file in `folder` durable.
+void sync_folder(const std::filesystem::path& folder);
+
+// A file mapped read-only for as long as the object lives.
+class MappedFile {
+ public:
+  explicit MappedFile(const std::filesystem::path& file);
+  ~MappedFile();
+  MappedFile(const MappedFile&) = delete;
+  MappedFile& operator=(const MappedFile&) = delete;
+
+  std::span<const std::byte> bytes() const { return {data_, size_}; }
+  // Tells the kernel that these pages are not needed for now; they are read again when touched.
+  void release(size_t offset, size_t size) const;
+
+ private:
+  const std::byte* data_ = nullptr;
+  size_t size_ = 0;
+};
+
+// Hexadecimal SHA-256.
+std::string sha256(std::string_view bytes);
+std::string sha256_of_file(const std::filesystem::path& file);
+
+}  // namespace quern

@@ -1,0 +1,137 @@
+#include "base/threads.h"
+
+#include <algorithm>
+#include <atomic>
+#include <condition_variable>
+#include <exception>
+#include <mutex>
+#include <thread>
+#include <vector>
+
+#include "base/error.h"
+
+namespace quern {
+namespace {
+
+thread_local bool inside_body = false;
+
+class Pool {
+ public:
+  ~Pool() { stop(); }
+
+  void resize(int threads) {
+    QUERN_CHECK(threads >= 1);
+    stop();
+    wanted_ = threads;
+  }
+
+  int size() const { return wanted_; }
+
+  void run(int64_t items, const std::function<void(int64_t)>& body) {
+    std::lock_guard one_job(job_mutex_);
+    start();
+    {
+      std::lock_guard lock(mutex_);
+      body_ = &body;
+      items_ = items;
+      next_ = 0;
+      error_ = nullptr;
+      busy_ = static_cast<int>(workers_.size());
+      ++generation_;
+    }
+    wake_.notify_all();
+    work();
+    std::unique_lock lock(mutex_);
+    done_.wait(lock, [&] { return busy_ == 0; });
+    body_ = nullptr;
+    if (error_) std::rethrow_exception(error_);
+  }
+
+ private:
+  void start() {
+    while (static_cast<int>(workers_.size()) + 1 < wanted_)
+      workers_.emplace_back([this, seen = generation_]() mutable { loop(seen); });
+  }
+
+  void stop() {
+    {
+      std::lock_guard lock(mutex_);
+      stopping_ = true;
+    }
+    wake_.notify_all();
+    for (std::thread& worker : workers_) worker.join();
+    workers_.clear();
+    stopping_ = false;
+  }
+
+  void loop(uint64_t seen) {
+    for (;;) {
+      {
+        std::unique_lock lock(mutex_);
+        wake_.wait(lock, [&] { return stopping_ || generation_ != seen; });
+        if (stopping_) return;
+        seen = generation_;
+      }
+      work();
+      std::lock_guard lock(mutex_);
+      if (--busy_ == 0) done_.notify_one();
+    }
+  }
+
+  void work() {
+    inside_body = true;
+    for (;;) {
+      int64_t item = next_.fetch_add(1);
+      if (item >= items_) break;
+      try {
+        (*body_)(item);
+      } catch (...) {
+        std::lock_guard lock(mutex_);
+        if (!error_) error_ = std::current_exception();
+        next_ = items_;
+      }
+    }
+    inside_body = false;
+  }
+
+  int wanted_ = std::max(1u, std::thread::hardware_concurrency());
+  std::mutex job_mutex_, mutex_;
+  std::condition_variable wake_, done_;
+  std::vector<std::thread> workers_;
+  const std::function<void(int64_t)>* body_ = nullptr;
+  int64_t items_ = 0;
+  std::atomic<int64_t> next_ = 0;
+  std::exception_ptr error_;
+  int busy_ = 0;
+  uint64_t generation_ = 0;
+  bool stopping_ = false;
+};
+
+Pool& pool() {
+  static Pool instance;
+  return instance;
+}
+
+}  // namespace
+
+void set_threads(int threads) { pool().resize(threads); }
+
+int threads() { return pool().size(); }
+
+void parallel_for(int64_t items, const std::function<void(int64_t)>& body) {
+  if (items <= 0) return;
+  if (inside_body || items == 1 || pool().size() == 1) {
+    for (int64_t item = 0; item < items; ++item) body(item);
+    return;
+  }
+  pool().run(items, body);
+}
+
+void parallel_pieces(int64_t total, int64_t piece,
+                     const std::function<void(int64_t, int64_t)>& body) {
+  QUERN_CHECK(piece > 0);
+  parallel_for((total + piece - 1) / piece,
+               [&](int64_t i) { body(i * piece, std::min(total, (i + 1) * piece)); });
+}
+
+}  // namespace quern

@@ -1,0 +1,25 @@
+// One pool of threads for the whole program. Work is cut into items whose size never depends on the
+// number of threads, so that results do not depend on it either; threads take items from a shared
+// counter, so that a slow core delays nobody.
+#pragma once
+
+#include <cstdint>
+#include <functional>
+
+namespace quern {
+
+// Threads used by parallel_for, the caller included. Set once at start, before the first
+// parallel_for; default: all cores.
+void set_threads(int threads);
+int threads();
+
+// Runs body(0) ... body(items - 1), each exactly once, in any order, on any thread; returns when
+// all are done. The first exception is thrown again in the caller. A call from inside a body runs
+// its items one after another.
+void parallel_for(int64_t items, const std::function<void(int64_t item)>& body);
+
+// Cuts [0, total) into pieces of `piece` and runs body(begin, end) for each.
+void parallel_pieces(int64_t total, int64_t piece,
+                     const std::function<void(int64_t begin, int64_t end)>& body);
+
+}  // namespace quern

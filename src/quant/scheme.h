@@ -1,0 +1,43 @@
+// How the numbers of one weight are stored, and a weight stored so. Every on-disk format is a
+// reversible function of a QuantWeight (quant/pack.h); the arrangement that a kernel reads is made
+// from it too (ops/).
+#pragma once
+
+#include <cstdint>
+#include <string>
+
+#include "tensor/tensor.h"
+
+namespace quern::quant {
+
+// 4-bit integers in groups along the input dimension, one scale (and zero point) for each group.
+struct Scheme {
+  int bits = 4;
+  int64_t group_size = 128;  // input columns that share a scale; -1: the whole row
+  bool symmetric = true;
+  DType scale_dtype = at::kBFloat16;  // scales are rounded to it before anything is divided by them
+
+  // Groups in a row of `columns` weights; fails when the group size does not divide it.
+  int64_t groups(int64_t columns) const;
+  std::string text() const;  // "int4 symmetric, groups of 128"
+  bool operator==(const Scheme&) const = default;
+};
+
+// One matrix [out, in], or a stack of equal-shaped ones [experts, out, in]:
+//   weight[o, i] = scale[o, i / group] * (code[o, i] - zero[o, i / group]),  codes and zeros in
+//   0..15; zero is 8 if symmetric.
+struct QuantWeight {
+  Scheme scheme;
+  int64_t columns = 0;  // in
+  Tensor codes;   // uint8 [.., out, ceil(in / 2)]: column 2j in the low nibble of byte j, 2j + 1 in
+                  // the high one
+  Tensor scales;  // scheme.scale_dtype [.., out, groups]; may be negative
+  Tensor zeros;   // uint8 [.., out, groups], not packed; undefined if symmetric
+
+  int64_t rows() const { return codes.size(-2); }
+  bool stacked() const { return codes.dim() == 3; }
+  // One matrix of a stack, as a view.
+  QuantWeight expert(int64_t index) const;
+};
+
+}  // namespace quern::quant

@@ -1,0 +1,63 @@
+#include "base/json.h"
+
+#include <gtest/gtest.h>
+
+#include <nlohmann/json.hpp>
+
+#include "base/error.h"
+
+namespace quern {
+namespace {
+
+std::string error_of(const std::string& text) {
+  try {
+    parse_json(text, "x.json");
+  } catch (const Error& error) {
+    EXPECT_EQ(error.code(), Exit::invalid_input);
+    return error.what();
+  }
+  return "";
+}
+
+TEST(Json, KeepsOrderAndNumbers) {
+  std::string text = "{\n  \"b\": 1e-06,\n  \"a\": [\n    1,\n    \"é\"\n  ],\n  \"c\": null\n}\n";
+  EXPECT_EQ(to_text(parse_json(text, "x.json")), text);
+}
+
+TEST(Json, RefusesWhatIsNotWhole) {
+  EXPECT_NE(error_of("{\"a\": 1").find("x.json: not valid JSON at byte"), std::string::npos);
+  EXPECT_NE(error_of("{} {}").find("not valid JSON"), std::string::npos);
+  EXPECT_NE(error_of("{\"a\": 1, \"a\": 2}").find("\"a\" appears twice"), std::string::npos);
+  EXPECT_NE(error_of(std::string(100, '[') + std::string(100, ']')).find("deeper than 64"),
+            std::string::npos);
+}
+
+TEST(Json, ManyKeysAreNotQuadratic) {
+  std::string text = "{";
+  for (int i = 0; i < 300'000; ++i) text += (i ? ",\"k" : "\"k") + std::to_string(i) + "\":0";
+  EXPECT_EQ(parse_json(text + "}", "x.json").size(), 300'000u);
+}
+
+TEST(Json, ErrorsNameFileAndPath) {
+  JsonValue document =
+      parse_json(R"({"text_config": {"heads": "four", "sizes": [1, 2.5]}})", "config.json");
+  Json config(document, "config.json");
+  auto message = [&](auto&& read) -> std::string {
+    try {
+      read();
+    } catch (const Error& error) {
+      return error.what();
+    }
+    return "";
+  };
+  EXPECT_EQ(message([&] { config.at("text_config").get<int>("heads"); }),
+            "config.json: text_config.heads must be a whole number, found string");
+  EXPECT_EQ(message([&] { config.at("text_config").get<int>("layers"); }),
+            "config.json: text_config.layers is missing");
+  EXPECT_EQ(message([&] { config.at("text_config").get<std::vector<int>>("sizes"); }),
+            "config.json: text_config.sizes[1] must be a whole number, found number");
+  EXPECT_EQ(config.at("text_config").get<int>("layers", 7), 7);
+}
+
+}  // namespace
+}  // namespace quern

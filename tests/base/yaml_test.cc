@@ -1,0 +1,43 @@
+#include "base/yaml.h"
+
+#include <gtest/gtest.h>
+
+#include <nlohmann/json.hpp>
+
+#include "base/error.h"
+
+namespace quern {
+namespace {
+
+TEST(Yaml, ReadsScalarsAsPyYamlDoes) {
+  JsonValue value = parse_yaml(
+      "a: 1\nb: 1.5\nc: true\nd: null\ne: '1'\nf: [x, \"y z\", -3]\ng:\n  - h: 1e-3\n  - "
+      "'re:.*lm_head'\n",
+      "r.yaml");
+  EXPECT_EQ(
+      value,
+      JsonValue::parse(
+          R"({"a":1,"b":1.5,"c":true,"d":null,"e":"1","f":["x","y z",-3],"g":[{"h":0.001},"re:.*lm_head"]})"));
+}
+
+TEST(Yaml, IgnoresTags) {
+  EXPECT_EQ(parse_yaml("device: !!python/object/apply:torch.device [cpu]\n", "r.yaml")["device"][0],
+            "cpu");
+}
+
+TEST(Yaml, RefusesBombs) {
+  EXPECT_THROW(parse_yaml("a: &x [1]\nb: *x\n", "r.yaml"), Error);
+  EXPECT_THROW(parse_yaml("a: 1\na: 2\n", "r.yaml"), Error);
+  EXPECT_THROW(parse_yaml(std::string(2000, '['), "r.yaml"), Error);
+  EXPECT_THROW(parse_yaml(std::string(2u << 20, ' '), "r.yaml"), Error);
+  EXPECT_THROW(parse_yaml("a: [1\nb", "r.yaml"), Error);
+}
+
+TEST(Yaml, WritesWhatItReads) {
+  JsonValue value = JsonValue::parse(
+      R"({"a":{"b":[1,2,"x"],"c":"1","d":"true","e":null,"f":"re:^a\\.b(?:\\..*)?$"},"g":[{"h":1}],"i":1e-06})");
+  EXPECT_EQ(parse_yaml(to_yaml(value), "r.yaml"), value);
+}
+
+}  // namespace
+}  // namespace quern
