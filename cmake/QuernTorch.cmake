@@ -29,3 +29,11 @@ add_library(quern_torch INTERFACE)
 add_library(quern::torch ALIAS quern_torch)
 target_include_directories(quern_torch SYSTEM INTERFACE "${_torch}/include" "${_torch}/include/torch/csrc/api/include")
 target_link_libraries(quern_torch INTERFACE quern::torch_cpu quern::c10)
+
+# The wheel carries the headers of another fmt beside its own. Plain include folders are searched before system ones, so
+# this one, with nothing in it but a link to the installed fmt, keeps the wheel's out.
+find_path(QUERN_FMT_INCLUDE fmt/format.h PATHS /usr/include NO_DEFAULT_PATH)
+find_path(QUERN_FMT_INCLUDE fmt/format.h REQUIRED)
+file(MAKE_DIRECTORY "${CMAKE_BINARY_DIR}/fmt_first")
+file(CREATE_LINK "${QUERN_FMT_INCLUDE}/fmt" "${CMAKE_BINARY_DIR}/fmt_first/fmt" SYMBOLIC)
+target_include_directories(quern_torch INTERFACE "${CMAKE_BINARY_DIR}/fmt_first")

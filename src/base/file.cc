@@ -6,6 +6,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <array>
 #include <cerrno>
 #include <cstring>
@@ -34,9 +35,9 @@ class Descriptor {
   int fd_;
 };
 
-size_t size_of(const Descriptor& fd, const fs::path& file) {
+size_t size_of(int fd, const fs::path& file) {
   struct stat status{};
-  if (::fstat(fd.get(), &status) != 0) fail("{}: {}", file.string(), std::strerror(errno));
+  if (::fstat(fd, &status) != 0) fail("{}: {}", file.string(), std::strerror(errno));
   if (!S_ISREG(status.st_mode)) fail("{}: not a regular file", file.string());
   return static_cast<size_t>(status.st_size);
 }
@@ -65,7 +66,7 @@ class Sha256 {
 
 std::string read_file(const fs::path& file, size_t limit) {
   Descriptor fd(file, O_RDONLY);
-  size_t size = size_of(fd, file);
+  size_t size = size_of(fd.get(), file);
   if (size > limit)
     fail("{}: {} bytes, more than the {} that are accepted", file.string(), size, limit);
   std::string text(size, '\0');
@@ -106,11 +107,11 @@ void sync_folder(const fs::path& folder) {
     fail(Exit::disk, "{}: cannot sync: {}", folder.string(), std::strerror(errno));
 }
 
-MappedFile::MappedFile(const fs::path& file) {
-  Descriptor fd(file, O_RDONLY);
-  size_ = size_of(fd, file);
+MappedFile::MappedFile(const fs::path& file) : MappedFile(Descriptor(file, O_RDONLY).get(), file) {}
+
+MappedFile::MappedFile(int descriptor, const fs::path& file) : size_(size_of(descriptor, file)) {
   if (size_ == 0) return;
-  void* address = ::mmap(nullptr, size_, PROT_READ, MAP_PRIVATE, fd.get(), 0);
+  void* address = ::mmap(nullptr, size_, PROT_READ, MAP_PRIVATE, descriptor, 0);
   if (address == MAP_FAILED)
     fail(Exit::memory, "{}: cannot map {} bytes: {}", file.string(), size_, std::strerror(errno));
   data_ = static_cast<const std::byte*>(address);
@@ -122,8 +123,7 @@ MappedFile::~MappedFile() {
 
 void MappedFile::release(size_t offset, size_t size) const {
   const size_t page = static_cast<size_t>(::sysconf(_SC_PAGESIZE));
-  size_t begin = (offset + page - 1) / page * page, end = (offset + size) / page * page;
-  if (offset + size == size_) end = size_;
+  size_t begin = offset / page * page, end = std::min(offset + size, size_);
   if (begin < end) ::madvise(const_cast<std::byte*>(data_) + begin, end - begin, MADV_DONTNEED);
 }
 

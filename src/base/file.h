@@ -23,12 +23,16 @@ void sync_folder(const std::filesystem::path& folder);
 class MappedFile {
  public:
   explicit MappedFile(const std::filesystem::path& file);
+  // Maps what is open already, for who must control how it is opened; `file` is for messages only.
+  // The descriptor stays the caller's.
+  MappedFile(int descriptor, const std::filesystem::path& file);
   ~MappedFile();
   MappedFile(const MappedFile&) = delete;
   MappedFile& operator=(const MappedFile&) = delete;
 
   std::span<const std::byte> bytes() const { return {data_, size_}; }
-  // Tells the kernel that these pages are not needed for now; they are read again when touched.
+  // Tells the kernel that the pages which hold these bytes are not needed for now; they are read
+  // again when touched.
   void release(size_t offset, size_t size) const;
 
  private:

@@ -167,6 +167,9 @@ void convert(const Json& json, std::vector<double>& out) {
 JsonValue parse_json(std::string_view text, const std::string& origin, const JsonLimits& limits) {
   if (text.size() > limits.bytes)
     fail("{}: {} bytes, more than the {} that are accepted", origin, text.size(), limits.bytes);
+  // nlohmann's lexer takes a zero byte for the end of the text and would ignore what follows.
+  if (size_t zero = text.find('\0'); zero != std::string_view::npos)
+    fail("{}: not valid JSON: zero byte at {}", origin, zero);
   Builder builder(origin, limits);
   JsonValue::sax_parse(text.begin(), text.end(), &builder);
   return builder.take();

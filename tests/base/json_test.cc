@@ -27,6 +27,7 @@ TEST(Json, KeepsOrderAndNumbers) {
 TEST(Json, RefusesWhatIsNotWhole) {
   EXPECT_NE(error_of("{\"a\": 1").find("x.json: not valid JSON at byte"), std::string::npos);
   EXPECT_NE(error_of("{} {}").find("not valid JSON"), std::string::npos);
+  EXPECT_NE(error_of(std::string("{}\0 more", 8)).find("zero byte at 2"), std::string::npos);
   EXPECT_NE(error_of("{\"a\": 1, \"a\": 2}").find("\"a\" appears twice"), std::string::npos);
   EXPECT_NE(error_of(std::string(100, '[') + std::string(100, ']')).find("deeper than 64"),
             std::string::npos);

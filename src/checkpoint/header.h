@@ -1,0 +1,57 @@
+// The header of a safetensors file in both directions: reading one with every rule of the format,
+// and making one whose bytes equal what the safetensors library writes for the same tensors.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <span>
+#include <string>
+#include <string_view>
+#include <utility>
+#include <vector>
+
+#include "tensor/tensor.h"
+
+namespace quern::checkpoint {
+
+// One tensor as a safetensors header declares it.
+struct TensorInfo {
+  std::string name;
+  DType dtype = at::kFloat;
+  std::vector<int64_t> shape;
+  size_t begin = 0, end = 0;  // bytes in the file
+
+  size_t bytes() const { return end - begin; }
+};
+
+struct Header {
+  std::vector<TensorInfo> tensors;  // in the order of their data
+  std::vector<std::pair<std::string, std::string>>
+      metadata;  // "__metadata__", in the order of the file
+};
+
+// Limits of the format (header) and of our own (the rest).
+constexpr size_t kMaxHeaderBytes = 100'000'000;
+constexpr size_t kMaxTensors = 1'000'000;
+constexpr size_t kMaxNameBytes = 1024;
+constexpr size_t kMaxRank = 8;
+
+// Reads the header at the start of `file`, which holds the whole file; nothing behind the header is
+// touched. `origin` names the file in messages. Refused: a length that is not whole, bytes before
+// `{`, invalid UTF-8 or JSON, a name twice, a dtype or field that is not known, an offset that is
+// no whole number, tensors that overlap or leave holes, a shape that overflows or does not fit its
+// bytes, and a file that is longer or shorter than its header says.
+Header parse_header(std::span<const std::byte> file, const std::string& origin);
+
+// Sorts `tensors` as the library does (by dtype, then by name), sets their begin and end, and
+// returns the first bytes of the file: length, header, padding.
+std::string make_header(std::vector<TensorInfo>& tensors,
+                        const std::vector<std::pair<std::string, std::string>>& metadata);
+
+// Product of a shape and the dtype's size; fails, naming `tensor`, when it overflows.
+size_t bytes_of(const std::vector<int64_t>& shape, DType dtype, const std::string& tensor);
+
+// A name from a file, fit for a message: escaped, and cut when it is very long.
+std::string printable(std::string_view name);
+
+}  // namespace quern::checkpoint
