@@ -1,0 +1,170 @@
+#include "quant/grid.h"
+
+#include <algorithm>
+#include <cmath>
+#include <vector>
+
+#include "base/error.h"
+#include "base/threads.h"
+#include "quant/matrix_rows.h"
+#include "quant/rows.h"
+#include "quant/search.h"
+
+namespace quern::quant {
+namespace {
+
+DType promoted(DType a, DType b) { return a == b ? a : at::kFloat; }
+
+// llm-compressor's parameters: each operation is rounded to the weight's dtype.
+Step compressed_tensors_step(const Scheme& scheme, DType dtype, float low, float high) {
+  auto rounded = [dtype](float x) { return round_to(dtype, x); };
+  Step step;
+  if (scheme.symmetric) {
+    step.scale = rounded(std::max(-low, high) / 7.5f);
+  } else {
+    step.scale = rounded(rounded(high - low) / 15.0f);
+    // A group of zeros: 0 / 0 becomes the code 0 in the peer's conversion to integers.
+    float zero = step.scale == 0 ? 0 : rounded(-8 - rounded(low / step.scale));
+    step.zero = 8 + static_cast<int>(std::nearbyint(std::clamp(zero, -8.0f, 7.0f)));
+  }
+  step.scale = round_to(scheme.scale_dtype, step.scale);
+  if (step.scale == 0) step.scale = epsilon(scheme.scale_dtype);
+  return step;
+}
+
+Step auto_round_step(const Scheme& scheme, float low, float high) {
+  Step step;
+  if (scheme.symmetric) {
+    float extreme = high < -low ? -low : -high;  // ties give a negative scale
+    step.scale = away_from_zero(scheme.scale_dtype, round_to(scheme.scale_dtype, extreme / 8));
+  } else {
+    float scale = round_to(scheme.scale_dtype, (high - low) / 15);
+    step.scale = away_from_zero(scheme.scale_dtype, scale);
+    step.zero = static_cast<int>(std::nearbyint(-low / step.scale));
+  }
+  return step;
+}
+
+// What rounding one weight needs to know, and the rows of its result.
+class Rounder {
+ public:
+  Rounder(const Tensor& weight, const Scheme& scheme, const RtnOptions& options)
+      : rows_(weight, options.name),
+        dtype_(weight.scalar_type()),
+        scheme_(scheme),
+        options_(options),
+        groups_(scheme.groups(rows_.columns())),
+        group_(rows_.columns() / groups_) {
+    if (options.grid == Grid::compressed_tensors && options.observer == Observer::mse) {
+      shrinks_ = best_shrinks(weight, scheme, options);
+    }
+    if (options.search_scale) {
+      QUERN_CHECK(options.grid == Grid::auto_round && scheme.symmetric);
+      importance_.assign(rows_.columns(), 1.0f);
+      if (options.importance.defined()) {
+        check_shape(options.importance, {rows_.columns()}, options.name + ": importance");
+        Tensor values = options.importance.to(at::kFloat).contiguous();
+        std::copy_n(values.const_data_ptr<float>(), rows_.columns(), importance_.begin());
+      }
+    }
+  }
+
+  QuantWeight run(at::IntArrayRef shape) {
+    allocate(shape);
+    parallel_pieces(rows_.count(), rows_.piece(), [this](int64_t begin, int64_t end) {
+      std::vector<float> numbers(rows_.columns()), scales(groups_);
+      std::vector<uint8_t> codes(rows_.columns());
+      for (int64_t row = begin; row < end; ++row) {
+        round_row(row, numbers.data(), scales.data(), codes.data());
+      }
+    });
+    return std::move(out_);
+  }
+
+ private:
+  void allocate(at::IntArrayRef shape) {
+    std::vector<int64_t> size = shape.vec();
+    out_.scheme = scheme_;
+    out_.columns = rows_.columns();
+    size.back() = (rows_.columns() + 1) / 2;
+    out_.codes = at::empty(size, at::kByte);
+    size.back() = groups_;
+    out_.scales = at::empty(size, scheme_.scale_dtype);
+    if (!scheme_.symmetric) out_.zeros = at::empty(size, at::kByte);
+    codes_ = out_.codes.mutable_data_ptr<uint8_t>();
+    scales_ = static_cast<std::byte*>(out_.scales.mutable_data_ptr());
+    zeros_ = scheme_.symmetric ? nullptr : out_.zeros.mutable_data_ptr<uint8_t>();
+  }
+
+  void round_row(int64_t row, float* numbers, float* scales, uint8_t* codes) {
+    if (!widen(rows_[row], dtype_, rows_.columns(), numbers)) {
+      fail("{}: row {} holds NaN or infinity; the checkpoint is damaged", options_.name, row);
+    }
+    for (int64_t g = 0; g < groups_; ++g) {
+      float* x = numbers + g * group_;
+      Step step = step_of(x, row, g);
+      if (!std::isfinite(step.scale)) {
+        fail("{}: row {}, group {}: the scale overflows {}", options_.name, row, g,
+             at::toString(scheme_.scale_dtype));
+      }
+      encode(x, group_,
+             {.scale = step.scale,
+              .zero = step.zero,
+              .add_zero_first = options_.grid == Grid::compressed_tensors,
+              .quotient_dtype = promoted(dtype_, scheme_.scale_dtype)},
+             codes + g * group_);
+      scales[g] = step.scale;
+      if (zeros_) zeros_[row * groups_ + g] = static_cast<uint8_t>(step.zero);
+    }
+    narrow(scales, groups_, scheme_.scale_dtype,
+           scales_ + row * groups_ * out_.scales.element_size());
+    pack_nibbles(codes, rows_.columns(), codes_ + row * ((rows_.columns() + 1) / 2));
+  }
+
+  Step step_of(const float* x, int64_t row, int64_t g) const {
+    if (options_.search_scale) {
+      return {.scale =
+                  searched_scale(scheme_.scale_dtype, x, importance_.data() + g * group_, group_)};
+    }
+    Range range = range_of(x, group_);
+    if (!shrinks_.empty())
+      range = shrunk(range, options_.shrink, shrinks_[row * groups_ + g], dtype_);
+    return minmax_step(options_.grid, scheme_, dtype_, range.low, range.high);
+  }
+
+  MatrixRows rows_;
+  DType dtype_;
+  Scheme scheme_;
+  const RtnOptions& options_;
+  int64_t groups_, group_;
+  std::vector<int> shrinks_;       // of every group, when the observer is mse
+  std::vector<float> importance_;  // of every column, when scales are searched
+  QuantWeight out_;
+  uint8_t* codes_ = nullptr;
+  std::byte* scales_ = nullptr;
+  uint8_t* zeros_ = nullptr;
+};
+
+}  // namespace
+
+std::optional<Observer> observer_named(std::string_view name) {
+  for (std::string_view known : {"memoryless_minmax", "minmax", "static_minmax"}) {
+    if (name == known) return Observer::minmax;
+  }
+  if (name == "mse" || name == "memoryless_mse") return Observer::mse;
+  return std::nullopt;
+}
+
+Step minmax_step(Grid grid, const Scheme& scheme, DType weight_dtype, float low, float high) {
+  return grid == Grid::auto_round ? auto_round_step(scheme, low, high)
+                                  : compressed_tensors_step(scheme, weight_dtype, low, high);
+}
+
+QuantWeight round_to_nearest(const Tensor& weight, const Scheme& scheme,
+                             const RtnOptions& options) {
+  QUERN_CHECK(scheme.bits == 4);
+  Tensor rows = weight.dim() >= 2 && weight.stride(-1) != 1 ? weight.contiguous() : weight;
+  return Rounder(rows, scheme, options).run(rows.sizes());
+}
+
+}  // namespace quern::quant

@@ -1,0 +1,129 @@
+#include "quant/search.h"
+
+#include <algorithm>
+#include <atomic>
+#include <cmath>
+#include <limits>
+
+#include "base/threads.h"
+#include "quant/matrix_rows.h"
+
+namespace quern::quant {
+namespace {
+
+// Sum of |dequantized - x|^norm with the parameters of `step`; the dequantized numbers are rounded
+// to the dtype of the scale, as the peer's are.
+float shrink_error(const float* x, int64_t count, const Step& step, const Scheme& scheme,
+                   DType quotient_dtype, double norm, uint8_t* codes) {
+  encode(x, count, {.scale = step.scale, .zero = step.zero, .quotient_dtype = quotient_dtype},
+         codes);
+  auto power = static_cast<float>(norm);
+  float sum = 0;
+  for (int64_t i = 0; i < count; ++i) {
+    float number =
+        round_to(scheme.scale_dtype, step.scale * static_cast<float>(codes[i] - step.zero));
+    sum += std::pow(std::abs(number - x[i]), power);
+  }
+  return sum;
+}
+
+int shrink_steps(const ShrinkSearch& search) {
+  return static_cast<int>(search.maxshrink * search.grid);
+}
+
+// One pass over all groups that looks at the first `limit` steps. improved[i]: step i was better
+// than all before it for some group.
+std::vector<int> search_shrinks(const Tensor& weight, const Scheme& scheme,
+                                const RtnOptions& options, int limit,
+                                std::vector<std::atomic<bool>>& improved) {
+  MatrixRows rows(weight, options.name);
+  int64_t groups = scheme.groups(rows.columns()), group = rows.columns() / groups;
+  DType dtype = weight.scalar_type();
+  DType quotient = dtype == scheme.scale_dtype ? dtype : at::kFloat;
+  std::vector<int> best(rows.count() * groups, 0);
+  parallel_pieces(
+      rows.count(), std::max<int64_t>(1, rows.piece() / 16), [&](int64_t begin, int64_t end) {
+        std::vector<float> numbers(rows.columns());
+        std::vector<uint8_t> codes(group);
+        for (int64_t i = begin * groups; i < end * groups; ++i) {
+          if (i % groups == 0) widen(rows[i / groups], dtype, rows.columns(), numbers.data());
+          const float* x = numbers.data() + (i % groups) * group;
+          Range range = range_of(x, group);
+          float least = std::numeric_limits<float>::max();
+          for (int step = 0; step < limit; ++step) {
+            Range smaller = shrunk(range, options.shrink, step, dtype);
+            Step parameters = minmax_step(options.grid, scheme, dtype, smaller.low, smaller.high);
+            float error = shrink_error(x, group, parameters, scheme, quotient, options.shrink.norm,
+                                       codes.data());
+            if (!(error < least)) continue;
+            least = error;
+            best[i] = step;
+            improved[step] = true;
+          }
+        }
+      });
+  return best;
+}
+
+// The number of steps until `patience` in a row improved nothing.
+int steps_until_stop(const std::vector<std::atomic<bool>>& improved, int patience) {
+  int without = 0;
+  for (size_t step = 0; step < improved.size(); ++step) {
+    without = improved[step] ? 0 : without + 1;
+    if (without == patience) return static_cast<int>(step) + 1;
+  }
+  return static_cast<int>(improved.size());
+}
+
+}  // namespace
+
+Range shrunk(const Range& range, const ShrinkSearch& search, int step, DType weight_dtype) {
+  auto factor = static_cast<float>(1 - step / search.grid);
+  return {.low = round_to(weight_dtype, range.low * factor),
+          .high = round_to(weight_dtype, range.high * factor)};
+}
+
+std::vector<int> best_shrinks(const Tensor& weight, const Scheme& scheme,
+                              const RtnOptions& options) {
+  int steps = shrink_steps(options.shrink);
+  std::vector<std::atomic<bool>> improved(steps);
+  std::vector<int> best = search_shrinks(weight, scheme, options, steps, improved);
+  int stop = steps_until_stop(improved, options.shrink.patience);
+  if (stop < steps) best = search_shrinks(weight, scheme, options, stop, improved);
+  return best;
+}
+
+float away_from_zero(DType scale_dtype, float scale) {
+  float least = round_to(scale_dtype, scale_dtype == at::kFloat ? 1e-8f : 1e-5f);
+  return scale < 0 ? std::min(scale, -least) : std::max(scale, least);
+}
+
+float searched_scale(DType scale_dtype, const float* x, const float* importance, int64_t count) {
+  const float* extreme =
+      std::max_element(x, x + count, [](float a, float b) { return std::abs(a) < std::abs(b); });
+  auto inverse = [](float a) { return a == 0 ? 0 : 1 / a; };
+  auto loss_of = [&](float inverse_scale) {
+    float scale = inverse(inverse_scale), sum = 0;
+    for (int64_t i = 0; i < count; ++i) {
+      float code = std::clamp(std::nearbyint(inverse_scale * x[i]), -8.0f, 7.0f);
+      float error = scale * code - x[i];
+      sum += importance[i] * (error * error);
+    }
+    return sum;
+  };
+  constexpr int kCandidates = 100;  // on each side
+  constexpr double kStep = 8 * 0.75 / 200 * 2;
+  float best = -8 * inverse(*extreme), least = loss_of(best);
+  for (int k = -kCandidates; k <= kCandidates; ++k) {
+    if (k == 0) continue;
+    float candidate = static_cast<float>(-(8 - kStep * k)) * inverse(*extreme);
+    float loss = loss_of(candidate);
+    if (loss < least) {
+      least = loss;
+      best = candidate;
+    }
+  }
+  return away_from_zero(scale_dtype, round_to(scale_dtype, inverse(best)));
+}
+
+}  // namespace quern::quant

@@ -1,0 +1,27 @@
+// The two searches that choose a scale by the error that it causes: llm-compressor's mse observer
+// shrinks the range of a group; auto-round's optimised RTN moves the scale around the one that maps
+// the extreme to -8.
+#pragma once
+
+#include <cstdint>
+#include <vector>
+
+#include "quant/grid.h"
+#include "quant/rows.h"
+
+namespace quern::quant {
+
+// The range after `step` shrink steps, rounded to the weight's dtype.
+Range shrunk(const Range& range, const ShrinkSearch& search, int step, DType weight_dtype);
+
+// The best shrink step of every group of every row, [rows * groups]. Errors are summed in fp32.
+std::vector<int> best_shrinks(const Tensor& weight, const Scheme& scheme,
+                              const RtnOptions& options);
+
+// The scale, of `scale_dtype`, that gives the least sum of importance * error^2.
+float searched_scale(DType scale_dtype, const float* x, const float* importance, int64_t count);
+
+// auto-round's smallest scale: 1e-5 (1e-8 in fp32), on the side of the sign; zero is positive.
+float away_from_zero(DType scale_dtype, float scale);
+
+}  // namespace quern::quant
