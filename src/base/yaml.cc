@@ -155,7 +155,7 @@ void emit(YAML::Emitter& out, const JsonValue& value) {
     if (!plain_scalar(text).is_string()) out << YAML::DoubleQuoted;
     out << text;
   } else if (value.is_null()) {
-    out << "null";
+    out << YAML::Null;
   } else {
     out << value.dump();
   }

@@ -1,0 +1,24 @@
+// Causal softmax attention over sequences that lie one after another, with grouped key/value heads.
+#pragma once
+
+#include <vector>
+
+#include "tensor/tensor.h"
+
+namespace quern::ops {
+
+// Where each sequence of a batch starts, and the end of the last: sequence s is tokens [bounds[s],
+// bounds[s + 1]).
+using Bounds = std::vector<int64_t>;
+
+// q fp32 [tokens, heads, width]; k, v fp32 [tokens, kv_heads, width] -> [tokens, heads, width].
+// Query head h reads key/value head h / (heads / kv_heads). scale multiplies the products.
+// Gradients flow to q, k and v.
+Tensor attention(const Tensor& q, const Tensor& k, const Tensor& v, const Bounds& bounds,
+                 double scale);
+
+// The newest q.size(0) tokens of one sequence against all k.size(0) keys so far (k and v hold the
+// new ones too).
+Tensor cached_attention(const Tensor& q, const Tensor& k, const Tensor& v, double scale);
+
+}  // namespace quern::ops

@@ -1,0 +1,39 @@
+#include "ops/norm.h"
+
+#include "ops/pieces.h"
+
+namespace quern::ops {
+namespace {
+
+at::IntArrayRef row_shape(const Tensor& x) { return x.sizes().slice(1); }
+
+Tensor normalized(const Tensor& x, double eps) {
+  return x * (x.square().mean(-1, /*keepdim=*/true) + eps).rsqrt();
+}
+
+}  // namespace
+
+Tensor rms_norm(const Tensor& x, const Tensor& weight, double eps) {
+  return by_rows([=](const std::vector<Tensor>& in) { return normalized(in[0], eps) * weight; },
+                 {x}, row_shape(x));
+}
+
+Tensor gated_rms_norm(const Tensor& x, const Tensor& gate, const Tensor& weight, double eps) {
+  return by_rows(
+      [=](const std::vector<Tensor>& in) {
+        return normalized(in[0], eps) * weight * at::silu(in[1]);
+      },
+      {x, gate}, row_shape(x));
+}
+
+Tensor sigmoid_gate(const Tensor& x, const Tensor& gate) {
+  return by_rows([](const std::vector<Tensor>& in) { return in[0] * in[1].sigmoid(); }, {x, gate},
+                 row_shape(x));
+}
+
+Tensor silu_mul(const Tensor& gate, const Tensor& up) {
+  return by_rows([](const std::vector<Tensor>& in) { return at::silu(in[0]) * in[1]; }, {gate, up},
+                 row_shape(gate));
+}
+
+}  // namespace quern::ops

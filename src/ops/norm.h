@@ -1,0 +1,20 @@
+// Norms and small functions of the activations, one row for each token. All in fp32.
+#pragma once
+
+#include "tensor/tensor.h"
+
+namespace quern::ops {
+
+// x / sqrt(mean(x^2) + eps) * weight over the last dimension; weight fp32 [width].
+Tensor rms_norm(const Tensor& x, const Tensor& weight, double eps);
+
+// rms_norm(x) * silu(gate): the gated norm of the delta net. x, gate [tokens, heads, width].
+Tensor gated_rms_norm(const Tensor& x, const Tensor& gate, const Tensor& weight, double eps);
+
+// x * sigmoid(gate), equal shapes; or gate [tokens, 1] for one factor a token.
+Tensor sigmoid_gate(const Tensor& x, const Tensor& gate);
+
+// silu(gate) * up, the activation of a gated MLP.
+Tensor silu_mul(const Tensor& gate, const Tensor& up);
+
+}  // namespace quern::ops

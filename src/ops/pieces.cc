@@ -1,0 +1,137 @@
+#include "ops/pieces.h"
+
+#include <algorithm>
+
+#include "base/error.h"
+#include "base/threads.h"
+
+namespace quern::ops {
+namespace {
+
+// Rows of a piece: a few hundred KB for the widths that occur, so that a chain of functions stays
+// in L2.
+constexpr int64_t kPieceElements = 96 * 1024;
+
+struct Job {
+  PieceFunction f;
+  std::vector<Piece> pieces;
+  std::vector<int64_t> output_shape;
+};
+
+void run_forward(const Job& job, const std::vector<Tensor>& inputs, Tensor& output) {
+  parallel_for(static_cast<int64_t>(job.pieces.size()), [&](int64_t i) {
+    at::NoGradGuard no_grad;
+    const Piece& piece = job.pieces[i];
+    std::vector<Tensor> views;
+    for (size_t which = 0; which < inputs.size(); ++which)
+      views.push_back(piece.input(inputs[which], which));
+    piece.output(output).copy_(job.f(views));
+  });
+}
+
+std::vector<Tensor> run_backward(const Job& job, const std::vector<Tensor>& inputs,
+                                 const std::vector<bool>& wanted, const Tensor& output_gradient) {
+  std::vector<Tensor> gradients(inputs.size());
+  for (size_t which = 0; which < inputs.size(); ++which) {
+    if (wanted[which])
+      gradients[which] = at::zeros_like(inputs[which], at::MemoryFormat::Contiguous);
+  }
+  parallel_for(static_cast<int64_t>(job.pieces.size()), [&](int64_t i) {
+    const Piece& piece = job.pieces[i];
+    std::vector<Tensor> views, leaves;
+    std::vector<size_t> leaf_of;
+    at::AutoGradMode with_grad(true);
+    for (size_t which = 0; which < inputs.size(); ++which) {
+      Tensor view = piece.input(inputs[which], which).detach();
+      if (wanted[which]) {
+        view.requires_grad_(true);
+        leaves.push_back(view);
+        leaf_of.push_back(which);
+      }
+      views.push_back(view);
+    }
+    Tensor y = job.f(views);
+    auto found = torch::autograd::grad({y}, leaves, {piece.output(output_gradient)},
+                                       /*retain_graph=*/std::nullopt,
+                                       /*create_graph=*/false, /*allow_unused=*/true);
+    at::NoGradGuard no_grad;
+    for (size_t leaf = 0; leaf < leaves.size(); ++leaf) {
+      if (found[leaf].defined())
+        piece.input(gradients[leaf_of[leaf]], leaf_of[leaf]).copy_(found[leaf]);
+    }
+  });
+  return gradients;
+}
+
+// LibTorch's hook for functions with their own gradient.
+struct PiecesFunction : torch::autograd::Function<PiecesFunction> {
+  static Tensor forward(torch::autograd::AutogradContext* context, std::shared_ptr<Job> job,
+                        std::vector<Tensor> inputs) {
+    Tensor output = at::empty(job->output_shape, at::kFloat);
+    run_forward(*job, inputs, output);
+    context->saved_data["job"] =
+        c10::IValue::make_capsule(c10::make_intrusive<Holder>(std::move(job)));
+    context->save_for_backward(inputs);
+    return output;
+  }
+
+  static torch::autograd::variable_list backward(torch::autograd::AutogradContext* context,
+                                                 torch::autograd::variable_list output_gradients) {
+    auto capsule = context->saved_data["job"].toCapsule();
+    const Job& job = *static_cast<Holder*>(capsule.get())->job;
+    std::vector<Tensor> inputs = context->get_saved_variables();
+    std::vector<bool> wanted;
+    for (size_t which = 0; which < inputs.size(); ++which)
+      wanted.push_back(context->needs_input_grad(which + 1));
+    torch::autograd::variable_list gradients = {Tensor()};
+    for (Tensor& gradient : run_backward(job, inputs, wanted, output_gradients[0])) {
+      gradients.push_back(std::move(gradient));
+    }
+    return gradients;
+  }
+
+  struct Holder : torch::CustomClassHolder {
+    explicit Holder(std::shared_ptr<Job> j) : job(std::move(j)) {}
+    std::shared_ptr<Job> job;
+  };
+};
+
+}  // namespace
+
+Tensor by_pieces(const PieceFunction& f, std::vector<Tensor> inputs, at::IntArrayRef output_shape,
+                 std::vector<Piece> pieces) {
+  auto job = std::make_shared<Job>(Job{f, std::move(pieces), output_shape.vec()});
+  bool differentiable =
+      at::GradMode::is_enabled() && std::any_of(inputs.begin(), inputs.end(), [](const Tensor& x) {
+        return x.defined() && x.requires_grad();
+      });
+  if (differentiable) return PiecesFunction::apply(std::move(job), std::move(inputs));
+  Tensor output = at::empty(job->output_shape, at::kFloat);
+  run_forward(*job, inputs, output);
+  return output;
+}
+
+Tensor by_rows(const PieceFunction& f, std::vector<Tensor> inputs,
+               at::IntArrayRef output_row_shape) {
+  QUERN_CHECK(!inputs.empty());
+  const int64_t rows = inputs[0].size(0);
+  int64_t widest = 1;
+  for (const Tensor& input : inputs) {
+    QUERN_CHECK(input.size(0) == rows);
+    widest = std::max(widest, input.numel() / std::max<int64_t>(rows, 1));
+  }
+  const int64_t piece_rows = std::clamp<int64_t>(kPieceElements / widest, 1, 1024);
+  std::vector<int64_t> shape = {rows};
+  shape.insert(shape.end(), output_row_shape.begin(), output_row_shape.end());
+  if (rows <= piece_rows && !at::GradMode::is_enabled()) return f(inputs).reshape(shape);
+
+  std::vector<Piece> pieces;
+  for (int64_t begin = 0; begin < rows; begin += piece_rows) {
+    int64_t count = std::min(piece_rows, rows - begin);
+    auto cut = [begin, count](const Tensor& x) { return x.narrow(0, begin, count); };
+    pieces.push_back({[cut](const Tensor& x, size_t) { return cut(x); }, cut});
+  }
+  return by_pieces(f, std::move(inputs), shape, std::move(pieces));
+}
+
+}  // namespace quern::ops

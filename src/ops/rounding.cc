@@ -1,0 +1,129 @@
+#include "ops/rounding.h"
+
+#include <algorithm>
+
+#include "base/error.h"
+#include "base/threads.h"
+
+namespace quern::ops {
+namespace {
+
+constexpr int64_t kRowTile = 64;
+
+kernels::FloatType float_type(DType dtype) {
+  if (dtype == at::kBFloat16) return kernels::FloatType::bf16;
+  if (dtype == at::kHalf) return kernels::FloatType::fp16;
+  QUERN_CHECK(dtype == at::kFloat);
+  return kernels::FloatType::fp32;
+}
+
+int64_t item_bytes(DType dtype) { return static_cast<int64_t>(c10::elementSize(dtype)); }
+
+}  // namespace
+
+Rounding::Rounding(std::vector<Tensor> matrices, const quant::Scheme& scheme,
+                   const RoundingOptions& options)
+    : scheme_(scheme), options_(options), weights_(std::move(matrices)) {
+  QUERN_CHECK(!weights_.empty() && options.iterations >= 1);
+  rows_ = weights_[0].size(0);
+  const int64_t columns = weights_[0].size(1), groups = scheme.groups(columns);
+  shape_.columns = columns;
+  shape_.group = columns / groups;
+  shape_.weight_type = float_type(weights_[0].scalar_type());
+  shape_.scale_type = float_type(scheme.scale_dtype);
+  shape_.symmetric = scheme.symmetric;
+  shape_.delta = static_cast<float>(options.lr / options.iterations);
+  const auto group_bytes = static_cast<int64_t>(sizeof(kernels::RoundingGroup));
+  for (const Tensor& weight : weights_) {
+    QUERN_CHECK(weight.size(0) == rows_ && weight.size(1) == columns && weight.is_contiguous());
+    values_.push_back(at::empty({rows_, columns}, at::kFloat));
+    offsets_.push_back(at::empty({rows_, columns}, at::kInt));
+    groups_.push_back(at::empty({rows_, groups * group_bytes}, at::kByte));
+    codes_.push_back(at::empty({rows_, columns / 2}, at::kByte));
+    scales_.push_back(at::empty({rows_, groups}, scheme.scale_dtype));
+    zeros_.push_back(scheme.symmetric ? Tensor() : at::empty({rows_, groups}, at::kByte));
+    momentum_.push_back(options.momentum == 0 ? Tensor() : at::zeros({rows_, columns}, at::kFloat));
+  }
+  const int64_t pieces = (rows_ + kRowTile - 1) / kRowTile;
+  parallel_for(this->matrices() * pieces, [&](int64_t item) {
+    const int64_t matrix = item / pieces, begin = item % pieces * kRowTile,
+                  count = std::min(kRowTile, rows_ - begin);
+    const kernels::RoundingRows rows = state(matrix, begin, count);
+    kernels::cpu_kernels().rounding_start(shape_, rows);
+    kernels::cpu_kernels().rounding_forward(shape_, rows,
+                                            values_[matrix].data_ptr<float>() + begin * columns);
+    // Round-to-nearest is what stays if no iteration is kept.
+    keep_rows(matrix, begin, count);
+  });
+}
+
+kernels::RoundingRows Rounding::state(int64_t matrix, int64_t begin, int64_t count) const {
+  const int64_t columns = shape_.columns;
+  auto* weight = static_cast<const uint8_t*>(weights_[matrix].const_data_ptr());
+  return {count, weight + begin * columns * item_bytes(weights_[matrix].scalar_type()),
+          offsets_[matrix].data_ptr<int32_t>() + begin * columns,
+          reinterpret_cast<kernels::RoundingGroup*>(groups_[matrix].data_ptr<uint8_t>()) +
+              begin * shape_.groups(),
+          momentum_[matrix].defined() ? momentum_[matrix].data_ptr<float>() + begin * columns
+                                      : nullptr};
+}
+
+kernels::RoundingCodes Rounding::kept(int64_t matrix, int64_t begin) const {
+  auto* scales = static_cast<uint8_t*>(scales_[matrix].data_ptr());
+  return {codes_[matrix].data_ptr<uint8_t>() + begin * shape_.columns / 2,
+          scales + begin * shape_.groups() * item_bytes(scheme_.scale_dtype),
+          zeros_[matrix].defined() ? zeros_[matrix].data_ptr<uint8_t>() + begin * shape_.groups()
+                                   : nullptr};
+}
+
+void Rounding::keep_rows(int64_t matrix, int64_t begin, int64_t count) const {
+  kernels::cpu_kernels().rounding_codes(shape_, state(matrix, begin, count), kept(matrix, begin));
+}
+
+void Rounding::begin_iteration(int iteration, int micro_batches) {
+  iteration_ = iteration;
+  remaining_ = micro_batches;
+  if (micro_batches == 1) return;
+  if (gradient_sums_.empty()) {
+    for (const Tensor& values : values_) gradient_sums_.push_back(at::empty_like(values));
+  }
+  parallel_for(matrices(), [&](int64_t matrix) { gradient_sums_[matrix].zero_(); });
+}
+
+void Rounding::step(int64_t matrix, int64_t begin, int64_t count, const float* gradient) {
+  const int64_t columns = shape_.columns, offset = begin * columns;
+  if (!gradient_sums_.empty()) {
+    float* sum = gradient_sums_[matrix].data_ptr<float>() + offset;
+    for (int64_t i = 0; i < count * columns; ++i) sum[i] += gradient[i];
+    if (remaining_ > 1) return;
+    gradient = sum;
+  }
+  change_rows(matrix, begin, count, gradient);
+}
+
+void Rounding::skip(int64_t matrix) {
+  if (remaining_ > 1) return;
+  if (!gradient_sums_.empty()) {
+    change_rows(matrix, 0, rows_, gradient_sums_[matrix].const_data_ptr<float>());
+  } else if (keep_) {
+    keep_rows(matrix, 0, rows_);
+  }
+}
+
+void Rounding::change_rows(int64_t matrix, int64_t begin, int64_t count, const float* gradient) {
+  const kernels::RoundingCodes best = kept(matrix, begin);
+  kernels::RoundingStep change{gradient, keep_ ? &best : nullptr, options_.iterations - iteration_,
+                               /*minmax_step=*/0.0f, static_cast<float>(options_.momentum)};
+  if (options_.tune_minmax) {
+    change.minmax_step =
+        static_cast<float>(options_.minmax_lr * change.steps_left / options_.iterations);
+  }
+  kernels::cpu_kernels().rounding_step(shape_, change, state(matrix, begin, count),
+                                       values_[matrix].data_ptr<float>() + begin * shape_.columns);
+}
+
+quant::QuantWeight Rounding::best(int64_t matrix) const {
+  return {scheme_, shape_.columns, codes_[matrix], scales_[matrix], zeros_[matrix]};
+}
+
+}  // namespace quern::ops

@@ -1,0 +1,49 @@
+#include "ops/routing.h"
+
+#include <algorithm>
+
+#include "base/error.h"
+
+namespace quern::ops {
+
+Routing softmax_top_k(const Tensor& logits, int64_t k) {
+  auto [largest, experts] = logits.softmax(-1).topk(k, -1);
+  return {experts, largest / largest.sum(-1, /*keepdim=*/true)};
+}
+
+std::vector<int64_t> ExpertLists::by_size() const {
+  std::vector<int64_t> order;
+  for (int64_t e = 0; e + 1 < static_cast<int64_t>(begin.size()); ++e) {
+    if (pairs(e) > 0) order.push_back(e);
+  }
+  std::stable_sort(order.begin(), order.end(),
+                   [&](int64_t a, int64_t b) { return pairs(a) > pairs(b); });
+  return order;
+}
+
+ExpertLists sort_by_expert(const Tensor& experts, int64_t count) {
+  QUERN_CHECK(experts.dim() == 2 && experts.scalar_type() == at::kLong);
+  Tensor dense = experts.contiguous();
+  const int64_t* chosen = dense.const_data_ptr<int64_t>();
+  const int64_t tokens = experts.size(0), k = experts.size(1);
+  ExpertLists lists;
+  lists.begin.assign(count + 1, 0);
+  for (int64_t i = 0; i < tokens * k; ++i) {
+    QUERN_CHECK(chosen[i] >= 0 && chosen[i] < count);
+    ++lists.begin[chosen[i] + 1];
+  }
+  for (int64_t e = 0; e < count; ++e) lists.begin[e + 1] += lists.begin[e];
+  std::vector<int64_t> next(lists.begin.begin(), lists.begin.end() - 1);
+  lists.token.resize(tokens * k);
+  lists.slot.resize(tokens * k);
+  for (int64_t t = 0; t < tokens; ++t) {
+    for (int64_t s = 0; s < k; ++s) {
+      const int64_t place = next[chosen[t * k + s]]++;
+      lists.token[place] = static_cast<int32_t>(t);
+      lists.slot[place] = static_cast<int32_t>(s);
+    }
+  }
+  return lists;
+}
+
+}  // namespace quern::ops

@@ -1,0 +1,32 @@
+// Which experts a token goes to, and how their outputs are weighed.
+#pragma once
+
+#include <vector>
+
+#include "tensor/tensor.h"
+
+namespace quern::ops {
+
+struct Routing {
+  Tensor experts;  // int64 [tokens, k], all different within a row
+  Tensor weights;  // fp32 [tokens, k]
+};
+
+// Softmax over all experts, the k largest, divided by their sum. logits fp32 [tokens, experts];
+// gradients flow to them.
+Routing softmax_top_k(const Tensor& logits, int64_t k);
+
+// The pairs (token, slot) of a routing, sorted by expert and, within one, by token.
+struct ExpertLists {
+  std::vector<int64_t> begin;  // expert e has pairs [begin[e], begin[e + 1])
+  std::vector<int32_t> token;
+  std::vector<int32_t> slot;  // column of Routing::experts
+
+  int64_t pairs(int64_t expert) const { return begin[expert + 1] - begin[expert]; }
+  // Experts with pairs, those with most first: the order in which threads should take them.
+  std::vector<int64_t> by_size() const;
+};
+
+ExpertLists sort_by_expert(const Tensor& experts, int64_t count);
+
+}  // namespace quern::ops
