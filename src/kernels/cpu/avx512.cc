@@ -1,0 +1,334 @@
+// AVX-512 with VNNI. An activation is split into two signed bytes, x = 256 * high + low, and each
+// plane is multiplied with the unsigned codes by vpdpbusd, whose sums of four products are exact.
+//
+// Words of four activations lie in panels of up to 12 tokens: [plane][panel][columns / 4][tokens].
+// Columns 8i, 8i + 2, 8i + 4, 8i + 6 make a word and the odd ones the next, because the low nibbles
+// of a word of codes are the even columns.
+#include <immintrin.h>
+
+#include <utility>
+
+#include "kernels/cpu/dense_lanes.h"
+#include "kernels/cpu/int4_layout.h"
+#include "kernels/cpu/lanes_avx512.h"
+#include "kernels/cpu/rounding_lanes.h"
+#include "kernels/cpu/tables.h"
+
+namespace quern::kernels {
+namespace {
+
+// 2 row blocks x 12 tokens fill 24 of the 32 registers; few tokens stream both planes at once.
+constexpr int64_t kPanel = 12, kStreamTokens = 4;
+// Tokens whose sums stay in the cache beside the activations that make them.
+constexpr int64_t kTokenChunk = 8 * kPanel;
+// Memory is fetched this far ahead of its use, in bytes of one row block.
+constexpr int64_t kPrefetch = 4096;
+
+int64_t smaller(int64_t a, int64_t b) { return a < b ? a : b; }
+
+struct Panel {
+  int64_t first, tokens;
+  const int32_t* high;
+  const int32_t* low;
+};
+
+Panel panel_of(const Int4Shape& shape, const Int4Activations& x, int64_t token) {
+  const int64_t first = token / kPanel * kPanel, words = shape.columns / 4;
+  const int32_t* high = reinterpret_cast<const int32_t*>(x.values) + first * words;
+  return {first, smaller(kPanel, x.tokens - first), high, high + x.tokens * words};
+}
+
+// ---- activations
+
+uint32_t largest_magnitude(const float* x, int64_t length) {
+  __m512i largest = _mm512_setzero_si512();
+  const __m512i magnitude = _mm512_set1_epi32(0x7fffffff);
+  for (int64_t k = 0; k < length; k += 16)
+    largest = _mm512_max_epi32(largest, _mm512_and_si512(_mm512_loadu_si512(x + k), magnitude));
+  return static_cast<uint32_t>(_mm512_reduce_max_epi32(largest));
+}
+
+// Stores 16 bytes as 4 words, `stride` words apart, even columns before odd ones in each 8.
+void store_words(__m128i bytes, int64_t stride, int32_t* words) {
+  const __m128i order = _mm_setr_epi8(0, 2, 4, 6, 1, 3, 5, 7, 8, 10, 12, 14, 9, 11, 13, 15);
+  const __m128i ordered = _mm_shuffle_epi8(bytes, order);
+  words[0] = _mm_extract_epi32(ordered, 0);
+  words[stride] = _mm_extract_epi32(ordered, 1);
+  words[2 * stride] = _mm_extract_epi32(ordered, 2);
+  words[3 * stride] = _mm_extract_epi32(ordered, 3);
+}
+
+int32_t split_piece(const float* x, int64_t length, float inverse, int64_t stride, int32_t* high,
+                    int32_t* low) {
+  __m512i sum = _mm512_setzero_si512();
+  for (int64_t k = 0; k < length; k += 16) {
+    // A piece that is zero or not finite has inverse 0, and a NaN must not become a number.
+    const __m512 scaled = _mm512_mul_ps(_mm512_loadu_ps(x + k), _mm512_set1_ps(inverse));
+    const __m512i value = inverse == 0 ? _mm512_setzero_si512() : _mm512_cvtps_epi32(scaled);
+    const __m512i upper = _mm512_srai_epi32(_mm512_add_epi32(value, _mm512_set1_epi32(128)), 8);
+    const __m512i lower = _mm512_sub_epi32(value, _mm512_slli_epi32(upper, 8));
+    store_words(_mm512_cvtepi32_epi8(upper), stride, high + k / 4 * stride);
+    store_words(_mm512_cvtepi32_epi8(lower), stride, low + k / 4 * stride);
+    sum = _mm512_add_epi32(sum, value);
+  }
+  return _mm512_reduce_add_epi32(sum);
+}
+
+void quantize_activations(const Int4Shape& shape, const float* x, int64_t begin, int64_t end,
+                          const Int4Activations& out) {
+  for (int64_t t = begin; t < end; ++t) {
+    const Panel panel = panel_of(shape, out, t);
+    int64_t piece = t * shape.pieces();
+    for_each_piece(shape, [&](int64_t, int64_t first, int64_t length) {
+      const float* from = x + t * shape.columns + first;
+      const PieceGrid grid = piece_grid(largest_magnitude(from, length));
+      const int64_t at = first / 4 * panel.tokens + t - panel.first;
+      out.scales[piece] = grid.scale;
+      out.sums[piece++] =
+          split_piece(from, length, grid.inverse, panel.tokens,
+                      const_cast<int32_t*>(panel.high) + at, const_cast<int32_t*>(panel.low) + at);
+    });
+  }
+}
+
+// ---- what a piece adds to the sums
+
+__m512 group_scales(const Int4Shape& shape, const Int4Block& block, int64_t group) {
+  const int64_t at = group * kInt4RowBlock;
+  if (shape.scale_type == FloatType::bf16)
+    return Avx512Lanes::load_as<FloatType::bf16>(block.scales, at);
+  if (shape.scale_type == FloatType::fp16)
+    return Avx512Lanes::load_as<FloatType::fp16>(block.scales, at);
+  return Avx512Lanes::load_as<FloatType::fp32>(block.scales, at);
+}
+
+__m512i zeros_times(const Int4Block& block, int64_t group, int32_t sum) {
+  if (!block.zeros) return _mm512_set1_epi32(8 * sum);
+  const void* zeros = block.zeros + group * kInt4RowBlock;
+  return _mm512_mullo_epi32(
+      _mm512_cvtepu8_epi32(_mm_loadu_si128(static_cast<const __m128i*>(zeros))),
+      _mm512_set1_epi32(sum));
+}
+
+__m512 add_piece(__m512 total, __m512i dot, __m512i zeros, __m512 scales, float x_scale) {
+  const __m512 value = _mm512_cvtepi32_ps(_mm512_sub_epi32(dot, zeros));
+  return _mm512_fmadd_ps(value, _mm512_mul_ps(scales, _mm512_set1_ps(x_scale)), total);
+}
+
+void store_rows(const Int4Shape& shape, int64_t block, int64_t token, __m512 total, float* out) {
+  const int64_t row = block * kInt4RowBlock, rows = smaller(kInt4RowBlock, shape.rows - row);
+  _mm512_mask_storeu_ps(out + token * shape.rows + row, static_cast<__mmask16>((1u << rows) - 1),
+                        total);
+}
+
+// ---- few tokens: one pass over the codes, as fast as memory delivers them
+
+// The address that is kPrefetch bytes on in the stream of kBlocks blocks that are read side by
+// side: past the end of one it goes on where the next kBlocks begin.
+template <int kBlocks>
+const uint8_t* ahead_of(const uint8_t* codes, const uint8_t* block, int64_t block_bytes) {
+  const int64_t at = codes - block + smaller(kPrefetch, block_bytes);
+  return at < block_bytes ? block + at : block + at + (kBlocks - 1) * block_bytes;
+}
+
+template <int kBlocks, int kTokens>
+void stream(const Int4Shape& shape, const uint8_t* arranged, const Int4Activations& x,
+            int64_t block, float* out) {
+  const __m512i nibble = _mm512_set1_epi8(15);
+  const int64_t block_bytes = static_cast<int64_t>(int4_block_bytes(shape));
+  const Int4Block first_block = int4_block(shape, arranged, block);
+  const Panel panel = panel_of(shape, x, 0);
+  const int32_t* high_words = panel.high;
+  const int32_t* low_words = panel.low;
+  const uint8_t* codes = first_block.codes;
+  __m512 totals[kBlocks * kTokens];
+  for (__m512& total : totals) total = _mm512_setzero_ps();
+  int64_t piece = 0;
+  for_each_piece(shape, [&](int64_t group, int64_t, int64_t length) {
+    __m512i high[kBlocks * kTokens], low[kBlocks * kTokens];
+    for (int i = 0; i < kBlocks * kTokens; ++i) high[i] = low[i] = _mm512_setzero_si512();
+    const uint8_t* ahead = ahead_of<kBlocks>(codes, first_block.scales, block_bytes);
+    for (int64_t k = 0; k < length; k += 8) {
+      __m512i even[kBlocks], odd[kBlocks];
+      for (int b = 0; b < kBlocks; ++b) {
+        _mm_prefetch(reinterpret_cast<const char*>(ahead + b * block_bytes), _MM_HINT_T0);
+        const __m512i word = _mm512_load_si512(codes + b * block_bytes);
+        even[b] = _mm512_and_si512(word, nibble);
+        odd[b] = _mm512_and_si512(_mm512_srli_epi16(word, 4), nibble);
+      }
+      for (int t = 0; t < kTokens; ++t) {
+        const __m512i high_even = _mm512_set1_epi32(high_words[t]);
+        const __m512i high_odd = _mm512_set1_epi32(high_words[kTokens + t]);
+        const __m512i low_even = _mm512_set1_epi32(low_words[t]);
+        const __m512i low_odd = _mm512_set1_epi32(low_words[kTokens + t]);
+        for (int b = 0; b < kBlocks; ++b) {
+          const int i = b * kTokens + t;
+          high[i] = _mm512_dpbusd_epi32(high[i], even[b], high_even);
+          high[i] = _mm512_dpbusd_epi32(high[i], odd[b], high_odd);
+          low[i] = _mm512_dpbusd_epi32(low[i], even[b], low_even);
+          low[i] = _mm512_dpbusd_epi32(low[i], odd[b], low_odd);
+        }
+      }
+      high_words += 2 * kTokens;
+      low_words += 2 * kTokens;
+      codes += 64;
+      ahead += 64;
+    }
+    for (int b = 0; b < kBlocks; ++b) {
+      const Int4Block at = int4_block(shape, arranged, block + b);
+      const __m512 scales = group_scales(shape, at, group);
+      for (int t = 0; t < kTokens; ++t) {
+        const int i = b * kTokens + t;
+        const __m512i dot = _mm512_add_epi32(_mm512_slli_epi32(high[i], 8), low[i]);
+        const int64_t p = t * shape.pieces() + piece;
+        totals[i] =
+            add_piece(totals[i], dot, zeros_times(at, group, x.sums[p]), scales, x.scales[p]);
+      }
+    }
+    ++piece;
+  });
+  for (int b = 0; b < kBlocks; ++b)
+    for (int t = 0; t < kTokens; ++t) store_rows(shape, block + b, t, totals[b * kTokens + t], out);
+}
+
+// ---- many tokens: codes are unpacked once a piece and reused for a chunk of tokens
+
+// Bytes [k / 4][block][16 rows][4], in the order of the words of activations.
+template <int kBlocks>
+void unpack(const uint8_t* codes, int64_t block_bytes, int64_t length, uint8_t* bytes) {
+  const __m512i nibble = _mm512_set1_epi8(15);
+  for (int64_t k = 0; k < length; k += 8, codes += 64, bytes += 2 * kBlocks * 64) {
+    for (int b = 0; b < kBlocks; ++b) {
+      const __m512i word = _mm512_load_si512(codes + b * block_bytes);
+      _mm512_store_si512(bytes + b * 64, _mm512_and_si512(word, nibble));
+      _mm512_store_si512(bytes + (kBlocks + b) * 64,
+                         _mm512_and_si512(_mm512_srli_epi16(word, 4), nibble));
+    }
+  }
+}
+
+template <int kBlocks, int kTokens>
+void add_dots(const uint8_t* bytes, const int32_t* words, int64_t length, __m512i* dots) {
+  for (int64_t k = 0; k < length; k += 4, bytes += kBlocks * 64, words += kTokens) {
+    __m512i codes[kBlocks];
+    for (int b = 0; b < kBlocks; ++b) codes[b] = _mm512_load_si512(bytes + b * 64);
+    for (int t = 0; t < kTokens; ++t) {
+      const __m512i word = _mm512_set1_epi32(words[t]);
+      for (int b = 0; b < kBlocks; ++b)
+        dots[b * kTokens + t] = _mm512_dpbusd_epi32(dots[b * kTokens + t], codes[b], word);
+    }
+  }
+}
+
+// One piece of the rows of kBlocks blocks.
+struct UnpackedPiece {
+  const uint8_t* bytes;
+  int64_t group, first, length, index;
+  Int4Block blocks[2];
+};
+
+// totals [tokens of the panel][block][16] += the piece, for one panel.
+template <int kBlocks, int kTokens>
+void multiply_panel(const Int4Shape& shape, const UnpackedPiece& piece, const Int4Activations& x,
+                    const Panel& panel, float* totals) {
+  __m512i dots[kBlocks * kTokens];
+  for (__m512i& dot : dots) dot = _mm512_setzero_si512();
+  const int64_t at = piece.first / 4 * kTokens;
+  add_dots<kBlocks, kTokens>(piece.bytes, panel.high + at, piece.length, dots);
+  for (__m512i& dot : dots) dot = _mm512_slli_epi32(dot, 8);
+  add_dots<kBlocks, kTokens>(piece.bytes, panel.low + at, piece.length, dots);
+  for (int b = 0; b < kBlocks; ++b) {
+    const __m512 scales = group_scales(shape, piece.blocks[b], piece.group);
+    for (int t = 0; t < kTokens; ++t) {
+      const int64_t p = (panel.first + t) * shape.pieces() + piece.index;
+      float* total = totals + (t * kBlocks + b) * kInt4RowBlock;
+      const __m512i zeros = zeros_times(piece.blocks[b], piece.group, x.sums[p]);
+      _mm512_store_ps(total, add_piece(_mm512_load_ps(total), dots[b * kTokens + t], zeros, scales,
+                                       x.scales[p]));
+    }
+  }
+}
+
+template <int kBlocks, int... kTokens>
+constexpr auto panel_table(std::integer_sequence<int, kTokens...>) {
+  using Multiply = void (*)(const Int4Shape&, const UnpackedPiece&, const Int4Activations&,
+                            const Panel&, float*);
+  struct Table {
+    Multiply entries[sizeof...(kTokens)];
+  };
+  return Table{{multiply_panel<kBlocks, kTokens + 1>...}};
+}
+
+template <int kBlocks>
+void multiply_chunk(const Int4Shape& shape, const uint8_t* arranged, const Int4Activations& x,
+                    int64_t block, int64_t token, int64_t token_end, float* out) {
+  static constexpr auto kMultiply = panel_table<kBlocks>(std::make_integer_sequence<int, kPanel>());
+  alignas(64) float totals[kTokenChunk * kBlocks * kInt4RowBlock];
+  alignas(64) uint8_t bytes[kBlocks * kInt4RowBlock * Int4Shape::kPiece];
+  for (int64_t i = 0; i < (token_end - token) * kBlocks; ++i)
+    _mm512_store_ps(totals + i * kInt4RowBlock, _mm512_setzero_ps());
+  const int64_t block_bytes = static_cast<int64_t>(int4_block_bytes(shape));
+  UnpackedPiece piece = {};
+  piece.bytes = bytes;
+  for (int b = 0; b < kBlocks; ++b) piece.blocks[b] = int4_block(shape, arranged, block + b);
+  for_each_piece(shape, [&](int64_t group, int64_t first, int64_t length) {
+    unpack<kBlocks>(piece.blocks[0].codes + first / 8 * 64, block_bytes, length, bytes);
+    piece.group = group;
+    piece.first = first;
+    piece.length = length;
+    for (int64_t t = token; t < token_end; t += kPanel) {
+      const Panel panel = panel_of(shape, x, t);
+      kMultiply.entries[panel.tokens - 1](shape, piece, x, panel,
+                                          totals + (t - token) * kBlocks * kInt4RowBlock);
+    }
+    ++piece.index;
+  });
+  for (int64_t t = token; t < token_end; ++t)
+    for (int b = 0; b < kBlocks; ++b)
+      store_rows(shape, block + b, t,
+                 _mm512_load_ps(totals + ((t - token) * kBlocks + b) * kInt4RowBlock), out);
+}
+
+template <int kBlocks>
+void multiply_blocks(const Int4Shape& shape, const uint8_t* arranged, const Int4Activations& x,
+                     int64_t block, int64_t token, float* out) {
+  switch (x.tokens) {
+    case 1:
+      return stream<kBlocks, 1>(shape, arranged, x, block, out);
+    case 2:
+      return stream<kBlocks, 2>(shape, arranged, x, block, out);
+    case 3:
+      return stream<kBlocks, 3>(shape, arranged, x, block, out);
+    case kStreamTokens:
+      return stream<kBlocks, kStreamTokens>(shape, arranged, x, block, out);
+  }
+  multiply_chunk<kBlocks>(shape, arranged, x, block, token, smaller(token + kTokenChunk, x.tokens),
+                          out);
+}
+
+void int4_product(const Int4Shape& shape, const uint8_t* arranged, const Int4Activations& x,
+                  int64_t begin, int64_t end, float* out) {
+  const int64_t first = begin / kInt4RowBlock, last = (end + kInt4RowBlock - 1) / kInt4RowBlock;
+  for (int64_t token = 0; token < x.tokens; token += kTokenChunk) {
+    int64_t block = first;
+    for (; block + 2 <= last; block += 2) multiply_blocks<2>(shape, arranged, x, block, token, out);
+    if (block < last) multiply_blocks<1>(shape, arranged, x, block, token, out);
+  }
+}
+
+}  // namespace
+
+const CpuKernels kAvx512Kernels = {
+    .name = "avx512",
+    .quantize_activations = quantize_activations,
+    .int4_product = int4_product,
+    .bf16_product = DenseKernels<Avx512Lanes>::product,
+    .floats_from_bf16 = DenseKernels<Avx512Lanes>::convert_bf16,
+    .floats_from_fp16 = DenseKernels<Avx512Lanes>::convert_fp16,
+    .rounding_start = RoundingKernels<Avx512Lanes>::start,
+    .rounding_forward = RoundingKernels<Avx512Lanes>::forward,
+    .rounding_codes = RoundingKernels<Avx512Lanes>::codes,
+    .rounding_step = RoundingKernels<Avx512Lanes>::step,
+};
+
+}  // namespace quern::kernels

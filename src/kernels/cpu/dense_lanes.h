@@ -1,0 +1,98 @@
+// Products with dense bf16 weights for a few tokens, and conversions to fp32, over 16 lanes,
+// written once for all instruction sets: `L` supplies the vector of 16 floats.
+#pragma once
+
+#include "kernels/kernels.h"
+
+namespace quern::kernels {
+
+template <class L>
+struct DenseKernels {
+  // Four rows hide the latency of the multiply-adds of one token, and four tokens share a load.
+  static constexpr int kRows = 4, kTokens = 4;
+
+  static void convert_bf16(const uint16_t* values, int64_t count, float* out) {
+    convert<FloatType::bf16>(values, count, out);
+  }
+  static void convert_fp16(const uint16_t* values, int64_t count, float* out) {
+    convert<FloatType::fp16>(values, count, out);
+  }
+
+  static void product(const DenseShape& shape, const uint16_t* weight, const float* x,
+                      int64_t tokens, int64_t begin, int64_t end, float* out) {
+    for (int64_t row = begin; row < end; row += kRows) {
+      const int64_t rows = end - row < kRows ? end - row : kRows;
+      const uint16_t* w = weight + row * shape.columns;
+      for (int64_t t = 0; t < tokens; t += kTokens) {
+        const int64_t left = tokens - t < kTokens ? tokens - t : kTokens;
+        tile(rows, left)(shape, w, x + t * shape.columns, out + t * shape.rows + row);
+      }
+    }
+  }
+
+ private:
+  using Floats = typename L::Floats;
+  using Tile = void (*)(const DenseShape& shape, const uint16_t* weight, const float* x,
+                        float* out);
+
+  template <FloatType kType>
+  static void convert(const uint16_t* values, int64_t count, float* out) {
+    int64_t i = 0;
+    for (; i + 16 <= count; i += 16) L::store(out + i, L::template load_as<kType>(values, i));
+    for (; i < count; ++i) out[i] = load_float(kType, values, i);
+  }
+
+  template <int kR, int kT>
+  static void multiply(const DenseShape& shape, const uint16_t* weight, const float* x,
+                       float* out) {
+    const int64_t columns = shape.columns, whole = columns / 16 * 16;
+    Floats sums[kR * kT];
+    for (Floats& sum : sums) sum = L::splat(0);
+    for (int64_t k = 0; k < whole; k += 16) {
+      Floats xs[kT];
+      for (int t = 0; t < kT; ++t) xs[t] = L::load(x + t * columns + k);
+      for (int r = 0; r < kR; ++r) {
+        const uint16_t* row = weight + r * columns;
+        if (k % 32 == 0) L::prefetch(row + k + prefetch_distance(columns));
+        const Floats w = L::template load_as<FloatType::bf16>(row, k);
+        for (int t = 0; t < kT; ++t) sums[r * kT + t] = L::fma(w, xs[t], sums[r * kT + t]);
+      }
+    }
+    if (whole < columns) add_rest<kR, kT>(columns, whole, weight, x, sums);
+    for (int r = 0; r < kR; ++r)
+      for (int t = 0; t < kT; ++t) out[t * shape.rows + r] = L::sum(sums[r * kT + t]);
+  }
+
+  // The last columns, fewer than 16, padded with zeros.
+  template <int kR, int kT>
+  static void add_rest(int64_t columns, int64_t whole, const uint16_t* weight, const float* x,
+                       Floats* sums) {
+    for (int r = 0; r < kR; ++r) {
+      for (int t = 0; t < kT; ++t) {
+        float w[16] = {}, padded[16] = {};
+        for (int64_t k = whole; k < columns; ++k) {
+          w[k - whole] = float_from_bf16(weight[r * columns + k]);
+          padded[k - whole] = x[t * columns + k];
+        }
+        Floats& sum = sums[r * kT + t];
+        sum = L::fma(L::load(w), L::load(padded), sum);
+      }
+    }
+  }
+
+  // In elements: the same place four rows on, or 4 KB on where rows are longer than the cache.
+  static int64_t prefetch_distance(int64_t columns) {
+    return columns <= 4096 ? columns * kRows : 2048;
+  }
+
+  static Tile tile(int64_t rows, int64_t tokens) {
+    static constexpr Tile kTiles[kRows][kTokens] = {
+        {multiply<1, 1>, multiply<1, 2>, multiply<1, 3>, multiply<1, 4>},
+        {multiply<2, 1>, multiply<2, 2>, multiply<2, 3>, multiply<2, 4>},
+        {multiply<3, 1>, multiply<3, 2>, multiply<3, 3>, multiply<3, 4>},
+        {multiply<4, 1>, multiply<4, 2>, multiply<4, 3>, multiply<4, 4>}};
+    return kTiles[rows - 1][tokens - 1];
+  }
+};
+
+}  // namespace quern::kernels

@@ -1,0 +1,61 @@
+// Where things lie in an arranged weight, and the grid of a piece of activations: what the int4
+// kernels of all instruction sets share.
+#pragma once
+
+#include "kernels/floats.h"
+#include "kernels/int4.h"
+
+namespace quern::kernels {
+
+struct Int4Block {
+  const uint8_t* scales;
+  const uint8_t* zeros;  // null if symmetric
+  const uint8_t* codes;
+};
+
+[[maybe_unused]] static int64_t whole_lines(int64_t bytes) { return (bytes + 63) / 64 * 64; }
+
+[[maybe_unused]] static int64_t int4_scale_bytes(const Int4Shape& shape) {
+  return whole_lines(shape.groups() * kInt4RowBlock * float_bytes(shape.scale_type));
+}
+
+[[maybe_unused]] static int64_t int4_zero_bytes(const Int4Shape& shape) {
+  return shape.symmetric ? 0 : whole_lines(shape.groups() * kInt4RowBlock);
+}
+
+[[maybe_unused]] static Int4Block int4_block(const Int4Shape& shape, const uint8_t* arranged,
+                                             int64_t block) {
+  const uint8_t* scales = arranged + block * static_cast<int64_t>(int4_block_bytes(shape));
+  const uint8_t* zeros = scales + int4_scale_bytes(shape);
+  return {scales, shape.symmetric ? nullptr : zeros, zeros + int4_zero_bytes(shape)};
+}
+
+// Calls body(group, first column, columns) for every piece of a row, in order.
+template <class Body>
+void for_each_piece(const Int4Shape& shape, Body body) {
+  for (int64_t group = 0, first = 0; first < shape.columns; ++group) {
+    const int64_t group_end = first + shape.group;
+    while (first < group_end) {
+      const int64_t left = group_end - first;
+      const int64_t length = left < Int4Shape::kPiece ? left : Int4Shape::kPiece;
+      body(group, first, length);
+      first += length;
+    }
+  }
+}
+
+struct PieceGrid {
+  float scale;    // of one step; not a number if an activation is not finite
+  float inverse;  // steps per unit; 0: every value is 0
+};
+
+// `largest`: the bits of the largest magnitude, which compare like integers, a NaN above all.
+[[maybe_unused]] static PieceGrid piece_grid(uint32_t largest) {
+  constexpr float kSteps = 32500, kSmallest = 1e-30f;  // below it, kSteps / magnitude overflows
+  if (largest >= 0x7f800000) return {float_from_bits(0x7fc00000), 0};
+  const float magnitude = float_from_bits(largest);
+  if (magnitude < kSmallest) return {0, 0};
+  return {magnitude / kSteps, kSteps / magnitude};
+}
+
+}  // namespace quern::kernels

@@ -1,0 +1,72 @@
+// Products with 4-bit weights: the arrangement of a weight in memory that the kernels stream, and
+// the form of the activations that they multiply it with.
+//
+//   out[t, r] = sum over pieces p of  scale[r, group(p)] * x_scale[t, p]
+//                                     * sum over k in p of (code[r, k] - zero[r, group(p)]) * x[t,
+//                                     k]
+//
+// A piece is a group, or 128 columns of a longer one. x[t, k] is the activation as a 16-bit integer
+// on a grid of its own for each token and piece, so the inner sum is exact in 32 bits; the outer
+// one is a chain of fused multiply-adds in the order of p. The result of a row and a token
+// therefore depends on nothing else: not on the instruction set, the split of the rows, or the
+// number of tokens.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <string>
+
+#include "kernels/floats.h"
+
+namespace quern::kernels {
+
+struct Int4Shape {
+  int64_t rows = 0, columns = 0;
+  int64_t group = 0;  // columns that share a scale; `columns` for one scale a row
+  FloatType scale_type = FloatType::bf16;
+  bool symmetric = true;  // every zero is 8
+
+  int64_t groups() const { return columns / group; }
+  int64_t pieces_per_group() const { return (group + kPiece - 1) / kPiece; }
+  int64_t pieces() const { return groups() * pieces_per_group(); }
+
+  static constexpr int64_t kPiece = 128;
+};
+
+// What the kernels can multiply. A row of an arranged weight starts at a multiple of kRowBlock.
+constexpr int64_t kInt4GroupMultiple = 32;
+constexpr int64_t kInt4RowBlock = 16;
+
+// Empty, or why the kernels cannot multiply a weight of this shape, as a clause for a message.
+std::string int4_refusal(const Int4Shape& shape);
+
+// A weight as it is stored; see quant/scheme.h.
+struct Int4Source {
+  const uint8_t* codes;  // [rows, columns / 2], column 2j in the low nibble of byte j
+  const void* scales;    // shape.scale_type [rows, groups]; may be negative
+  const uint8_t* zeros;  // [rows, groups]; null if symmetric
+};
+
+// The arrangement: blocks of 16 rows, the last one padded with zero scales; in each block
+//   scales [groups, 16], zeros [groups, 16] unless symmetric, each padded to 64 bytes,
+//   codes [columns / 8, 16] words of 32 bits: 8 columns of one row, the first in the low nibble.
+// The block is read front to back, a 64-byte line at a time, and must start on such a line.
+size_t int4_block_bytes(const Int4Shape& shape);
+size_t int4_bytes(const Int4Shape& shape);
+void arrange_int4(const Int4Shape& shape, const Int4Source& source, uint8_t* arranged);
+
+// Activations, made by CpuKernels::quantize_activations. The layout of `values` is known only to
+// the kernels of one instruction set.
+struct Int4Activations {
+  int64_t tokens;
+  int16_t* values;  // [tokens, columns] numbers
+  float* scales;    // [tokens, pieces]; not a number where an activation was not finite
+  int32_t* sums;    // [tokens, pieces], of the values
+};
+
+// The memory that `tokens` activations need, and a view of such memory, which starts on a 64-byte
+// line.
+size_t int4_activation_bytes(const Int4Shape& shape, int64_t tokens);
+Int4Activations int4_activations(const Int4Shape& shape, int64_t tokens, void* memory);
+
+}  // namespace quern::kernels

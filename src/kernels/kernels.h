@@ -1,0 +1,62 @@
+// Arithmetic on raw pointers: one table of functions for each instruction set, picked once. All
+// tables give the same bits; the reference, plain C++, defines them. No function allocates, starts
+// a thread or checks its arguments: ops/ does.
+#pragma once
+
+#include <cstdint>
+#include <vector>
+
+#include "kernels/floats.h"
+#include "kernels/int4.h"
+#include "kernels/rounding.h"
+
+namespace quern::kernels {
+
+// A dense weight [rows, columns].
+struct DenseShape {
+  int64_t rows, columns;
+};
+
+struct CpuKernels {
+  const char* name;  // reference, avx2, avx512
+
+  // x [tokens, columns] fp32 -> tokens [begin, end) of `out`. A piece's largest magnitude becomes
+  // 32500, which keeps both bytes of a value in the range of an int8.
+  void (*quantize_activations)(const Int4Shape& shape, const float* x, int64_t begin, int64_t end,
+                               const Int4Activations& out);
+
+  // Columns [begin, end) of out [tokens, rows] fp32, one for each row of the weight; begin is a
+  // multiple of 16, end too or it is `rows`. `x` comes from the same table.
+  void (*int4_product)(const Int4Shape& shape, const uint8_t* arranged, const Int4Activations& x,
+                       int64_t begin, int64_t end, float* out);
+
+  // out[t, n] = sum over k of x[t, k] * weight[n, k] for n in [begin, end) and a few tokens; x is
+  // fp32 [tokens, columns], out [tokens, rows], weight bf16 [rows, columns] at any even address.
+  // Summed as rounding.h says, by fused multiply-add; a row is read once for 4 tokens.
+  void (*bf16_product)(const DenseShape& shape, const uint16_t* weight, const float* x,
+                       int64_t tokens, int64_t begin, int64_t end, float* out);
+  void (*floats_from_bf16)(const uint16_t* values, int64_t count, float* out);
+  void (*floats_from_fp16)(const uint16_t* values, int64_t count, float* out);
+
+  // AutoRound (rounding.h). `start` sets n = 0, alpha = beta = 1 and finds low and high; `forward`
+  // writes w^ [rows, columns]; `codes` writes the final form; `step` changes the state by one sign
+  // step and writes the new w^.
+  void (*rounding_start)(const Rounding& rounding, const RoundingRows& state);
+  void (*rounding_forward)(const Rounding& rounding, const RoundingRows& state, float* w_hat);
+  void (*rounding_codes)(const Rounding& rounding, const RoundingRows& state,
+                         const RoundingCodes& codes);
+  void (*rounding_step)(const Rounding& rounding, const RoundingStep& step,
+                        const RoundingRows& state, float* w_hat);
+};
+
+// The fastest table that this processor can run, or the one that QUERN_CPU_ISA names; fails if that
+// is unknown or the processor cannot run it.
+const CpuKernels& cpu_kernels();
+
+// Every table that this processor can run, the reference first, the fastest last.
+std::vector<const CpuKernels*> available_cpu_kernels();
+
+// What QUERN_CPU_ISA=wanted chooses; null or empty: the fastest.
+const CpuKernels& choose_cpu_kernels(const char* wanted);
+
+}  // namespace quern::kernels

@@ -1,0 +1,74 @@
+// AutoRound's tuned rounding of one matrix, after spec/auto-round.md 1.1-1.5: per weight an offset
+// V, per group two factors alpha and beta on its smallest and largest weight.
+//
+//   symmetric:  a = -low * alpha, b = high * beta, s = (b < a ? a : -b) / 8, zero = 0,
+//               q = clamp(round(w / s + V), -8, 7)                      code = q + 8
+//   asymmetric: s = (high * beta - low * alpha) / 15, zero = round(-low * alpha / s),
+//               q = clamp(round(w / s + V) + zero, 0, 15)               code = q
+//   w^ = s * (q - zero)
+//
+// s is rounded to the type that it is stored in, then kept at least epsilon away from zero; all
+// else is fp32, with true division and round half to even. V is n * delta with an integer n, so
+// that a schedule of steps lr * (1 - t / iterations) stays exact: delta = lr / iterations, and
+// step t adds or subtracts (iterations - t).
+//
+// The gradients have a closed form; with G = dL/dw^, and m = 1 where q was not clamped:
+//   dL/dV = G s m
+//   symmetric:  dL/ds = sum G (q - m w / s);  ds/dalpha = -low / 8 if a > b, ds/dbeta = -high / 8
+//               if b > a, both halved and alpha's negated if a == b
+//   asymmetric: dL/ds = sum G (q - zero - (m ? w : low * alpha) / s),  dL/dc = sum G (1 - m),
+//               dL/dalpha = low (dL/dc - dL/ds / 15), dL/dbeta = high dL/ds / 15
+// dL/ds is zero where epsilon held s. Sums run in 16 lanes, column k in lane k % 16, and the lanes
+// are added by halves, so that every instruction set gives the same bits.
+#pragma once
+
+#include <cstdint>
+
+#include "kernels/floats.h"
+
+namespace quern::kernels {
+
+struct Rounding {
+  int64_t columns = 0;
+  int64_t group = 0;  // columns that share a scale; a multiple of 16 that divides columns
+  FloatType weight_type = FloatType::bf16;
+  FloatType scale_type = FloatType::fp16;
+  bool symmetric = true;
+  float delta = 0;  // lr / iterations
+
+  int64_t groups() const { return columns / group; }
+};
+
+constexpr int64_t kRoundingGroupMultiple = 16;
+
+struct RoundingGroup {
+  float alpha, beta;  // used clamped to [0, 1]
+  float low, high;    // smallest and largest weight, zero included
+  float alpha_momentum, beta_momentum;
+};
+
+// The state of some rows of a matrix. Filled by CpuKernels::rounding_start.
+struct RoundingRows {
+  int64_t rows;
+  const void* weight;     // weight_type [rows, columns]
+  int32_t* offsets;       // n [rows, columns]
+  RoundingGroup* groups;  // [rows, groups]
+  float* momentum;        // [rows, columns], or null: no momentum
+};
+
+// Where the result goes, in the form of quant/scheme.h.
+struct RoundingCodes {
+  uint8_t* codes;  // [rows, columns / 2], column 2j in the low nibble of byte j
+  void* scales;    // scale_type [rows, groups]
+  uint8_t* zeros;  // [rows, groups]; null if symmetric
+};
+
+struct RoundingStep {
+  const float* gradient;      // G [rows, columns]
+  const RoundingCodes* best;  // if not null: first keep the state that G was computed with here
+  int32_t steps_left;         // iterations - t
+  float minmax_step;          // the learning rate of alpha and beta in step t
+  float momentum = 0;         // buffer = momentum * buffer + gradient; the buffer's sign steps
+};
+
+}  // namespace quern::kernels
