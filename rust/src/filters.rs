@@ -1,0 +1,237 @@
+//! Filters and tests as Jinja2 has them: those of the engine where they agree, our own where they do
+//! not, and none that Jinja2 lacks. Each pays for what it reads and makes.
+use crate::format::printf;
+use crate::meter::spend;
+use crate::methods::{self, Args};
+use crate::python::{self, Json, fail, is_space};
+use minijinja::value::{Rest, Tuple, Value, ValueKind, ValueOrKwargs};
+use minijinja::{Environment, Error, ErrorKind, State, filters as engine};
+
+pub fn add_filters(environment: &mut Environment) {
+    for name in ["split", "lines", "bool", "chain", "zip", "pprint"] {
+        environment.remove_filter(name);
+    }
+    let shared = [
+        ("upper", Value::from_function(engine::upper)),
+        ("lower", Value::from_function(engine::lower)),
+        ("title", Value::from_function(engine::title)),
+        ("capitalize", Value::from_function(engine::capitalize)),
+        ("reverse", Value::from_function(engine::reverse)),
+        ("sort", Value::from_function(engine::sort)),
+        ("unique", Value::from_function(engine::unique)),
+        ("dictsort", Value::from_function(engine::dictsort)),
+        ("list", Value::from_function(engine::list)),
+        ("batch", Value::from_function(engine::batch)),
+        ("slice", Value::from_function(engine::slice)),
+        ("groupby", Value::from_function(engine::groupby)),
+        ("int", Value::from_function(engine::int)),
+        ("float", Value::from_function(engine::float)),
+        ("last", Value::from_function(engine::last)),
+        ("min", Value::from_function(engine::min)),
+        ("max", Value::from_function(engine::max)),
+        ("sum", Value::from_function(engine::sum)),
+    ];
+    for (name, filter) in shared {
+        environment.add_filter(name, move |state: &mut State, args: Rest<ValueOrKwargs>| {
+            let args = args.into_values();
+            spend(args.iter().map(size).sum())?;
+            filter.call(state, &args)
+        });
+    }
+    own(environment, "string", |value, _| python::str(value).map(Value::from));
+    own(environment, "safe", |value, _| python::str(value).map(Value::from));
+    own(environment, "e", |value, _| escape(value));
+    own(environment, "escape", |value, _| escape(value));
+    own(environment, "forceescape", |value, _| escape(value));
+    own(environment, "length", |value, _| length(value));
+    own(environment, "count", |value, _| length(value));
+    own(environment, "trim", trim);
+    own(environment, "replace", replace);
+    own(environment, "join", join);
+    own(environment, "indent", indent);
+    own(environment, "center", center);
+    own(environment, "tojson", tojson);
+    own(environment, "items", |value, _| items(value));
+    own(environment, "wordcount", |value, _| {
+        Ok(Value::from(python::str(value)?.split(is_space).filter(|word| !word.is_empty()).count()))
+    });
+    environment.add_filter("format", |format: &Value, args: Rest<ValueOrKwargs>| {
+        let args = args.into_values();
+        let named = args.last().filter(|value| value.is_kwargs() && args.len() == 1).cloned();
+        let values = named.unwrap_or_else(|| Value::from(Tuple::from(args)));
+        printf(&python::str(format)?, &values).map(Value::from)
+    });
+}
+
+fn own(
+    environment: &mut Environment,
+    name: &'static str,
+    filter: fn(&Value, &mut Args) -> Result<Value, Error>,
+) {
+    environment.add_filter(name, move |value: &Value, rest: Rest<ValueOrKwargs>| {
+        spend(size(value))?;
+        let mut args = Args::new(&rest.into_values())?;
+        let answer = filter(value, &mut args)?;
+        args.finish()?;
+        Ok::<Value, Error>(answer)
+    });
+}
+
+fn size(value: &Value) -> usize {
+    value.as_str().map_or_else(|| value.len().unwrap_or(0).saturating_mul(16), str::len)
+}
+
+fn escape(value: &Value) -> Result<Value, Error> {
+    let text = python::str(value)?;
+    spend(text.len().saturating_mul(5))?;
+    let text = text.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;");
+    Ok(Value::from(text.replace('\'', "&#39;").replace('"', "&#34;")))
+}
+
+fn length(value: &Value) -> Result<Value, Error> {
+    let length = match value.kind() {
+        ValueKind::Undefined => Some(0),
+        ValueKind::Iterable => Some(value.try_iter()?.count()),
+        ValueKind::String => value.as_str().map(|text| text.chars().count()),
+        _ => value.len(),
+    };
+    length.map_or_else(
+        || fail(format!("object of type '{}' has no len()", python::type_name(value))),
+        |n| Ok(Value::from(n)),
+    )
+}
+
+fn trim(value: &Value, args: &mut Args) -> Result<Value, Error> {
+    let text = python::str(value)?;
+    let set = args.optional_text("chars")?;
+    Ok(Value::from(
+        text.trim_matches(|c: char| set.as_ref().map_or_else(|| is_space(c), |set| set.contains(c))),
+    ))
+}
+
+fn replace(value: &Value, args: &mut Args) -> Result<Value, Error> {
+    let (old, new) = (python::str(&args.required("old")?)?, python::str(&args.required("new")?)?);
+    let count = args.integer("count", -1)?;
+    methods::replace(&python::str(value)?, &old, &new, count).map(Value::from)
+}
+
+fn join(value: &Value, args: &mut Args) -> Result<Value, Error> {
+    let separator = args.next("d")?.map_or_else(|| Ok(String::new()), |d| python::str(&d))?;
+    let attribute = args.next("attribute")?.filter(|name| !name.is_none());
+    let mut out = String::new();
+    for (i, item) in value.try_iter()?.enumerate() {
+        let item = match &attribute {
+            Some(name) => item.get_item(name)?,
+            None => item,
+        };
+        let item = python::str(&item)?;
+        spend(out.len() / 64 + separator.len() + item.len())?;
+        if i > 0 {
+            out.push_str(&separator);
+        }
+        out.push_str(&item);
+    }
+    spend(out.len())?;
+    Ok(Value::from(out))
+}
+
+fn indent(value: &Value, args: &mut Args) -> Result<Value, Error> {
+    let width = args.next("width")?.unwrap_or_else(|| Value::from(4));
+    let indent = match width.as_usize() {
+        Some(columns) => {
+            spend(columns)?;
+            " ".repeat(columns)
+        }
+        None => python::str(&width)?,
+    };
+    let (first, blank) = (args.flag("first")?, args.flag("blank")?);
+    let text = python::str(value)?;
+    let lines: Vec<&str> = text.split('\n').collect();
+    spend(text.len().saturating_add(lines.len().saturating_mul(indent.len())))?;
+    let mut out = String::new();
+    for (i, line) in lines.iter().enumerate() {
+        if i > 0 {
+            out.push('\n');
+        }
+        let indented = if i == 0 { first } else { blank || !line.is_empty() };
+        if indented {
+            out.push_str(&indent);
+        }
+        out.push_str(line);
+    }
+    Ok(Value::from(out))
+}
+
+fn center(value: &Value, args: &mut Args) -> Result<Value, Error> {
+    let width = usize::try_from(args.integer("width", 80)?).unwrap_or(0);
+    spend(width)?;
+    let text = python::str(value)?;
+    let missing = width.saturating_sub(text.chars().count());
+    let left = missing / 2 + (missing & width & 1);
+    Ok(Value::from(format!("{}{text}{}", " ".repeat(left), " ".repeat(missing - left))))
+}
+
+fn items(value: &Value) -> Result<Value, Error> {
+    match value.kind() {
+        ValueKind::Undefined => Ok(Value::from(Vec::<Value>::new())),
+        ValueKind::Map => {
+            let pair = |key: Value| Ok(Value::from(Tuple::from([key.clone(), value.get_item(&key)?])));
+            Ok(Value::from(value.try_iter()?.map(pair).collect::<Result<Vec<_>, Error>>()?))
+        }
+        _ => fail("Can only get item pairs from a mapping."),
+    }
+}
+
+/// json.dumps as transformers passes it its arguments.
+fn tojson(value: &Value, args: &mut Args) -> Result<Value, Error> {
+    let ascii = args.flag("ensure_ascii")?;
+    let indent = match args.next("indent")?.filter(|indent| !indent.is_none()) {
+        Some(indent) => Some(match indent.as_str() {
+            Some(text) => text.to_string(),
+            None => {
+                let columns = usize::try_from(indent.as_i64().unwrap_or(0)).unwrap_or(0);
+                spend(columns)?;
+                " ".repeat(columns)
+            }
+        }),
+        None => None,
+    };
+    let mut separators = vec![if indent.is_some() { "," } else { ", " }.to_string(), ": ".to_string()];
+    if let Some(given) = args.next("separators")?.filter(|given| !given.is_none()) {
+        separators = given.try_iter()?.map(|text| python::str(&text)).collect::<Result<_, _>>()?;
+    }
+    let [item_separator, key_separator] =
+        separators.try_into().or_else(|_| fail("tojson: separators must be two texts"))?;
+    let json = Json { ascii, indent, sort_keys: args.flag("sort_keys")?, item_separator, key_separator };
+    let mut out = String::new();
+    json.dumps(value, &mut out, 0)?;
+    spend(out.len())?;
+    Ok(Value::from(out))
+}
+
+pub fn add_tests(environment: &mut Environment) {
+    for name in ["safe", "startingwith", "endingwith", "int"] {
+        environment.remove_test(name);
+    }
+    // An undefined value has a length of 0 and an empty iterator, and a text or a dict has items.
+    environment.add_test("sequence", |value: &Value| has_items(value));
+    environment.add_test("iterable", |value: &Value| has_items(value));
+    environment
+        .add_test("number", |value: &Value| matches!(value.kind(), ValueKind::Number | ValueKind::Bool));
+    environment.add_test("callable", |value: &Value| value.kind() == ValueKind::Plain);
+    environment.add_test("lower", |value: &Value| cased(value, "islower"));
+    environment.add_test("upper", |value: &Value| cased(value, "isupper"));
+}
+
+fn has_items(value: &Value) -> bool {
+    matches!(
+        value.kind(),
+        ValueKind::Undefined | ValueKind::String | ValueKind::Seq | ValueKind::Map | ValueKind::Iterable
+    )
+}
+
+fn cased(value: &Value, method: &str) -> Result<bool, Error> {
+    let text = Value::from(python::str(value)?);
+    let answer = methods::string_question(text.as_str().unwrap_or_default(), method)?;
+    answer.ok_or_else(|| Error::new(ErrorKind::UnknownTest, method.to_string()))
+}

@@ -1,0 +1,69 @@
+// Text <-> token ids, by the tokenizer.json of a model folder. Equal to Hugging Face's fast
+// tokenizers, id for id.
+#pragma once
+
+#include <cstdint>
+#include <filesystem>
+#include <memory>
+#include <optional>
+#include <span>
+#include <string>
+#include <string_view>
+#include <vector>
+
+struct QtTokenizer;
+
+namespace quern::prompt {
+
+// Whether the tokens that the file's post-processor adds (a leading <bos>, say) are wanted.
+enum class Special { add, none };
+// Whether decoding leaves out tokens that are marked special.
+enum class Show { all, text };
+
+// May be used by several threads at once.
+class Tokenizer {
+ public:
+  // `file`: a tokenizer.json, or the folder that holds one. Fails, naming the file, when it is
+  // missing or malformed.
+  explicit Tokenizer(const std::filesystem::path& file);
+  // From the contents of a tokenizer.json; `origin` names it in messages.
+  Tokenizer(std::string_view json, const std::string& origin);
+
+  // `text` must be UTF-8. Fails when the file's splitting pattern reaches its limit of steps.
+  std::vector<int32_t> encode(std::string_view text, Special special = Special::none) const;
+  // Ids outside the vocabulary are skipped; bytes that are not UTF-8 become U+FFFD.
+  std::string decode(std::span<const int32_t> ids, Show show = Show::all) const;
+
+  // One more than the largest id, added tokens included. A model's embedding may have more rows.
+  int64_t ids() const;
+  std::optional<std::string> token(int32_t id) const;
+  std::optional<int32_t> id(std::string_view token) const;
+
+  const std::string& origin() const { return origin_; }
+
+ private:
+  std::string origin_;
+  std::shared_ptr<const QtTokenizer> tokenizer_;
+};
+
+// Turns a stream of ids into a stream of text in which no character is ever cut.
+class Detokenizer {
+ public:
+  explicit Detokenizer(const Tokenizer& tokenizer, Show show = Show::text)
+      : tokenizer_(&tokenizer), show_(show) {}
+
+  // The text that this id completes; empty while a character is incomplete.
+  std::string push(int32_t id);
+  // What is still held back, with U+FFFD for bytes that never became a character. Starts anew.
+  std::string flush();
+
+ private:
+  const Tokenizer* tokenizer_;
+  Show show_;
+  // Ids whose text may still change, behind `context_` ids whose text was delivered: some decoders
+  // treat the first token of a text differently.
+  std::vector<int32_t> window_;
+  size_t context_ = 0;
+};
+
+}  // namespace quern::prompt
