@@ -32,15 +32,18 @@ Step compressed_tensors_step(const Scheme& scheme, DType dtype, float low, float
   return step;
 }
 
-Step auto_round_step(const Scheme& scheme, float low, float high) {
+// auto-round's: the range is divided in the weight's dtype, the scale is rounded to its own.
+Step auto_round_step(const Scheme& scheme, DType dtype, float low, float high) {
+  auto rounded = [dtype](float x) { return round_to(dtype, x); };
   Step step;
   if (scheme.symmetric) {
     float extreme = high < -low ? -low : -high;  // ties give a negative scale
     step.scale = away_from_zero(scheme.scale_dtype, round_to(scheme.scale_dtype, extreme / 8));
   } else {
-    float scale = round_to(scheme.scale_dtype, (high - low) / 15);
-    step.scale = away_from_zero(scheme.scale_dtype, scale);
-    step.zero = static_cast<int>(std::nearbyint(-low / step.scale));
+    float scale = rounded(rounded(high - low) / 15);
+    step.scale = away_from_zero(scheme.scale_dtype, round_to(scheme.scale_dtype, scale));
+    float zero = round_to(promoted(dtype, scheme.scale_dtype), -low / step.scale);
+    step.zero = static_cast<int>(std::nearbyint(zero));
   }
   return step;
 }
@@ -65,6 +68,7 @@ class Rounder {
         check_shape(options.importance, {rows_.columns()}, options.name + ": importance");
         Tensor values = options.importance.to(at::kFloat).contiguous();
         std::copy_n(values.const_data_ptr<float>(), rows_.columns(), importance_.begin());
+        for (int64_t g = 0; g < groups_; ++g) fill_unseen(importance_.data() + g * group_, group_);
       }
     }
   }
@@ -156,7 +160,7 @@ std::optional<Observer> observer_named(std::string_view name) {
 }
 
 Step minmax_step(Grid grid, const Scheme& scheme, DType weight_dtype, float low, float high) {
-  return grid == Grid::auto_round ? auto_round_step(scheme, low, high)
+  return grid == Grid::auto_round ? auto_round_step(scheme, weight_dtype, low, high)
                                   : compressed_tensors_step(scheme, weight_dtype, low, high);
 }
 

@@ -42,12 +42,12 @@ struct ShrinkSearch {
 struct RtnOptions {
   Grid grid = Grid::compressed_tensors;
   Observer observer = Observer::minmax;  // compressed_tensors only
-  ShrinkSearch shrink;
+  ShrinkSearch shrink = {};
   // auto_round, symmetric: tries 200 scales around the one above and keeps the one with the least
   // sum of importance * error^2. `importance`: fp32 [in], undefined for all ones.
   bool search_scale = false;
-  Tensor importance;
-  std::string name;  // of the weight, for messages
+  Tensor importance = {};
+  std::string name = {};  // of the weight, for messages
 };
 
 // One scale and zero of a group, and how its codes are made (quant/rows.h), for those who round in

@@ -98,6 +98,17 @@ float away_from_zero(DType scale_dtype, float scale) {
   return scale < 0 ? std::min(scale, -least) : std::max(scale, least);
 }
 
+void fill_unseen(float* importance, int64_t count) {
+  float sum = 0;
+  int64_t seen = 0;
+  for (int64_t i = 0; i < count; ++i) {
+    sum += importance[i];
+    seen += importance[i] != 0;
+  }
+  float mean = seen == 0 ? 1.0f : sum / static_cast<float>(seen);
+  std::replace(importance, importance + count, 0.0f, mean);
+}
+
 float searched_scale(DType scale_dtype, const float* x, const float* importance, int64_t count) {
   const float* extreme =
       std::max_element(x, x + count, [](float a, float b) { return std::abs(a) < std::abs(b); });
@@ -123,7 +134,10 @@ float searched_scale(DType scale_dtype, const float* x, const float* importance,
       best = candidate;
     }
   }
-  return away_from_zero(scale_dtype, round_to(scale_dtype, inverse(best)));
+  // The peer bounds the scale before it rounds it, by 1e-5 whatever the dtype.
+  float scale = inverse(best), least_scale = 1e-5f;
+  scale = scale < 0 ? std::min(scale, -least_scale) : std::max(scale, least_scale);
+  return round_to(scale_dtype, scale);
 }
 
 }  // namespace quern::quant

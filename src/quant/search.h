@@ -18,6 +18,9 @@ Range shrunk(const Range& range, const ShrinkSearch& search, int step, DType wei
 std::vector<int> best_shrinks(const Tensor& weight, const Scheme& scheme,
                               const RtnOptions& options);
 
+// Columns of a group that no token reached (importance 0) get the mean of the others.
+void fill_unseen(float* importance, int64_t count);
+
 // The scale, of `scale_dtype`, that gives the least sum of importance * error^2.
 float searched_scale(DType scale_dtype, const float* x, const float* importance, int64_t count);
 
