@@ -163,4 +163,6 @@ std::vector<fs::path> Checkpoint::shards() const {
   return files;
 }
 
+fs::path Checkpoint::shard(std::string_view name) const { return shard_of(name).path().filename(); }
+
 }  // namespace quern::checkpoint

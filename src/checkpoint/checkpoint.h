@@ -51,8 +51,9 @@ class Checkpoint {
   std::vector<std::filesystem::path> files() const { return folder_.files(); }
   // One of them, opened without following a link out of the folder.
   Descriptor open(const std::filesystem::path& file) const { return folder_.open(file); }
-  // The shards that hold the tensors, relative to the folder.
+  // The shards that hold the tensors, and the one that holds `name`, relative to the folder.
   std::vector<std::filesystem::path> shards() const;
+  std::filesystem::path shard(std::string_view name) const;
 
  private:
   void open_single();

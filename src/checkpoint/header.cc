@@ -3,9 +3,12 @@
 #include <fmt/ranges.h>
 
 #include <algorithm>
+#include <array>
 #include <cstring>
 #include <limits>
 #include <nlohmann/json.hpp>
+#include <optional>
+#include <tuple>
 #include <unordered_set>
 
 #include "base/error.h"
@@ -16,6 +19,7 @@ namespace quern::checkpoint {
 namespace {
 
 constexpr std::string_view kMetadata = "__metadata__";
+constexpr std::array<std::string_view, 3> kFields = {"dtype", "shape", "data_offsets"};
 constexpr const char* kDamaged = "the file is damaged or not a safetensors file; download it again";
 
 // Fills a Header while the JSON is read, so that no document is built from a hostile file: memory
@@ -71,7 +75,6 @@ class HeaderReader : public nlohmann::json_sax<JsonValue> {
         break;
       case State::top:
         state_ = key_ == kMetadata ? State::metadata : State::tensor;
-        keys_.clear();
         break;
       default:
         unexpected("an object");
@@ -107,11 +110,10 @@ class HeaderReader : public nlohmann::json_sax<JsonValue> {
   bool key(string_t& value) override {
     if (state_ == State::top) {
       start_tensor(value);
-    } else if (!keys_.insert(value).second) {
+    } else if (state_ == State::tensor) {
+      start_field(value);
+    } else if (!metadata_keys_.insert(value).second) {
       refuse("has the key {} twice", printable(value));
-    } else if (state_ == State::tensor && value != "dtype" && value != "shape" &&
-               value != "data_offsets") {
-      refuse("has the unknown field {}", printable(value));
     }
     key_ = std::move(value);
     return true;
@@ -143,18 +145,27 @@ class HeaderReader : public nlohmann::json_sax<JsonValue> {
     tensor_ = {};
     tensor_.name = name;
     offsets_ = 0;
+    fields_seen_ = {};
     if (!names_.insert(name).second) refuse("appears twice");
     if (name.size() > kMaxNameBytes)
       refuse("has a name of {} bytes, more than {}", name.size(), kMaxNameBytes);
     if (name.empty() || name.find('\0') != std::string::npos)
       refuse("has an empty name or a zero byte in it");
-    if (names_.size() > kMaxTensors + 1)
-      fail("{}: more than {} tensors; {}", origin_, kMaxTensors, kDamaged);
+  }
+
+  void start_field(const std::string& name) {
+    auto field = std::find(kFields.begin(), kFields.end(), name);
+    if (field == kFields.end()) refuse("has the unknown field {}", printable(name));
+    bool& seen = fields_seen_[field - kFields.begin()];
+    if (seen) refuse("has the key {} twice", name);
+    seen = true;
   }
 
   void add() {
-    for (const char* field : {"dtype", "shape", "data_offsets"})
-      if (!keys_.contains(field)) refuse("has no {}", field);
+    for (size_t i = 0; i < kFields.size(); ++i)
+      if (!fields_seen_[i]) refuse("has no {}", kFields[i]);
+    if (header_.tensors.size() == kMaxTensors)
+      fail("{}: more than {} tensors; {}", origin_, kMaxTensors, kDamaged);
     header_.tensors.push_back(std::move(tensor_));
   }
 
@@ -162,10 +173,25 @@ class HeaderReader : public nlohmann::json_sax<JsonValue> {
   Header header_;
   State state_ = State::before;
   std::string key_;
-  std::unordered_set<std::string> names_, keys_;
+  std::unordered_set<std::string> names_, metadata_keys_;
+  std::array<bool, kFields.size()> fields_seen_ = {};
   TensorInfo tensor_;
   int offsets_ = 0;
 };
+
+// Nothing when the product overflows. Sizes of zero count as one there, so that strides computed
+// from the shape cannot overflow either.
+std::optional<size_t> checked_bytes(const std::vector<int64_t>& shape, DType dtype) {
+  uint64_t bytes = c10::elementSize(dtype);
+  bool empty = false;
+  for (int64_t size : shape) {
+    empty |= size == 0;
+    if (__builtin_mul_overflow(bytes, static_cast<uint64_t>(std::max<int64_t>(size, 1)), &bytes) ||
+        bytes > static_cast<uint64_t>(std::numeric_limits<int64_t>::max()))
+      return std::nullopt;
+  }
+  return empty ? 0 : bytes;
+}
 
 // Tensors sorted by their data must cover it without a hole; begin and end become bytes of the
 // file.
@@ -177,19 +203,22 @@ void place(Header& header, size_t data_begin, size_t file_bytes, const std::stri
   const size_t data_bytes = file_bytes - data_begin;
   size_t next = 0;
   for (TensorInfo& tensor : header.tensors) {
-    std::string where = fmt::format("{}: tensor {}", origin, printable(tensor.name));
-    if (tensor.end < tensor.begin) fail("{}: its data ends before it begins; {}", where, kDamaged);
+    auto refuse = [&](const std::string& what) {
+      fail("{}: tensor {}: {}; {}", origin, printable(tensor.name), what, kDamaged);
+    };
+    if (tensor.end < tensor.begin) refuse("its data ends before it begins");
     if (tensor.begin != next)
-      fail("{}: its data begins at byte {}, where byte {} is next: {}; {}", where, tensor.begin,
-           next, tensor.begin < next ? "tensors overlap" : "there is a hole", kDamaged);
-    size_t needed = bytes_of(tensor.shape, tensor.dtype, where);
-    if (tensor.end - tensor.begin != needed)
-      fail("{}: {} of shape {} needs {} bytes, its data_offsets hold {}; {}", where,
-           dtype_name(tensor.dtype), shape_text(tensor.shape), needed, tensor.end - tensor.begin,
-           kDamaged);
+      refuse(fmt::format("its data begins at byte {}, where byte {} is next: {}", tensor.begin,
+                         next, tensor.begin < next ? "tensors overlap" : "there is a hole"));
+    const std::optional<size_t> needed = checked_bytes(tensor.shape, tensor.dtype);
+    if (!needed) refuse(fmt::format("a shape of {} overflows", shape_text(tensor.shape)));
+    if (tensor.end - tensor.begin != *needed)
+      refuse(fmt::format("{} of shape {} needs {} bytes, its data_offsets hold {}",
+                         dtype_name(tensor.dtype), shape_text(tensor.shape), *needed,
+                         tensor.end - tensor.begin));
     if (tensor.end > data_bytes)
-      fail("{}: truncated: its data ends at byte {} of the file, which has {}; download it again",
-           where, fmt::group_digits(data_begin + tensor.end), file_bytes);
+      refuse(fmt::format("truncated: its data ends at byte {} of the file, which has {}",
+                         data_begin + tensor.end, file_bytes));
     next = tensor.end;
     tensor.begin += data_begin;
     tensor.end += data_begin;
@@ -257,17 +286,9 @@ std::string make_header(std::vector<TensorInfo>& tensors,
 }
 
 size_t bytes_of(const std::vector<int64_t>& shape, DType dtype, const std::string& tensor) {
-  // Sizes of zero count as one here, so that strides computed from the shape cannot overflow
-  // either.
-  uint64_t bytes = c10::elementSize(dtype);
-  bool empty = false;
-  for (int64_t size : shape) {
-    empty |= size == 0;
-    if (__builtin_mul_overflow(bytes, static_cast<uint64_t>(std::max<int64_t>(size, 1)), &bytes) ||
-        bytes > static_cast<uint64_t>(std::numeric_limits<int64_t>::max()))
-      fail("{}: a shape of {} overflows", tensor, shape_text(shape));
-  }
-  return empty ? 0 : bytes;
+  std::optional<size_t> bytes = checked_bytes(shape, dtype);
+  if (!bytes) fail("{}: a shape of {} overflows", tensor, shape_text(shape));
+  return *bytes;
 }
 
 std::string printable(std::string_view name) {

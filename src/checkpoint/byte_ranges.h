@@ -1,0 +1,26 @@
+// Ranges of bytes moved between open files without mapping them, so that they never count as this
+// process's memory.
+#pragma once
+
+#include <cstddef>
+#include <span>
+#include <string>
+
+namespace quern::checkpoint {
+
+// A range of an open file; `name` is for messages.
+struct ByteRange {
+  int descriptor;
+  size_t offset;
+  std::string name;
+};
+
+// All three fail with Exit::disk when the disk is full or broken.
+void write_range(const ByteRange& to, std::span<const std::byte> bytes);
+void copy_range(const ByteRange& from, const ByteRange& to, size_t bytes);
+bool equal_ranges(const ByteRange& a, const ByteRange& b, size_t bytes);
+
+// Fails with Exit::disk and what `error` (an errno) means for somebody who writes `name`.
+[[noreturn]] void fail_on_disk(int error, const std::string& doing, const std::string& name);
+
+}  // namespace quern::checkpoint
