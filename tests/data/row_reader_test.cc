@@ -1,0 +1,172 @@
+#include "data/row_reader.h"
+
+#include <gtest/gtest.h>
+
+#include <fstream>
+#include <nlohmann/json.hpp>
+
+#include "base/error.h"
+#include "data/line_reader.h"
+
+namespace quern::data {
+namespace {
+
+namespace fs = std::filesystem;
+
+class Rows : public testing::Test {
+ protected:
+  void SetUp() override {
+    const auto* test = testing::UnitTest::GetInstance()->current_test_info();
+    folder_ = fs::path(testing::TempDir()) / (std::string("quern_rows_") + test->name());
+    fs::create_directories(folder_);
+  }
+  void TearDown() override { fs::remove_all(folder_); }
+
+  fs::path write(const std::string& name, const std::string& text) const {
+    std::ofstream(folder_ / name, std::ios::binary) << text;
+    return folder_ / name;
+  }
+
+  static std::vector<Row> all(const fs::path& file, const RowLimits& limits = {}) {
+    auto reader = open_rows(file, limits);
+    std::vector<Row> rows;
+    Row row;
+    while (reader->next(row)) rows.push_back(row);
+    return rows;
+  }
+
+  static std::string error_of(const fs::path& file, const RowLimits& limits = {}) {
+    try {
+      all(file, limits);
+    } catch (const Error& error) {
+      EXPECT_EQ(error.code(), Exit::invalid_input);
+      std::string text = error.what();
+      EXPECT_EQ(text.find(file.string()), 0u) << text;
+      return text.substr(file.string().size());
+    }
+    return "read without an error";
+  }
+
+  static fs::path data(const std::string& name) {
+    return fs::path(QUERN_SOURCE_DIR) / "tests/data/rows" / name;
+  }
+
+  fs::path folder_;
+};
+
+TEST_F(Rows, JsonlSkipsEmptyLinesAndKeepsOrder) {
+  auto rows = all(write("a.jsonl", "\xEF\xBB\xBF{\"b\": 1, \"a\": \"é\"}\r\n\n  \n{\"x\": null}"));
+  ASSERT_EQ(rows.size(), 2u);
+  EXPECT_EQ(rows[0].dump(), R"({"b":1,"a":"é"})");
+  EXPECT_EQ(rows[1].dump(), R"({"x":null})");
+}
+
+TEST_F(Rows, JsonlLinesMayBeLongerThanTheReadBuffer) {
+  std::string text(3'000'000, 'x');
+  auto rows = all(write("a.jsonl", "{\"text\": \"" + text + "\"}\n{\"text\": \"y\"}\n"));
+  ASSERT_EQ(rows.size(), 2u);
+  EXPECT_EQ(rows[0]["text"], text);
+  EXPECT_EQ(rows[1]["text"], "y");
+  EXPECT_EQ(error_of(folder_ / "a.jsonl", {.row_bytes = 1000}), " line 1: longer than 1000 bytes");
+}
+
+TEST_F(Rows, JsonlErrorsNameTheLine) {
+  EXPECT_EQ(error_of(write("a.jsonl", "{}\n{\"a\": }\n")).find(" line 2: not valid JSON at byte"),
+            0u);
+  EXPECT_EQ(error_of(write("b.jsonl", "{}\n\n[1]\n")),
+            " line 3: a row must be an object, found array");
+  EXPECT_EQ(error_of(write("c.jsonl", "{\"a\": \"\xC0\x80\"}\n")), " line 1: not valid UTF-8");
+  EXPECT_EQ(error_of(write("d.jsonl", std::string(200, '[')), {.depth = 64}),
+            " line 1: nested deeper than 64 levels");
+}
+
+TEST_F(Rows, JsonIsAListOfObjects) {
+  auto rows = all(write("a.json", "[{\"text\": \"a\"}, {\"text\": \"b\"}]"));
+  ASSERT_EQ(rows.size(), 2u);
+  EXPECT_EQ(rows[1]["text"], "b");
+  EXPECT_EQ(error_of(write("b.json", "{\"a\": 1}")).find(": must hold a list of objects"), 0u);
+  EXPECT_EQ(error_of(write("c.json", "[{}, 3]")), ": entry 1 must be an object, found number");
+}
+
+TEST_F(Rows, CsvQuotes) {
+  auto rows = all(write("a.csv",
+                        "question,answer\r\n"
+                        "\"a, \"\"b\"\"\",1\r\n"
+                        "\r\n"
+                        "\"two\r\nlines\",\n"
+                        ",\"\"\n"));
+  ASSERT_EQ(rows.size(), 3u);
+  EXPECT_EQ(rows[0].dump(), R"({"question":"a, \"b\"","answer":"1"})");
+  EXPECT_EQ(rows[1].dump(), R"({"question":"two\nlines","answer":""})");
+  EXPECT_EQ(rows[2].dump(), R"({"question":"","answer":""})");
+}
+
+TEST_F(Rows, CsvErrorsNameTheLine) {
+  EXPECT_EQ(error_of(write("a.csv", "x,y\n1,2\n1\n")),
+            " line 3: 1 fields, the header names 2 columns");
+  EXPECT_EQ(error_of(write("b.csv", "x,y\n1,\"2\n3\n")), " line 2: a quoted field does not end");
+  EXPECT_EQ(error_of(write("c.csv", "x\n\"1\"2\n")),
+            " line 2: text behind the closing quotation mark of a field");
+  EXPECT_EQ(error_of(write("d.csv", "x\n1\"2\n")),
+            " line 2: a quotation mark inside a field that is not quoted");
+  EXPECT_EQ(error_of(write("e.csv", "x,x\n1,2\n")), " line 1: a column name comes twice");
+}
+
+TEST_F(Rows, TextIsOneRow) {
+  auto rows = all(write("a.txt", "one\n\ntwo\n"));
+  ASSERT_EQ(rows.size(), 1u);
+  EXPECT_EQ(rows[0]["text"], "one\n\ntwo\n");
+}
+
+TEST_F(Rows, ParquetNestedAndNull) {
+  for (const char* name : {"chat_snappy.parquet", "chat_gzip.parquet"}) {
+    auto rows = all(data(name));
+    ASSERT_EQ(rows.size(), 2u) << name;
+    EXPECT_EQ(rows[0]["messages"].size(), 2u);
+    EXPECT_EQ(rows[0]["messages"][1]["content"], "one two");
+    EXPECT_EQ(rows[0]["score"], 1.5);
+    EXPECT_EQ(rows[0]["ids"].dump(), "[1,2,3]");
+    EXPECT_EQ(rows[1]["messages"][1]["content"], "नमस्ते");
+    EXPECT_TRUE(rows[1]["messages"][2]["content"].is_null());
+    EXPECT_TRUE(rows[1]["score"].is_null());
+    EXPECT_EQ(rows[1]["id"], int64_t{1} << 40);
+    EXPECT_EQ(rows[1]["ids"].dump(), "[]");
+  }
+}
+
+TEST_F(Rows, ParquetErrors) {
+  EXPECT_NE(error_of(write("a.parquet", "PAR1 this is not parquet")).find("Parquet"),
+            std::string::npos);
+  std::string zstd = error_of(data("text_zstd.parquet"));
+  EXPECT_NE(zstd.find("zstd"), std::string::npos) << zstd;
+}
+
+TEST_F(Rows, FilesWithoutRowsAreRefused) {
+  const std::string message = ": there are no rows in this file";
+  EXPECT_EQ(error_of(write("a.jsonl", "\n\n")), message);
+  EXPECT_EQ(error_of(write("a.json", "[]")), message);
+  EXPECT_EQ(error_of(write("a.csv", "x,y\n")), message);
+  EXPECT_EQ(error_of(write("b.csv", "")), message);
+  EXPECT_EQ(error_of(write("a.txt", "")), message);
+  EXPECT_EQ(error_of(data("empty.parquet")), message);
+}
+
+TEST_F(Rows, UnknownFilesAreRefused) {
+  EXPECT_EQ(error_of(folder_ / "none.jsonl"), ": there is no such file");
+  EXPECT_EQ(error_of(folder_), ": is not a file");
+  EXPECT_EQ(error_of(write("a.xlsx", "x")),
+            ": rows are read from .jsonl, .json, .csv, .txt and .parquet files");
+}
+
+TEST(Utf8, AcceptsAndRefusesAsRfc3629) {
+  for (const char* good : {"", "a", "é", "€", "😀", "\xED\x9F\xBF", "\xF4\x8F\xBF\xBF"}) {
+    EXPECT_TRUE(is_utf8(good)) << good;
+  }
+  for (const char* bad : {"\x80", "\xC3", "\xC0\xAF", "\xE0\x9F\xBF", "\xED\xA0\x80", "\xE2\x82",
+                          "\xF0\x8F\xBF\xBF", "\xF4\x90\x80\x80", "\xF5\x80\x80\x80", "\xC3("}) {
+    EXPECT_FALSE(is_utf8(bad)) << bad;
+  }
+}
+
+}  // namespace
+}  // namespace quern::data
