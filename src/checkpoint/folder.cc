@@ -21,10 +21,6 @@ int open_folder(const fs::path& path) {
   return ::open(path.c_str(), O_PATH | O_DIRECTORY | O_CLOEXEC);
 }
 
-bool is_beneath(const fs::path& path, const fs::path& root) {
-  return std::mismatch(root.begin(), root.end(), path.begin(), path.end()).first == root.end();
-}
-
 // For kernels without openat2 (before 5.6) and sandboxes that forbid it. Between the check and the
 // opening a link could be swapped; openat2 has no such gap.
 int open_checked(const fs::path& root, const fs::path& name) {
@@ -104,6 +100,10 @@ std::vector<fs::path> Folder::files() const {
   }
   std::sort(names.begin(), names.end());
   return names;
+}
+
+bool is_beneath(const fs::path& path, const fs::path& root) {
+  return std::mismatch(root.begin(), root.end(), path.begin(), path.end()).first == root.end();
 }
 
 bool is_shard_name(std::string_view name) {

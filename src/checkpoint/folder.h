@@ -49,6 +49,9 @@ class Folder {
   std::filesystem::path canonical_;
 };
 
+// Both are taken as they are spelt; give canonical paths when links matter.
+bool is_beneath(const std::filesystem::path& path, const std::filesystem::path& root);
+
 // Whether a shard may be called so: letters, digits, dot, underscore, minus, and the ending
 // .safetensors.
 bool is_shard_name(std::string_view name);

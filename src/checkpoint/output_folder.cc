@@ -28,10 +28,6 @@ fs::path with_ending(const fs::path& path, const std::string& ending) {
   return fs::path(path.string() + ending);
 }
 
-bool is_beneath(const fs::path& path, const fs::path& root) {
-  return std::mismatch(root.begin(), root.end(), path.begin(), path.end()).first == root.end();
-}
-
 bool is_there(const fs::path& path) {
   return fs::symlink_status(path).type() != fs::file_type::not_found;
 }

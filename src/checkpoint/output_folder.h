@@ -10,8 +10,9 @@
 namespace quern::checkpoint {
 
 struct OutputOptions {
-  std::filesystem::path source;  // the folder that is read, which is never touched; may be empty
-  size_t needed_bytes = 0;       // refused at once when the disk has less
+  std::filesystem::path source =
+      {};                   // the folder that is read, which is never touched; may be empty
+  size_t needed_bytes = 0;  // refused at once when the disk has less
   bool force = false;   // replace an existing model folder, at the moment the new one is complete
   bool resume = false;  // take up what an interrupted run left instead of removing it
 };

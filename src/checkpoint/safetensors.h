@@ -23,6 +23,8 @@ class SafetensorsFile {
   // A file that is open already; `file` is for messages only. The descriptor stays the caller's.
   SafetensorsFile(int descriptor, const std::filesystem::path& file);
 
+  SafetensorsFile(SafetensorsFile&&) = default;  // not copied: places_ looks into header_
+
   const std::filesystem::path& path() const { return path_; }
   const std::vector<TensorInfo>& tensors() const {
     return header_.tensors;
