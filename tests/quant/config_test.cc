@@ -1,0 +1,212 @@
+// quantization_config against the peers' files: what they wrote is read as they stored it, and what
+// quern writes is what they write, plus what vLLM needs.
+#include "quant/config.h"
+
+#include <gtest/gtest.h>
+
+#include <set>
+
+#include "tests/quant/golden.h"
+
+namespace quern::quant {
+namespace {
+
+// Patterns of these files have literals, "\.", ".*", "^" and "$" only; the real engine is
+// prompt/'s.
+bool matches(std::string_view pattern, std::string_view text) {
+  if (pattern.empty()) return true;
+  if (pattern == "$") return text.empty();
+  if (pattern.starts_with(".*")) {
+    for (size_t i = 0; i <= text.size(); ++i) {
+      if (matches(pattern.substr(2), text.substr(i))) return true;
+    }
+    return false;
+  }
+  size_t escape = pattern[0] == '\\';
+  bool same = !text.empty() && pattern[escape] == text[0];
+  return same && matches(pattern.substr(1 + escape), text.substr(1));
+}
+
+Match compile(const std::string& pattern) {
+  std::string simple = pattern;
+  const std::string kSearch = "(?s:.*?)(?:";
+  if (simple.starts_with(kSearch)) {
+    simple = ".*" + simple.substr(kSearch.size(), simple.size() - kSearch.size() - 1);
+  }
+  if (simple.starts_with("^")) simple = simple.substr(1);
+  return [simple](std::string_view text) { return matches(simple, text); };
+}
+
+JsonValue run(const std::string& name) {
+  return read_json(kTestData / "peers/format" / (name + ".json"));
+}
+
+QuantizationConfig read(const JsonValue& json) {
+  return QuantizationConfig(Json(json, "quantization_config"), compile);
+}
+
+// The modules of a run: linears that were stored quantized, and those that were kept.
+struct Modules {
+  std::vector<std::string> quantized, kept;
+};
+
+Modules modules_of(const JsonValue& run) {
+  Modules modules;
+  for (const auto& [name, entry] : run["tensors"].items()) {
+    std::string module = name.substr(0, name.rfind('.'));
+    if (name.ends_with(".weight_packed") || name.ends_with(".qweight")) {
+      modules.quantized.push_back(module);
+    }
+    bool linear = name.ends_with(".weight") && entry[2].size() == 2 &&
+                  name.find("embed") == std::string::npos;
+    if (linear) modules.kept.push_back(module);
+  }
+  return modules;
+}
+
+class PeerConfig : public testing::TestWithParam<const char*> {};
+
+TEST_P(PeerConfig, SaysOfEveryModuleHowItIsStored) {
+  std::string name = GetParam();
+  JsonValue json = run(name);
+  QuantizationConfig config = read(json["quantization_config"]);
+  Modules modules = modules_of(json);
+  EXPECT_GE(modules.quantized.size(), 60u);
+  for (const std::string& module : modules.quantized) {
+    // Quantized by the peer although its own list of blocks leaves it out.
+    if (name == "ar_rtn" && module == "mtp.fc") continue;
+    auto scheme = config.scheme_of(module);
+    ASSERT_TRUE(scheme) << module;
+    EXPECT_EQ(scheme->group_size, 128);
+    EXPECT_TRUE(scheme->symmetric);
+  }
+  // These exporters keep the draft layer and do not say so.
+  bool silent_on_drafts = name == "ar_rtn_ct" || name == "ar_rtn_gptq";
+  for (const std::string& module : modules.kept) {
+    if (silent_on_drafts && module.starts_with("mtp.")) continue;
+    EXPECT_FALSE(config.scheme_of(module)) << module;
+  }
+}
+
+INSTANTIATE_TEST_SUITE_P(Runs, PeerConfig,
+                         testing::Values("rtn_mm", "autoround_mm", "ar_rtn", "ar_rtn_mm",
+                                         "ar_rtn_gptq", "ar_rtn_ct", "ar_200_path", "glm45_rtn"),
+                         [](const auto& info) { return info.param; });
+
+// What a run stored, as quern would be told: the kept linears in the order of the peer's list.
+std::vector<ModuleScheme> linears_of(const std::string& name) {
+  JsonValue json = run(name);
+  std::vector<ModuleScheme> linears;
+  std::set<std::string> known;
+  for (const auto& module : json["quantization_config"]["ignore"]) {
+    auto text = module.get<std::string>();
+    if (!text.starts_with("re:")) linears.push_back({text, std::nullopt});
+    known.insert(text);
+  }
+  Modules modules = modules_of(json);
+  for (const auto& module : modules.quantized) linears.push_back({module, Scheme{}});
+  for (const auto& module : modules.kept) {
+    if (!known.contains(module)) linears.push_back({module, std::nullopt});
+  }
+  return linears;
+}
+
+TEST(CompressedTensorsConfig, IsThePeersButForTheVersion) {
+  JsonValue expected = run("rtn_mm")["quantization_config"];
+  JsonValue got = quantization_config(Format::compressed_tensors, linears_of("rtn_mm"), {});
+  expected["version"] = got["version"];
+  EXPECT_EQ(got.dump(), expected.dump());
+}
+
+TEST(AutoRoundConfig, NamesPartsAndFusedUnitsAndDrafts) {
+  std::vector<ModuleScheme> linears = linears_of("rtn_mm");
+  linears.push_back({"model.language_model.layers.9.mlp.up_proj", Scheme{.group_size = 32}});
+  ConfigDetails details{.blocks = {"model.language_model.layers"}, .iters = 400, .samples = 256};
+  JsonValue json = quantization_config(Format::auto_round, linears, details);
+  EXPECT_EQ(json["packing_format"], "auto_round:auto_gptq");
+  EXPECT_EQ(json["bits"], 4);
+  EXPECT_EQ(json["iters"], 400);
+  EXPECT_EQ(json["nsamples"], 256);
+  EXPECT_FALSE(json.contains("seqlen"));
+  EXPECT_EQ(json["block_name_to_quantize"], "model.language_model.layers");
+  const JsonValue& extra = json["extra_config"];
+  for (int layer : {0, 1, 2}) {
+    for (const char* part : {"in_proj_a", "in_proj_b", "in_proj_ba"}) {
+      std::string name = fmt::format("model.language_model.layers.{}.linear_attn.{}", layer, part);
+      ASSERT_TRUE(extra.contains(name)) << name;
+      EXPECT_EQ(extra[name]["bits"], 16);
+    }
+  }
+  EXPECT_TRUE(extra.contains("mtp.fc"));
+  EXPECT_TRUE(extra.contains("lm_head"));
+  EXPECT_EQ(extra["model.language_model.layers.9.mlp.up_proj"], (JsonValue{{"group_size", 32}}));
+  EXPECT_FALSE(extra.contains("model.language_model.layers.3.self_attn.qkv_proj"));
+}
+
+class OwnConfig : public testing::TestWithParam<Format> {};
+
+TEST_P(OwnConfig, ReadsBackAsItWasMeant) {
+  std::vector<ModuleScheme> linears = linears_of("rtn_mm");
+  for (ModuleScheme& linear : linears) {
+    if (linear.module.ends_with("o_proj")) linear.scheme->group_size = 32;
+    if (linear.module.ends_with("shared_expert.gate_proj")) linear.scheme.reset();
+    if (linear.module.ends_with("shared_expert.up_proj")) linear.scheme.reset();
+  }
+  JsonValue json = quantization_config(GetParam(), linears,
+                                       {.blocks = {"model.language_model.layers"}, .iters = 200});
+  QuantizationConfig config = read(json);
+  EXPECT_EQ(config.format(), GetParam());
+  for (const ModuleScheme& linear : linears) {
+    auto got = config.scheme_of(linear.module);
+    ASSERT_EQ(got.has_value(), linear.scheme.has_value()) << linear.module;
+    if (got) {
+      EXPECT_EQ(got->group_size, linear.scheme->group_size) << linear.module;
+    }
+  }
+  const std::string layer = "model.language_model.layers.";
+  EXPECT_FALSE(config.scheme_of(layer + "0.linear_attn.in_proj_ba"));
+  EXPECT_FALSE(config.scheme_of(layer + "0.mlp.shared_expert.gate_up_proj"));
+  EXPECT_TRUE(config.scheme_of(layer + "3.self_attn.qkv_proj"));
+  EXPECT_TRUE(config.scheme_of(layer + "0.linear_attn.in_proj_qkvz"));
+}
+
+INSTANTIATE_TEST_SUITE_P(Formats, OwnConfig,
+                         testing::Values(Format::compressed_tensors, Format::auto_round,
+                                         Format::gptq),
+                         [](const auto& info) {
+                           return std::string(info.param == Format::compressed_tensors ? "ct"
+                                              : info.param == Format::auto_round ? "auto_round"
+                                                                                 : "gptq");
+                         });
+
+TEST(OwnConfig, PartsOfAFusedUnitMustAgree) {
+  JsonValue json = quantization_config(
+      Format::compressed_tensors,
+      {{"a.q_proj", Scheme{}}, {"a.k_proj", std::nullopt}, {"a.v_proj", Scheme{}}}, {});
+  QuantizationConfig config = read(json);
+  EXPECT_THROW(config.scheme_of("a.qkv_proj"), Error);
+}
+
+TEST(OwnConfig, NothingQuantizedIsAnError) {
+  EXPECT_THROW(quantization_config(Format::auto_round, {{"a", std::nullopt}}, {}), Error);
+}
+
+TEST(PeerConfig, RefusesOtherNumberFormats) {
+  JsonValue awq = {{"quant_method", "awq"}, {"bits", 4}};
+  EXPECT_THROW(read(awq), Error);
+  JsonValue json = run("rtn_mm")["quantization_config"];
+  for (auto [key, value] : {std::pair<const char*, JsonValue>{"num_bits", 8},
+                            {"type", "float"},
+                            {"actorder", "group"},
+                            {"strategy", "tensor"}}) {
+    JsonValue changed = json;
+    changed["config_groups"]["group_0"]["weights"][key] = value;
+    EXPECT_THROW(read(changed), Error) << key;
+  }
+  JsonValue ordered = run("ar_rtn_gptq")["quantization_config"];
+  ordered["desc_act"] = true;
+  EXPECT_THROW(read(ordered), Error);
+}
+
+}  // namespace
+}  // namespace quern::quant
