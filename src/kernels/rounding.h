@@ -34,7 +34,8 @@ struct Rounding {
   FloatType weight_type = FloatType::bf16;
   FloatType scale_type = FloatType::fp16;
   bool symmetric = true;
-  float delta = 0;  // lr / iterations
+  float delta = 0;        // lr / iterations
+  float epsilon = 1e-5f;  // rounded to scale_type before use
 
   int64_t groups() const { return columns / group; }
 };

@@ -8,6 +8,7 @@
 #include "kernels/cpu/dense_lanes.h"
 #include "kernels/cpu/int4_layout.h"
 #include "kernels/cpu/lanes_avx2.h"
+#include "kernels/cpu/repeat.h"
 #include "kernels/cpu/rounding_lanes.h"
 #include "kernels/cpu/tables.h"
 
@@ -111,24 +112,26 @@ void store_rows(const Int4Shape& shape, int64_t block, int64_t token, Avx2Lanes:
 
 // dots [half of the 16 rows][token] += 8 columns at a time of one piece.
 template <int kTokens>
-void add_dots(const uint8_t* codes, const int32_t* words, int64_t length, __m256i* dots) {
+[[gnu::always_inline]] inline void add_dots(const uint8_t* codes, const int32_t* words,
+                                            int64_t length, __m256i (&dots)[2 * kTokens]) {
   const __m256i nibble = _mm256_set1_epi16(15);
   for (int64_t k = 0; k < length; k += 8, codes += 64) {
     _mm_prefetch(reinterpret_cast<const char*>(codes + kPrefetch), _MM_HINT_T0);
     __m256i low = _mm256_load_si256(reinterpret_cast<const __m256i*>(codes));
     __m256i high = _mm256_load_si256(reinterpret_cast<const __m256i*>(codes + 32));
-    for (int j = 0; j < 4; ++j, words += kTokens) {
+    repeat<4>([&](auto) {
       const __m256i low_codes = _mm256_and_si256(low, nibble);
       const __m256i high_codes = _mm256_and_si256(high, nibble);
-      for (int t = 0; t < kTokens; ++t) {
+      repeat<kTokens>([&](auto t) {
         const __m256i word = _mm256_set1_epi32(words[t]);
         dots[t] = _mm256_add_epi32(dots[t], _mm256_madd_epi16(low_codes, word));
         dots[kTokens + t] =
             _mm256_add_epi32(dots[kTokens + t], _mm256_madd_epi16(high_codes, word));
-      }
+      });
       low = _mm256_srli_epi16(low, 4);
       high = _mm256_srli_epi16(high, 4);
-    }
+      words += kTokens;
+    });
   }
 }
 
@@ -137,25 +140,25 @@ void multiply_panel(const Int4Shape& shape, const uint8_t* arranged, const Int4A
                     const Panel& panel, int64_t block, float* out) {
   const Int4Block at = int4_block(shape, arranged, block);
   Avx2Lanes::Floats totals[kTokens];
-  for (auto& total : totals) total = Avx2Lanes::splat(0);
+  repeat<kTokens>([&](auto t) { totals[t] = Avx2Lanes::splat(0); });
   int64_t piece = 0;
   for_each_piece(shape, [&](int64_t group, int64_t first, int64_t length) {
     __m256i dots[2 * kTokens];
-    for (__m256i& dot : dots) dot = _mm256_setzero_si256();
+    repeat<2 * kTokens>([&](auto i) { dots[i] = _mm256_setzero_si256(); });
     add_dots<kTokens>(at.codes + first * 8, panel.words + first / 2 * kTokens, length, dots);
     const Avx2Lanes::Floats scales = group_scales(shape, at, group);
     const uint8_t* zeros = at.zeros ? at.zeros + group * kInt4RowBlock : nullptr;
-    for (int t = 0; t < kTokens; ++t) {
+    repeat<kTokens>([&](auto t) {
       const int64_t p = (panel.first + t) * shape.pieces() + piece;
       const __m256i low = _mm256_sub_epi32(dots[t], zeros_times(zeros, x.sums[p]));
       const __m256i high =
           _mm256_sub_epi32(dots[kTokens + t], zeros_times(zeros ? zeros + 8 : nullptr, x.sums[p]));
       totals[t] = Avx2Lanes::fma(Avx2Lanes::to_floats({low, high}),
                                  Avx2Lanes::mul(scales, Avx2Lanes::splat(x.scales[p])), totals[t]);
-    }
+    });
     ++piece;
   });
-  for (int t = 0; t < kTokens; ++t) store_rows(shape, block, panel.first + t, totals[t], out);
+  repeat<kTokens>([&](auto t) { store_rows(shape, block, panel.first + t, totals[t], out); });
 }
 
 void int4_product(const Int4Shape& shape, const uint8_t* arranged, const Int4Activations& x,

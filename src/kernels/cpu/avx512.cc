@@ -11,6 +11,7 @@
 #include "kernels/cpu/dense_lanes.h"
 #include "kernels/cpu/int4_layout.h"
 #include "kernels/cpu/lanes_avx512.h"
+#include "kernels/cpu/repeat.h"
 #include "kernels/cpu/rounding_lanes.h"
 #include "kernels/cpu/tables.h"
 
@@ -131,10 +132,46 @@ const uint8_t* ahead_of(const uint8_t* codes, const uint8_t* block, int64_t bloc
   return at < block_bytes ? block + at : block + at + (kBlocks - 1) * block_bytes;
 }
 
+// What kBlocks x kTokens products of a piece add up to; high and low are the planes.
+template <int kBlocks, int kTokens>
+struct Dots {
+  __m512i high[kBlocks * kTokens], low[kBlocks * kTokens];
+
+  Dots() {
+    repeat<kBlocks * kTokens>([&](auto i) { high[i] = low[i] = _mm512_setzero_si512(); });
+  }
+
+  // Adds 8 columns.
+  void add(const uint8_t* codes, int64_t block_bytes, const int32_t* high_words,
+           const int32_t* low_words) {
+    const __m512i nibble = _mm512_set1_epi8(15);
+    __m512i even[kBlocks], odd[kBlocks];
+    repeat<kBlocks>([&](auto b) {
+      const __m512i word = _mm512_load_si512(codes + b * block_bytes);
+      even[b] = _mm512_and_si512(word, nibble);
+      odd[b] = _mm512_and_si512(_mm512_srli_epi16(word, 4), nibble);
+    });
+    repeat<kTokens>([&](auto t) {
+      const __m512i high_even = _mm512_set1_epi32(high_words[t]);
+      const __m512i high_odd = _mm512_set1_epi32(high_words[kTokens + t]);
+      const __m512i low_even = _mm512_set1_epi32(low_words[t]);
+      const __m512i low_odd = _mm512_set1_epi32(low_words[kTokens + t]);
+      repeat<kBlocks>([&](auto b) {
+        constexpr int i = b * kTokens + t;
+        high[i] = _mm512_dpbusd_epi32(high[i], even[b], high_even);
+        high[i] = _mm512_dpbusd_epi32(high[i], odd[b], high_odd);
+        low[i] = _mm512_dpbusd_epi32(low[i], even[b], low_even);
+        low[i] = _mm512_dpbusd_epi32(low[i], odd[b], low_odd);
+      });
+    });
+  }
+
+  __m512i sum(int i) const { return _mm512_add_epi32(_mm512_slli_epi32(high[i], 8), low[i]); }
+};
+
 template <int kBlocks, int kTokens>
 void stream(const Int4Shape& shape, const uint8_t* arranged, const Int4Activations& x,
             int64_t block, float* out) {
-  const __m512i nibble = _mm512_set1_epi8(15);
   const int64_t block_bytes = static_cast<int64_t>(int4_block_bytes(shape));
   const Int4Block first_block = int4_block(shape, arranged, block);
   const Panel panel = panel_of(shape, x, 0);
@@ -142,53 +179,34 @@ void stream(const Int4Shape& shape, const uint8_t* arranged, const Int4Activatio
   const int32_t* low_words = panel.low;
   const uint8_t* codes = first_block.codes;
   __m512 totals[kBlocks * kTokens];
-  for (__m512& total : totals) total = _mm512_setzero_ps();
+  repeat<kBlocks * kTokens>([&](auto i) { totals[i] = _mm512_setzero_ps(); });
   int64_t piece = 0;
   for_each_piece(shape, [&](int64_t group, int64_t, int64_t length) {
-    __m512i high[kBlocks * kTokens], low[kBlocks * kTokens];
-    for (int i = 0; i < kBlocks * kTokens; ++i) high[i] = low[i] = _mm512_setzero_si512();
+    Dots<kBlocks, kTokens> dots;
     const uint8_t* ahead = ahead_of<kBlocks>(codes, first_block.scales, block_bytes);
     for (int64_t k = 0; k < length; k += 8) {
-      __m512i even[kBlocks], odd[kBlocks];
-      for (int b = 0; b < kBlocks; ++b) {
-        _mm_prefetch(reinterpret_cast<const char*>(ahead + b * block_bytes), _MM_HINT_T0);
-        const __m512i word = _mm512_load_si512(codes + b * block_bytes);
-        even[b] = _mm512_and_si512(word, nibble);
-        odd[b] = _mm512_and_si512(_mm512_srli_epi16(word, 4), nibble);
-      }
-      for (int t = 0; t < kTokens; ++t) {
-        const __m512i high_even = _mm512_set1_epi32(high_words[t]);
-        const __m512i high_odd = _mm512_set1_epi32(high_words[kTokens + t]);
-        const __m512i low_even = _mm512_set1_epi32(low_words[t]);
-        const __m512i low_odd = _mm512_set1_epi32(low_words[kTokens + t]);
-        for (int b = 0; b < kBlocks; ++b) {
-          const int i = b * kTokens + t;
-          high[i] = _mm512_dpbusd_epi32(high[i], even[b], high_even);
-          high[i] = _mm512_dpbusd_epi32(high[i], odd[b], high_odd);
-          low[i] = _mm512_dpbusd_epi32(low[i], even[b], low_even);
-          low[i] = _mm512_dpbusd_epi32(low[i], odd[b], low_odd);
-        }
-      }
+      repeat<kBlocks>([&](auto b) { Avx512Lanes::prefetch(ahead + b * block_bytes); });
+      dots.add(codes, block_bytes, high_words, low_words);
       high_words += 2 * kTokens;
       low_words += 2 * kTokens;
       codes += 64;
       ahead += 64;
     }
-    for (int b = 0; b < kBlocks; ++b) {
+    repeat<kBlocks>([&](auto b) {
       const Int4Block at = int4_block(shape, arranged, block + b);
       const __m512 scales = group_scales(shape, at, group);
-      for (int t = 0; t < kTokens; ++t) {
-        const int i = b * kTokens + t;
-        const __m512i dot = _mm512_add_epi32(_mm512_slli_epi32(high[i], 8), low[i]);
+      repeat<kTokens>([&](auto t) {
+        constexpr int i = b * kTokens + t;
         const int64_t p = t * shape.pieces() + piece;
-        totals[i] =
-            add_piece(totals[i], dot, zeros_times(at, group, x.sums[p]), scales, x.scales[p]);
-      }
-    }
+        const __m512i zeros = zeros_times(at, group, x.sums[p]);
+        totals[i] = add_piece(totals[i], dots.sum(i), zeros, scales, x.scales[p]);
+      });
+    });
     ++piece;
   });
-  for (int b = 0; b < kBlocks; ++b)
-    for (int t = 0; t < kTokens; ++t) store_rows(shape, block + b, t, totals[b * kTokens + t], out);
+  repeat<kBlocks>([&](auto b) {
+    repeat<kTokens>([&](auto t) { store_rows(shape, block + b, t, totals[b * kTokens + t], out); });
+  });
 }
 
 // ---- many tokens: codes are unpacked once a piece and reused for a chunk of tokens
@@ -208,15 +226,18 @@ void unpack(const uint8_t* codes, int64_t block_bytes, int64_t length, uint8_t* 
 }
 
 template <int kBlocks, int kTokens>
-void add_dots(const uint8_t* bytes, const int32_t* words, int64_t length, __m512i* dots) {
+[[gnu::always_inline]] inline void add_dots(const uint8_t* bytes, const int32_t* words,
+                                            int64_t length, __m512i (&dots)[kBlocks * kTokens]) {
   for (int64_t k = 0; k < length; k += 4, bytes += kBlocks * 64, words += kTokens) {
     __m512i codes[kBlocks];
-    for (int b = 0; b < kBlocks; ++b) codes[b] = _mm512_load_si512(bytes + b * 64);
-    for (int t = 0; t < kTokens; ++t) {
+    repeat<kBlocks>([&](auto b) { codes[b] = _mm512_load_si512(bytes + b * 64); });
+    repeat<kTokens>([&](auto t) {
       const __m512i word = _mm512_set1_epi32(words[t]);
-      for (int b = 0; b < kBlocks; ++b)
-        dots[b * kTokens + t] = _mm512_dpbusd_epi32(dots[b * kTokens + t], codes[b], word);
-    }
+      repeat<kBlocks>([&](auto b) {
+        constexpr int i = b * kTokens + t;
+        dots[i] = _mm512_dpbusd_epi32(dots[i], codes[b], word);
+      });
+    });
   }
 }
 
@@ -232,21 +253,21 @@ template <int kBlocks, int kTokens>
 void multiply_panel(const Int4Shape& shape, const UnpackedPiece& piece, const Int4Activations& x,
                     const Panel& panel, float* totals) {
   __m512i dots[kBlocks * kTokens];
-  for (__m512i& dot : dots) dot = _mm512_setzero_si512();
+  repeat<kBlocks * kTokens>([&](auto i) { dots[i] = _mm512_setzero_si512(); });
   const int64_t at = piece.first / 4 * kTokens;
   add_dots<kBlocks, kTokens>(piece.bytes, panel.high + at, piece.length, dots);
-  for (__m512i& dot : dots) dot = _mm512_slli_epi32(dot, 8);
+  repeat<kBlocks * kTokens>([&](auto i) { dots[i] = _mm512_slli_epi32(dots[i], 8); });
   add_dots<kBlocks, kTokens>(piece.bytes, panel.low + at, piece.length, dots);
-  for (int b = 0; b < kBlocks; ++b) {
+  repeat<kBlocks>([&](auto b) {
     const __m512 scales = group_scales(shape, piece.blocks[b], piece.group);
-    for (int t = 0; t < kTokens; ++t) {
+    repeat<kTokens>([&](auto t) {
       const int64_t p = (panel.first + t) * shape.pieces() + piece.index;
       float* total = totals + (t * kBlocks + b) * kInt4RowBlock;
       const __m512i zeros = zeros_times(piece.blocks[b], piece.group, x.sums[p]);
       _mm512_store_ps(total, add_piece(_mm512_load_ps(total), dots[b * kTokens + t], zeros, scales,
                                        x.scales[p]));
-    }
-  }
+    });
+  });
 }
 
 template <int kBlocks, int... kTokens>

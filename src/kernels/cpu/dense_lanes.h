@@ -2,6 +2,7 @@
 // written once for all instruction sets: `L` supplies the vector of 16 floats.
 #pragma once
 
+#include "kernels/cpu/repeat.h"
 #include "kernels/kernels.h"
 
 namespace quern::kernels {
@@ -47,28 +48,29 @@ struct DenseKernels {
                        float* out) {
     const int64_t columns = shape.columns, whole = columns / 16 * 16;
     Floats sums[kR * kT];
-    for (Floats& sum : sums) sum = L::splat(0);
+    repeat<kR * kT>([&](auto i) { sums[i] = L::splat(0); });
     for (int64_t k = 0; k < whole; k += 16) {
       Floats xs[kT];
-      for (int t = 0; t < kT; ++t) xs[t] = L::load(x + t * columns + k);
-      for (int r = 0; r < kR; ++r) {
+      repeat<kT>([&](auto t) { xs[t] = L::load(x + t * columns + k); });
+      repeat<kR>([&](auto r) {
         const uint16_t* row = weight + r * columns;
         if (k % 32 == 0) L::prefetch(row + k + prefetch_distance(columns));
         const Floats w = L::template load_as<FloatType::bf16>(row, k);
-        for (int t = 0; t < kT; ++t) sums[r * kT + t] = L::fma(w, xs[t], sums[r * kT + t]);
-      }
+        repeat<kT>([&](auto t) { sums[r * kT + t] = L::fma(w, xs[t], sums[r * kT + t]); });
+      });
     }
     if (whole < columns) add_rest<kR, kT>(columns, whole, weight, x, sums);
-    for (int r = 0; r < kR; ++r)
-      for (int t = 0; t < kT; ++t) out[t * shape.rows + r] = L::sum(sums[r * kT + t]);
+    repeat<kR>([&](auto r) {
+      repeat<kT>([&](auto t) { out[t * shape.rows + r] = L::sum(sums[r * kT + t]); });
+    });
   }
 
   // The last columns, fewer than 16, padded with zeros.
   template <int kR, int kT>
   static void add_rest(int64_t columns, int64_t whole, const uint16_t* weight, const float* x,
                        Floats* sums) {
-    for (int r = 0; r < kR; ++r) {
-      for (int t = 0; t < kT; ++t) {
+    repeat<kR>([&](auto r) {
+      repeat<kT>([&](auto t) {
         float w[16] = {}, padded[16] = {};
         for (int64_t k = whole; k < columns; ++k) {
           w[k - whole] = float_from_bf16(weight[r * columns + k]);
@@ -76,8 +78,8 @@ struct DenseKernels {
         }
         Floats& sum = sums[r * kT + t];
         sum = L::fma(L::load(w), L::load(padded), sum);
-      }
-    }
+      });
+    });
   }
 
   // In elements: the same place four rows on, or 4 KB on where rows are longer than the cache.

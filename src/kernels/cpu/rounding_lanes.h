@@ -26,8 +26,7 @@ struct RoundingGrid {
 template <class L>
 RoundingGrid rounding_grid(const Rounding& rounding, const RoundingGroup& group) {
   const float a = -(group.low * clamp01(group.alpha)), b = group.high * clamp01(group.beta);
-  const float epsilon =
-      L::round_to(rounding.scale_type, rounding.scale_type == FloatType::fp32 ? 1e-8f : 1e-5f);
+  const float epsilon = L::round_to(rounding.scale_type, rounding.epsilon);
   if (rounding.symmetric) {
     const float scale = L::round_to(rounding.scale_type, (b < a ? a : -b) * 0.125f);
     const bool held = scale < 0 ? scale > -epsilon : scale < epsilon;

@@ -1,0 +1,55 @@
+// What every line of a benchmark says besides its figures: processor, threads, commit. A line is
+// one JSON object on standard output.
+#pragma once
+
+#include <algorithm>
+#include <cstdio>
+#include <fstream>
+#include <nlohmann/json.hpp>
+#include <string>
+#include <vector>
+
+#include "base/threads.h"
+
+namespace quern::bench {
+
+using Line = nlohmann::ordered_json;
+
+inline std::string processor() {
+  std::ifstream file("/proc/cpuinfo");
+  for (std::string line; std::getline(file, line);)
+    if (line.starts_with("model name")) return line.substr(line.find(':') + 2);
+  return "unknown";
+}
+
+// The commit that the sources are at, from their git folder.
+inline std::string commit() {
+  const std::string git = std::string(QUERN_SOURCE_DIR) + "/.git/";
+  std::string head;
+  std::getline(std::ifstream(git + "HEAD") >> std::ws, head);
+  if (head.starts_with("ref: ")) {
+    std::string hash;
+    std::getline(std::ifstream(git + head.substr(5)) >> std::ws, hash);
+    head = hash;
+  }
+  return head.empty() ? "unknown" : head.substr(0, 10);
+}
+
+// Median, smallest and largest of repeated measurements.
+inline Line spread(std::vector<double> values, double digits = 1000) {
+  std::sort(values.begin(), values.end());
+  const auto shown = [&](double x) { return static_cast<int64_t>(x * digits + 0.5) / digits; };
+  return {{"median", shown(values[values.size() / 2])},
+          {"min", shown(values.front())},
+          {"max", shown(values.back())}};
+}
+
+inline void print(const std::string& bench, Line figures) {
+  Line line = {
+      {"bench", bench}, {"processor", processor()}, {"threads", threads()}, {"commit", commit()}};
+  line.update(figures);
+  std::printf("%s\n", line.dump().c_str());
+  std::fflush(stdout);
+}
+
+}  // namespace quern::bench
