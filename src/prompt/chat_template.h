@@ -39,7 +39,7 @@ struct ChatOptions {
   bool add_generation_prompt = false;
   JsonValue variables = JsonValue::object();  // more variables, such as enable_thinking
   Messages messages = Messages::prepared;
-  std::optional<std::tm> now;  // for strftime_now; the local time when absent
+  std::optional<std::tm> now = {};  // for strftime_now; the local time when absent
 };
 
 struct TemplateLimits {

@@ -1,0 +1,238 @@
+#include "compress/calibration_rows.h"
+
+#include <algorithm>
+#include <map>
+#include <nlohmann/json.hpp>
+#include <numeric>
+
+#include "base/error.h"
+#include "base/random.h"
+#include "base/threads.h"
+
+namespace quern::compress {
+namespace {
+
+using Ids = std::vector<int32_t>;
+
+// Rows tokenized at a time: enough for every thread, few enough not to tokenize a whole file for
+// its first windows.
+constexpr int64_t kBatch = 64;
+
+bool has(const data::Row& row, const char* column) {
+  return row.contains(column) && !row[column].is_null();
+}
+
+// Turns one row into tokens. Messages of errors start with `name_`.
+class Renderer {
+ public:
+  Renderer(const prompt::Tokenizer& tokenizer, const prompt::ChatTemplate* chat,
+           const CalibrationOptions& options)
+      : tokenizer_(tokenizer), chat_(chat), options_(options) {}
+
+  Ids tokens(const data::Row& row, int64_t number) const {
+    try {
+      return tokens(row);
+    } catch (const Error& error) {
+      fail(error.code(), "calibration row {}: {}", number, error.what());
+    }
+  }
+
+ private:
+  Ids tokens(const data::Row& row) const {
+    if (has(row, "input_ids")) return given(row["input_ids"]);
+    if (has(row, "messages")) return chat(row["messages"], row);
+    if (has(row, "conversations")) return chat(from_sharegpt(row["conversations"]), row);
+    if (has(row, "prompt") && has(row, "completion")) return completed(row);
+    if (has(row, "text")) return plain(text_of(row["text"], "text"));
+    std::vector<std::string> columns;
+    for (auto it = row.begin(); it != row.end(); ++it) columns.push_back(it.key());
+    fail(
+        "none of the columns input_ids, messages, conversations, prompt with completion, text; it "
+        "has: {}",
+        fmt::join(columns, ", "));
+  }
+
+  Ids given(const JsonValue& value) const {
+    Ids ids;
+    for (int64_t id : Json(value, "input_ids").as<std::vector<int64_t>>()) {
+      const int64_t most = options_.vocabulary > 0 ? options_.vocabulary : tokenizer_.ids();
+      if (id < 0 || id >= most) fail("input_ids: {} is not below the vocabulary of {}", id, most);
+      ids.push_back(static_cast<int32_t>(id));
+    }
+    return ids;
+  }
+
+  Ids plain(const std::string& text) const { return tokenizer_.encode(text, prompt::Special::add); }
+
+  Ids completed(const data::Row& row) const {
+    const JsonValue& asked = row["prompt"];
+    const JsonValue& answered = row["completion"];
+    if (!asked.is_array() || !answered.is_array()) {
+      return plain(text_of(asked, "prompt") + text_of(answered, "completion"));
+    }
+    JsonValue messages = asked;
+    for (const JsonValue& message : answered) messages.push_back(message);
+    return chat(messages, row);
+  }
+
+  // The template writes the special tokens itself.
+  Ids chat(const JsonValue& messages, const data::Row& row) const {
+    if (chat_ == nullptr) {
+      fail("it is a conversation, and this model has no chat template; use rows with text");
+    }
+    prompt::ChatOptions options{.variables = options_.variables};
+    if (options_.tools == Tools::use && has(row, "tools")) options.tools = tools_of(row["tools"]);
+    return tokenizer_.encode(chat_->render(messages, options), prompt::Special::none);
+  }
+
+  // Tables often hold the list as text, because its schemas differ from row to row.
+  static JsonValue tools_of(const JsonValue& value) {
+    JsonValue tools = value.is_string() ? parse_json(value.get<std::string>(), "tools") : value;
+    if (tools.empty()) return nullptr;
+    if (!tools.is_array()) fail("tools must be a list, found {}", tools.type_name());
+    return tools;
+  }
+
+  static std::string text_of(const JsonValue& value, const char* column) {
+    return Json(value, column).as<std::string>();
+  }
+
+  static JsonValue from_sharegpt(const JsonValue& turns) {
+    static const std::map<std::string, std::string> kRoles = {
+        {"human", "user"},    {"user", "user"}, {"gpt", "assistant"},   {"assistant", "assistant"},
+        {"system", "system"}, {"tool", "tool"}, {"observation", "tool"}};
+    JsonValue messages = JsonValue::array();
+    Json list(turns, "conversations");
+    for (size_t i = 0; i < list.size(); ++i) {
+      Json turn = list.at(i);
+      if (turn.has("role")) {
+        messages.push_back(turn.value());
+        continue;
+      }
+      const std::string speaker = turn.get<std::string>("from");
+      const auto role = kRoles.find(speaker);
+      if (role == kRoles.end()) {
+        fail("{}: \"{}\" is none of human, gpt, system, tool", turn.path(), speaker);
+      }
+      messages.push_back({{"role", role->second}, {"content", turn.get<std::string>("value")}});
+    }
+    return messages;
+  }
+
+  const prompt::Tokenizer& tokenizer_;
+  const prompt::ChatTemplate* chat_;
+  const CalibrationOptions& options_;
+};
+
+// Collects windows row by row until there are enough.
+class Packer {
+ public:
+  explicit Packer(const CalibrationOptions& options) : options_(options) {}
+
+  bool full() const { return static_cast<int64_t>(result_.windows.size()) == options_.samples; }
+
+  void add(Ids ids) {
+    CalibrationReport& report = result_.report;
+    ++report.rows_read;
+    report.tokens_read += std::ssize(ids);
+    longest_ = std::max(longest_, std::ssize(ids));
+    const bool used = options_.packing == Packing::concat ? concat(ids) : single(std::move(ids));
+    if (!used) ++report.rows_dropped;
+  }
+
+  CalibrationWindows finish(int64_t rows) {
+    CalibrationReport& report = result_.report;
+    report.rows = rows;
+    report.windows = std::ssize(result_.windows);
+    for (const Ids& window : result_.windows) {
+      report.tokens_used += std::ssize(window);
+      if (std::ssize(window) < options_.seqlen) ++report.short_windows;
+    }
+    report.tokens_dropped = report.tokens_read - report.tokens_used;
+    if (report.windows == 0) {
+      fail(
+          "no calibration window: {} rows hold {} tokens, the longest {}, and a window takes {}; "
+          "give more data, a smaller --seqlen, or another --packing",
+          report.rows_read, report.tokens_read, longest_, options_.seqlen);
+    }
+    return std::move(result_);
+  }
+
+ private:
+  bool concat(const Ids& ids) {
+    rest_.insert(rest_.end(), ids.begin(), ids.end());
+    size_t at = 0;
+    const size_t length = static_cast<size_t>(options_.seqlen);
+    for (; !full() && rest_.size() - at >= length; at += length) {
+      result_.windows.emplace_back(rest_.begin() + static_cast<ptrdiff_t>(at),
+                                   rest_.begin() + static_cast<ptrdiff_t>(at + length));
+    }
+    rest_.erase(rest_.begin(), rest_.begin() + static_cast<ptrdiff_t>(at));
+    return !ids.empty();
+  }
+
+  bool single(Ids ids) {
+    const bool too_short = std::ssize(ids) < options_.seqlen;
+    if (ids.empty() || (options_.packing == Packing::drop && too_short)) return false;
+    if (!too_short) ids.resize(static_cast<size_t>(options_.seqlen));
+    if (options_.packing == Packing::drop &&
+        std::count(ids.begin(), ids.end(), ids.back()) > options_.seqlen / 2) {
+      return false;
+    }
+    result_.windows.push_back(std::move(ids));
+    return true;
+  }
+
+  const CalibrationOptions& options_;
+  CalibrationWindows result_;
+  Ids rest_;  // of concatenated rows, not yet a window
+  std::ptrdiff_t longest_ = 0;
+};
+
+}  // namespace
+
+Packing parse_packing(const std::string& name) {
+  if (name == "concat") return Packing::concat;
+  if (name == "truncate") return Packing::truncate;
+  if (name == "drop") return Packing::drop;
+  fail(Exit::usage, "packing \"{}\" is none of concat, truncate, drop", name);
+}
+
+std::string to_text(const CalibrationReport& report) {
+  std::string text = fmt::format(
+      "calibration: {} of {} rows read, {} dropped; {} windows; {} tokens used, {} dropped, {} "
+      "padded",
+      report.rows_read, report.rows, report.rows_dropped, report.windows, report.tokens_used,
+      report.tokens_dropped, report.tokens_padded);
+  if (report.short_windows > 0) text += fmt::format("; {} windows are short", report.short_windows);
+  return text;
+}
+
+CalibrationWindows calibration_windows(const std::vector<data::Row>& rows,
+                                       const prompt::Tokenizer& tokenizer,
+                                       const prompt::ChatTemplate* chat,
+                                       const CalibrationOptions& options) {
+  if (options.seqlen < 1 || options.samples < 1) {
+    fail(Exit::usage, "calibration: seqlen is {} and samples {}, both must be at least 1",
+         options.seqlen, options.samples);
+  }
+  if (rows.empty()) fail("calibration: there are no rows");
+  std::vector<int64_t> order(rows.size());
+  std::iota(order.begin(), order.end(), 0);
+  if (options.shuffle_seed) {
+    order = NumpyRandom(*options.shuffle_seed).permutation(std::ssize(rows));
+  }
+  const Renderer renderer(tokenizer, chat, options);
+  Packer packer(options);
+  for (int64_t begin = 0; begin < std::ssize(rows) && !packer.full(); begin += kBatch) {
+    std::vector<Ids> batch(static_cast<size_t>(std::min(kBatch, std::ssize(rows) - begin)));
+    parallel_for(std::ssize(batch), [&](int64_t i) {
+      const int64_t row = order[static_cast<size_t>(begin + i)];
+      batch[static_cast<size_t>(i)] = renderer.tokens(rows[static_cast<size_t>(row)], row);
+    });
+    for (size_t i = 0; i < batch.size() && !packer.full(); ++i) packer.add(std::move(batch[i]));
+  }
+  return packer.finish(std::ssize(rows));
+}
+
+}  // namespace quern::compress

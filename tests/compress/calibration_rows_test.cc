@@ -1,0 +1,185 @@
+#include "compress/calibration_rows.h"
+
+#include <gtest/gtest.h>
+
+#include <nlohmann/json.hpp>
+
+#include "base/error.h"
+#include "base/threads.h"
+#include "data/mixture.h"
+
+namespace quern::compress {
+namespace {
+
+namespace fs = std::filesystem;
+using data::Row;
+using Windows = std::vector<std::vector<int32_t>>;
+
+fs::path data_folder() { return fs::path(QUERN_SOURCE_DIR) / "tests/data"; }
+
+std::vector<Row> rows_of(const std::string& file) {
+  return data::read_mixture({{.file = data_folder() / file}}, std::nullopt);
+}
+
+class CalibrationRows : public testing::Test {
+ protected:
+  CalibrationWindows windows(const std::vector<Row>& rows,
+                             const CalibrationOptions& options) const {
+    return calibration_windows(rows, tokenizer_, &chat_, options);
+  }
+
+  std::string error_of(const std::vector<Row>& rows, const CalibrationOptions& options) const {
+    try {
+      windows(rows, options);
+    } catch (const Error& error) {
+      return error.what();
+    }
+    return "";
+  }
+
+  // As ids, so that lengths are plain to see.
+  static Row ids(std::vector<int> list) { return {{"input_ids", std::move(list)}}; }
+
+  prompt::Tokenizer tokenizer_{data_folder() / "tiny-qwen3.6"};
+  prompt::ChatTemplate chat_ = prompt::ChatTemplate::of_folder(data_folder() / "tiny-qwen3.6");
+};
+
+TEST_F(CalibrationRows, EqualsTheWindowsThatThePeersWereGiven) {
+  const CalibrationOptions options{.seqlen = 256,
+                                   .samples = 64,
+                                   .packing = Packing::concat,
+                                   .shuffle_seed = std::nullopt,
+                                   .tools = Tools::ignore};
+  const auto result = windows(rows_of("calibration/calibration.jsonl"), options);
+  Windows wanted;
+  for (const Row& row : rows_of("calibration/calibration_64x256.jsonl")) {
+    wanted.push_back(row["input_ids"].get<std::vector<int32_t>>());
+  }
+  ASSERT_EQ(wanted.size(), 64u);
+  EXPECT_EQ(result.windows, wanted);
+  EXPECT_EQ(result.report.tokens_used, 64 * 256);
+  EXPECT_EQ(result.report.rows, 512);
+  EXPECT_LT(result.report.rows_read, 512);
+}
+
+TEST_F(CalibrationRows, ToolsChangeTheRendering) {
+  const auto rows = rows_of("calibration/calibration.jsonl");
+  CalibrationOptions options{.seqlen = 1 << 20, .samples = 512, .packing = Packing::truncate};
+  const auto with = windows(rows, options).report;
+  options.tools = Tools::ignore;
+  const auto without = windows(rows, options).report;
+  EXPECT_GT(with.tokens_used, without.tokens_used);
+  EXPECT_EQ(with.windows, 512);
+}
+
+TEST_F(CalibrationRows, ThreadsDoNotChangeTheWindows) {
+  const auto rows = rows_of("calibration/calibration.jsonl");
+  const CalibrationOptions options{.seqlen = 128, .samples = 100};
+  set_threads(1);
+  const Windows one = windows(rows, options).windows;
+  set_threads(4);
+  EXPECT_EQ(windows(rows, options).windows, one);
+  EXPECT_EQ(one.size(), 100u);
+}
+
+TEST_F(CalibrationRows, ShuffleOrderIsNumpys) {
+  std::vector<Row> rows;
+  for (int i = 0; i < 10; ++i) rows.push_back(ids({i, i + 100}));
+  const auto result = windows(rows, {.seqlen = 2, .samples = 3, .packing = Packing::drop});
+  EXPECT_EQ(result.windows, (Windows{{5, 105}, {6, 106}, {0, 100}}));
+}
+
+TEST_F(CalibrationRows, PackingConcat) {
+  const std::vector<Row> rows = {ids({1, 2, 3}), ids({4}), ids({}), ids({5, 6, 7, 8, 9, 10, 11})};
+  const auto [result, report] =
+      windows(rows, {.seqlen = 4, .samples = 9, .packing = Packing::concat, .shuffle_seed = {}});
+  EXPECT_EQ(result, (Windows{{1, 2, 3, 4}, {5, 6, 7, 8}}));
+  EXPECT_EQ(report.rows_read, 4);
+  EXPECT_EQ(report.rows_dropped, 1);
+  EXPECT_EQ(report.tokens_read, 11);
+  EXPECT_EQ(report.tokens_used, 8);
+  EXPECT_EQ(report.tokens_dropped, 3);
+  EXPECT_EQ(
+      to_text(report),
+      "calibration: 4 of 4 rows read, 1 dropped; 2 windows; 8 tokens used, 3 dropped, 0 padded");
+}
+
+TEST_F(CalibrationRows, PackingTruncate) {
+  const std::vector<Row> rows = {ids({1, 2, 3}), ids({}), ids({4, 5, 6, 7, 8, 9})};
+  const auto [result, report] =
+      windows(rows, {.seqlen = 4, .samples = 9, .packing = Packing::truncate, .shuffle_seed = {}});
+  EXPECT_EQ(result, (Windows{{1, 2, 3}, {4, 5, 6, 7}}));
+  EXPECT_EQ(report.short_windows, 1);
+  EXPECT_EQ(report.tokens_dropped, 2);
+}
+
+TEST_F(CalibrationRows, PackingDrop) {
+  const std::vector<Row> rows = {ids({1, 2, 3}), ids({7, 7, 7, 7, 1}), ids({4, 5, 6, 7, 8}),
+                                 ids({9, 9, 1, 2})};
+  const auto [result, report] =
+      windows(rows, {.seqlen = 4, .samples = 9, .packing = Packing::drop, .shuffle_seed = {}});
+  EXPECT_EQ(result, (Windows{{4, 5, 6, 7}, {9, 9, 1, 2}}));
+  EXPECT_EQ(report.rows_dropped, 2);
+  EXPECT_EQ(report.tokens_dropped, 9);
+}
+
+TEST_F(CalibrationRows, EveryKindOfRow) {
+  const JsonValue question = {{"role", "user"}, {"content", "What is 5 * 6?"}};
+  const JsonValue answer = {{"role", "assistant"}, {"content", "30"}};
+  const Row chat = {{"messages", JsonValue::array({question, answer})}};
+  const Row split = {{"prompt", JsonValue::array({question})},
+                     {"completion", JsonValue::array({answer})}};
+  const Row sharegpt = {
+      {"conversations", JsonValue::array({JsonValue{{"from", "human"}, {"value", "What is 5 * 6?"}},
+                                          JsonValue{{"from", "gpt"}, {"value", "30"}}})}};
+  const CalibrationOptions options{
+      .seqlen = 99, .samples = 9, .packing = Packing::truncate, .shuffle_seed = {}};
+  const auto chats = windows({chat, split, sharegpt}, options).windows;
+  const std::string text = tokenizer_.decode(chats[0]);
+  EXPECT_NE(text.find("What is 5 * 6?"), std::string::npos);
+  EXPECT_EQ(text, chat_.render(chat["messages"]));
+  EXPECT_EQ(chats[1], chats[0]);
+  EXPECT_EQ(chats[2], chats[0]);
+
+  const auto texts =
+      windows({{{"text", "5 * 6 = 30"}}, {{"prompt", "5 * 6 "}, {"completion", "= 30"}}}, options)
+          .windows;
+  EXPECT_EQ(texts[0], tokenizer_.encode("5 * 6 = 30", prompt::Special::add));
+  EXPECT_EQ(texts[1], texts[0]);
+}
+
+TEST_F(CalibrationRows, ErrorsNameTheRow) {
+  const CalibrationOptions options{.seqlen = 4, .samples = 9, .shuffle_seed = {}};
+  EXPECT_EQ(
+      error_of({ids({1}), {{"question", "?"}, {"answer", "!"}}}, options),
+      "calibration row 1: none of the columns input_ids, messages, conversations, prompt with "
+      "completion, text; it has: question, answer");
+  EXPECT_EQ(error_of({ids({1, -1})}, options).find("calibration row 0: input_ids: -1"), 0u);
+  EXPECT_EQ(error_of({ids({1'000'000})}, options).find("calibration row 0: input_ids: 1000000"),
+            0u);
+  EXPECT_EQ(error_of({{{"text", 5}}}, options),
+            "calibration row 0: text must be a string, found number");
+  EXPECT_EQ(error_of({{{"messages", JsonValue::array()}}}, options).find("calibration row 0: "),
+            0u);
+  EXPECT_EQ(error_of({{{"conversations", {{{"from", "moon"}, {"value", "x"}}}}}}, options),
+            "calibration row 0: conversations[0]: \"moon\" is none of human, gpt, system, tool");
+}
+
+TEST_F(CalibrationRows, NoWindowsIsAnError) {
+  EXPECT_EQ(error_of({}, {}), "calibration: there are no rows");
+  EXPECT_EQ(
+      error_of({ids({1, 2, 3})}, {.seqlen = 4, .samples = 1, .packing = Packing::drop}),
+      "no calibration window: 1 rows hold 3 tokens, the longest 3, and a window takes 4; give "
+      "more data, a smaller --seqlen, or another --packing");
+  EXPECT_NE(error_of({ids({1})}, {.seqlen = 0}), "");
+  EXPECT_THROW(parse_packing("pad"), Error);
+  EXPECT_EQ(parse_packing("truncate"), Packing::truncate);
+}
+
+TEST_F(CalibrationRows, ChatsNeedATemplate) {
+  const Row chat = {{"messages", JsonValue::array({{{"role", "user"}, {"content", "x"}}})}};
+  EXPECT_THROW(calibration_windows({chat}, tokenizer_, nullptr, {.seqlen = 1}), Error);
+}
+
+}  // namespace
+}  // namespace quern::compress
