@@ -36,12 +36,19 @@ class Pool {
       items_ = items;
       next_ = 0;
       error_ = nullptr;
-      busy_ = static_cast<int>(workers_.size());
+      open_ = true;
       ++generation_;
     }
     wake_.notify_all();
     work();
+    // Who has not started by now finds the job closed; nobody waits for a thread that still sleeps.
     std::unique_lock lock(mutex_);
+    open_ = false;
+    if (busy_ != 0) {
+      lock.unlock();
+      spin_until([&] { return busy_ == 0; });
+      lock.lock();
+    }
     done_.wait(lock, [&] { return busy_ == 0; });
     body_ = nullptr;
     if (error_) std::rethrow_exception(error_);
@@ -50,7 +57,7 @@ class Pool {
  private:
   void start() {
     while (static_cast<int>(workers_.size()) + 1 < wanted_)
-      workers_.emplace_back([this, seen = generation_]() mutable { loop(seen); });
+      workers_.emplace_back([this, seen = generation_.load()] { loop(seen); });
   }
 
   void stop() {
@@ -66,15 +73,32 @@ class Pool {
 
   void loop(uint64_t seen) {
     for (;;) {
+      const auto news = [&] { return stopping_ || generation_ != seen; };
+      spin_until(news);
       {
         std::unique_lock lock(mutex_);
-        wake_.wait(lock, [&] { return stopping_ || generation_ != seen; });
+        wake_.wait(lock, news);
         if (stopping_) return;
         seen = generation_;
+        if (!open_) continue;
+        ++busy_;
       }
       work();
       std::lock_guard lock(mutex_);
       if (--busy_ == 0) done_.notify_one();
+    }
+  }
+
+  // Waking a sleeping thread takes longer than many a job, and the next one mostly comes soon: wait
+  // awake for some tens of microseconds, then give up. Yielding leaves a busy machine to others.
+  template <class Condition>
+  static void spin_until(Condition condition) {
+    for (int round = 0; round < 50; ++round) {
+      for (int i = 0; i < 20; ++i) {
+        if (condition()) return;
+        __builtin_ia32_pause();
+      }
+      std::this_thread::yield();
     }
   }
 
@@ -102,9 +126,10 @@ class Pool {
   int64_t items_ = 0;
   std::atomic<int64_t> next_ = 0;
   std::exception_ptr error_;
-  int busy_ = 0;
-  uint64_t generation_ = 0;
-  bool stopping_ = false;
+  std::atomic<int> busy_ = 0;  // workers inside the job
+  std::atomic<uint64_t> generation_ = 0;
+  std::atomic<bool> stopping_ = false;
+  bool open_ = false;  // a worker may still join the job
 };
 
 Pool& pool() {
