@@ -1,0 +1,63 @@
+# The commands of this project; `make help` lists them. Each installs what it needs (tools/setup) and does no work twice.
+CACHE := $(or $(QUERN_CACHE),$(HOME)/.cache/quern)
+# A compiler of LibTorch's headers takes about 1 GB, so memory may allow fewer of them than there are cores.
+JOBS ?= $(shell awk -v n=$$(nproc) '/MemAvailable/ { j = int($$2 / 1.2e6); print j < 1 ? 1 : j < n ? j : n }' /proc/meminfo)
+
+# Objects are cached outside of the tree, under names that do not depend on where the tree lies.
+export CCACHE_DIR ?= $(CACHE)/ccache
+export CCACHE_BASEDIR ?= $(CURDIR)
+export CCACHE_NOHASHDIR ?= true
+
+# What reads bytes that a stranger may have made, and what does arithmetic on raw pointers, is tested under
+# AddressSanitizer and UndefinedBehaviorSanitizer as well.
+SANITIZED := base checkpoint prompt data quant kernels
+FUZZ_SECONDS ?= 30
+
+.PHONY: help setup build demo test bench format tidy fuzz clean
+help:
+	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
+
+setup:            ## install what a build needs: Debian packages, LibTorch, a Rust toolchain, crates
+	@tools/setup
+
+build: setup build/build.ninja  ## build/quern
+	cmake --build build -j $(JOBS) --target quern
+
+demo: build       ## compress, verify and talk to the tiny Qwen3.6 checkpoint in tests/data
+	@tools/demo build/quern build/demo
+
+test: setup build/build.ninja build-dev/build.ninja  ## build all, run all tests, parsers and kernels also under sanitizers
+	cmake --build build -j $(JOBS)
+	cmake --build build-dev -j $(JOBS) --target $(SANITIZED:%=%_tests)
+	@python3 tools/run_tests.py build build-dev='$(SANITIZED)'
+
+bench: setup build/build.ninja  ## build and run the benchmarks; each prints one JSON line per figure
+	cmake --build build -j $(JOBS) --target benchmarks
+	@for b in build/bench/*_bench; do echo "$$b"; "$$b" || exit 1; done
+
+format:           ## format all C++ and Rust sources
+	@tools/setup clang-format-19
+	git ls-files -z '*.h' '*.cc' | xargs -0 clang-format-19 -i
+	cargo fmt --manifest-path rust/Cargo.toml
+
+tidy:             ## run clang-tidy over src/
+	@tools/setup clang-tidy-19
+	cmake --preset tidy >/dev/null
+	run-clang-tidy-19 -quiet -j $(JOBS) -p build-tidy '$(CURDIR)/src/.*'
+
+fuzz:             ## fuzz every parser for FUZZ_SECONDS (30)
+	@tools/setup libclang-rt-19-dev
+	cmake --preset fuzz >/dev/null
+	cmake --build build-fuzz -j $(JOBS) --target tests/fuzz/all
+	@for f in build-fuzz/tests/fuzz/*_fuzz; do n=$$(basename $$f _fuzz); echo "$$f"; \
+	  $$f -max_total_time=$(FUZZ_SECONDS) -timeout=5 -rss_limit_mb=512 -print_final_stats=1 -verbosity=0 \
+	    build-fuzz/tests/fuzz/corpus/$$n tests/fuzz/seeds/$$n || exit 1; \
+	done
+
+clean:            ## remove the build folders; the cache outside of the tree stays
+	rm -rf build build-dev build-fuzz build-tidy
+
+build/build.ninja: | setup
+	cmake --preset release >/dev/null
+build-dev/build.ninja: | setup
+	cmake --preset dev >/dev/null
