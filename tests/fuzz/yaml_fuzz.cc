@@ -1,0 +1,19 @@
+// Any bytes: a typed error, or a document that is written and read back as it was.
+#include <cstdint>
+#include <cstdlib>
+#include <nlohmann/json.hpp>
+#include <string_view>
+
+#include "base/error.h"
+#include "base/yaml.h"
+
+extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
+  quern::JsonValue value;
+  try {
+    value = quern::parse_yaml({reinterpret_cast<const char*>(data), size}, "input");
+  } catch (const quern::Error&) {
+    return 0;
+  }
+  quern::parse_yaml(quern::to_yaml(value), "again");
+  return 0;
+}
