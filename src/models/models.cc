@@ -1,0 +1,42 @@
+#include "models/models.h"
+
+#include <fmt/ranges.h>
+
+#include "base/error.h"
+
+namespace quern::models {
+
+std::unique_ptr<nn::Model> make_qwen3_6(const Json& config);
+
+namespace {
+
+struct Row {
+  const char* architecture;
+  std::unique_ptr<nn::Model> (*make)(const Json& config);
+};
+
+constexpr Row kTable[] = {
+    {"Qwen3_5MoeForConditionalGeneration", make_qwen3_6},
+    {"Qwen3_5MoeForCausalLM", make_qwen3_6},
+};
+
+}  // namespace
+
+std::vector<std::string> architectures() {
+  std::vector<std::string> names;
+  for (const Row& row : kTable) names.emplace_back(row.architecture);
+  return names;
+}
+
+std::unique_ptr<nn::Model> make_model(const Json& config) {
+  const auto wanted = config.get<std::vector<std::string>>("architectures");
+  for (const Row& row : kTable) {
+    for (const std::string& name : wanted) {
+      if (name == row.architecture) return row.make(config);
+    }
+  }
+  fail("{}: architecture {} is not known; known: {}", config.path(), fmt::join(wanted, ", "),
+       fmt::join(architectures(), ", "));
+}
+
+}  // namespace quern::models

@@ -1,0 +1,99 @@
+// A place in a checkpoint from which modules take their tensors by name. Whether a weight is dense
+// or packed, fused or split by expert, is found out here; a model file states names and shapes
+// only.
+#pragma once
+
+#include <memory>
+#include <optional>
+#include <set>
+#include <string>
+#include <vector>
+
+#include "checkpoint/checkpoint.h"
+#include "nn/experts.h"
+#include "nn/linear.h"
+#include "quant/config.h"
+
+namespace quern::nn {
+
+// What a linear does, where that decides whether it may be quantized.
+enum class Role { ordinary, router, shared_gate, head, draft, vision, audio };
+
+// One matrix of the model under its checkpoint name, as compress and inspect see it.
+struct LinearSite {
+  std::string name;  // of the module, "model.layers.0.mlp.experts.3.up_proj"
+  Weight weight;
+  int64_t matrix;      // of the weight's stack
+  std::string source;  // the tensor that holds it; fused experts share one
+  std::string
+      fused;  // the module that vLLM makes of it and its siblings, with the same prefix; "" if none
+  Role role;
+};
+
+// A model folder and how its packed weights are to be read.
+struct Source {
+  explicit Source(const std::filesystem::path& folder);
+
+  checkpoint::Checkpoint files;
+  std::optional<quant::QuantizationConfig> quantization;
+};
+
+class Weights {
+ public:
+  explicit Weights(std::shared_ptr<const Source> source);
+
+  Weights operator/(const std::string& name) const;
+  Weights operator/(int index) const { return *this / std::to_string(index); }
+  // The linears that are taken from the returned place and those below it are listed in `sites`,
+  // which must outlive it.
+  Weights listing(std::vector<LinearSite>* sites) const;
+  // Linears below this place are part of a draft layer.
+  Weights drafting() const;
+
+  bool has(const std::string& name) const;  // a tensor of the checkpoint, below this place
+  std::string path(const std::string& name) const { return prefix_ + name; }
+
+  // Small tensors, in fp32.
+  Tensor tensor(const std::string& name, std::initializer_list<int64_t> shape) const;
+  Norm norm(const std::string& name, int64_t width, double eps) const;
+  // The norm multiplies by 1 + w.
+  Norm norm_plus_one(const std::string& name, int64_t width, double eps) const;
+  Embedding embedding(const std::string& name, int64_t rows, int64_t width) const;
+
+  Linear linear(const std::string& name, int64_t rows, int64_t columns,
+                Role role = Role::ordinary) const;
+  // Linears that read one input; `fused` is what vLLM calls them together.
+  template <size_t N>
+  Merged<N> merged(const std::string& fused, const std::array<std::string, N>& names,
+                   const std::array<int64_t, N>& rows, int64_t columns) const {
+    std::array<Linear, N> parts;
+    for (size_t i = 0; i < N; ++i) parts[i] = part(fused, names[i], rows[i], columns);
+    return Merged<N>(std::move(parts));
+  }
+  Mlp mlp(const std::string& name, int64_t hidden, int64_t inner) const;
+  // `count` experts below `name`: one tensor for all of a kind, or one for each expert.
+  Experts experts(const std::string& name, int64_t count, int64_t hidden, int64_t inner) const;
+
+  // Tensors of the checkpoint below this place that nobody has taken.
+  std::vector<std::string> untaken() const;
+
+ private:
+  Linear part(const std::string& fused, const std::string& name, int64_t rows,
+              int64_t columns) const;
+  Tensor take(const std::string& full_name) const;
+  Weight load(const std::string& module, int64_t rows, int64_t columns) const;
+  Weight load_stack(const std::string& place, const std::string& projection, int64_t count,
+                    int64_t rows, int64_t columns) const;
+  Weight packed_stack(const std::string& name, const std::vector<std::string>& modules,
+                      int64_t rows, int64_t columns) const;
+  bool is_packed(const std::string& module) const;
+  void list(const LinearSite& site) const;
+
+  std::shared_ptr<const Source> source_;
+  std::shared_ptr<std::set<std::string>> taken_;
+  std::string prefix_;  // "" or ends in a dot
+  std::vector<LinearSite>* sites_ = nullptr;
+  bool draft_ = false;
+};
+
+}  // namespace quern::nn
