@@ -18,7 +18,7 @@ struct Job {
   std::vector<int64_t> output_shape;
 };
 
-void run_forward(const Job& job, const std::vector<Tensor>& inputs, Tensor& output) {
+void run_forward(const Job& job, at::TensorList inputs, Tensor& output) {
   parallel_for(static_cast<int64_t>(job.pieces.size()), [&](int64_t i) {
     at::NoGradGuard no_grad;
     const Piece& piece = job.pieces[i];
@@ -66,12 +66,12 @@ std::vector<Tensor> run_backward(const Job& job, const std::vector<Tensor>& inpu
 // LibTorch's hook for functions with their own gradient.
 struct PiecesFunction : torch::autograd::Function<PiecesFunction> {
   static Tensor forward(torch::autograd::AutogradContext* context, std::shared_ptr<Job> job,
-                        std::vector<Tensor> inputs) {
+                        at::TensorList inputs) {
     Tensor output = at::empty(job->output_shape, at::kFloat);
     run_forward(*job, inputs, output);
     context->saved_data["job"] =
         c10::IValue::make_capsule(c10::make_intrusive<Holder>(std::move(job)));
-    context->save_for_backward(inputs);
+    context->save_for_backward(inputs.vec());
     return output;
   }
 
@@ -82,7 +82,7 @@ struct PiecesFunction : torch::autograd::Function<PiecesFunction> {
     std::vector<Tensor> inputs = context->get_saved_variables();
     std::vector<bool> wanted;
     for (size_t which = 0; which < inputs.size(); ++which)
-      wanted.push_back(context->needs_input_grad(which + 1));
+      wanted.push_back(context->needs_input_grad(which));
     torch::autograd::variable_list gradients = {Tensor()};
     for (Tensor& gradient : run_backward(job, inputs, wanted, output_gradients[0])) {
       gradients.push_back(std::move(gradient));
@@ -105,7 +105,7 @@ Tensor by_pieces(const PieceFunction& f, std::vector<Tensor> inputs, at::IntArra
       at::GradMode::is_enabled() && std::any_of(inputs.begin(), inputs.end(), [](const Tensor& x) {
         return x.defined() && x.requires_grad();
       });
-  if (differentiable) return PiecesFunction::apply(std::move(job), std::move(inputs));
+  if (differentiable) return PiecesFunction::apply(std::move(job), at::TensorList(inputs));
   Tensor output = at::empty(job->output_shape, at::kFloat);
   run_forward(*job, inputs, output);
   return output;

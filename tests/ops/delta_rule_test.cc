@@ -26,9 +26,9 @@ TEST(DeltaRule, ChunksEqualTheRecurrence) {
     DeltaInputs in = random_inputs(tokens);
     Tensor state = at::zeros({4, 16, 8}), stepped = at::zeros({4, 16, 8});
     Tensor expected = delta_rule_reference(in, state);
-    EXPECT_LT(distance(delta_rule(in, {0, tokens}), expected), 2e-6) << tokens;
-    EXPECT_LT(distance(delta_rule_step(in, stepped), expected), 2e-6) << tokens;
-    EXPECT_LT(distance(stepped, state), 2e-6) << tokens;
+    EXPECT_LT(distance(delta_rule(in, {0, tokens}), expected), 5e-6) << tokens;
+    EXPECT_LT(distance(delta_rule_step(in, stepped), expected), 5e-6) << tokens;
+    EXPECT_LT(distance(stepped, state), 1e-5) << tokens;
   }
 }
 
@@ -42,7 +42,7 @@ TEST(DeltaRule, AnyCutOfASequenceGivesTheSame) {
     for (int64_t begin = 0; begin < 300;) {
       int64_t end = std::min<int64_t>(300, begin + 1 + random() % 90);
       EXPECT_LT(distance(delta_rule_step(part(in, begin, end), state), whole.slice(0, begin, end)),
-                3e-6);
+                5e-6);
       begin = end;
     }
   }

@@ -1,0 +1,45 @@
+#include "compress/calibrate.h"
+
+namespace quern::compress {
+namespace {
+
+// Tokens of one pass: enough for every expert to work on a batch, and bounded memory for what lies
+// between the products.
+constexpr int64_t kPassTokens = 4096;
+
+}  // namespace
+
+Samples embed(const nn::Stem& stem, const std::vector<std::vector<int32_t>>& windows) {
+  at::NoGradGuard no_grad;
+  Samples samples;
+  std::vector<Tensor> rows;
+  for (const std::vector<int32_t>& window : windows) {
+    nn::Pass pass = nn::Pass::whole({static_cast<int64_t>(window.size())});
+    rows.push_back(stem(at::tensor(window, at::kInt).to(at::kLong), pass));
+    samples.lengths.push_back(static_cast<int64_t>(window.size()));
+  }
+  samples.rows = at::cat(rows);
+  return samples;
+}
+
+Samples run_block(const nn::Block& block, const Samples& input,
+                  std::vector<int64_t>* pairs_per_expert) {
+  at::NoGradGuard no_grad;
+  Samples output{at::empty_like(input.rows), input.lengths};
+  int64_t row = 0;
+  for (size_t first = 0; first < input.lengths.size();) {
+    std::vector<int64_t> lengths;
+    int64_t tokens = 0;
+    do {
+      lengths.push_back(input.lengths[first]);
+      tokens += input.lengths[first++];
+    } while (first < input.lengths.size() && tokens + input.lengths[first] <= kPassTokens);
+    nn::Pass pass = nn::Pass::whole(lengths);
+    pass.pairs_per_expert = pairs_per_expert;
+    output.rows.narrow(0, row, tokens).copy_(block(input.rows.narrow(0, row, tokens), pass));
+    row += tokens;
+  }
+  return output;
+}
+
+}  // namespace quern::compress

@@ -1,0 +1,19 @@
+// Activations between blocks while a model is compressed: what the original model computes, and
+// what the quantized blocks so far make of the same tokens.
+#pragma once
+
+#include <vector>
+
+#include "compress/autoround.h"
+#include "nn/model.h"
+
+namespace quern::compress {
+
+// The stem's output for all windows of token ids.
+Samples embed(const nn::Stem& stem, const std::vector<std::vector<int32_t>>& windows);
+
+// Every sample through the block, a few at a time. Counts tokens per expert if asked to.
+Samples run_block(const nn::Block& block, const Samples& input,
+                  std::vector<int64_t>* pairs_per_expert = nullptr);
+
+}  // namespace quern::compress

@@ -1,0 +1,304 @@
+#include "compress/compress.h"
+
+#include <malloc.h>
+#include <sys/resource.h>
+
+#include <algorithm>
+#include <chrono>
+#include <nlohmann/json.hpp>
+
+#include "base/error.h"
+#include "base/file.h"
+#include "base/threads.h"
+#include "base/yaml.h"
+#include "checkpoint/carry_over.h"
+#include "checkpoint/config_patch.h"
+#include "compress/calibrate.h"
+#include "compress/plan.h"
+#include "compress/provenance.h"
+#include "models/models.h"
+
+namespace quern::compress {
+namespace {
+
+namespace fs = std::filesystem;
+
+size_t peak_memory_bytes() {
+  rusage usage{};
+  getrusage(RUSAGE_SELF, &usage);
+  return static_cast<size_t>(usage.ru_maxrss) * 1024;
+}
+
+ExpertTokens summary(std::vector<int64_t> pairs_per_expert) {
+  if (pairs_per_expert.empty()) return {};
+  std::sort(pairs_per_expert.begin(), pairs_per_expert.end());
+  return {pairs_per_expert.front(), pairs_per_expert[pairs_per_expert.size() / 2],
+          std::count(pairs_per_expert.begin(), pairs_per_expert.end(), 0)};
+}
+
+// The weights of some sites, each once, in the order of the sites. All matrices of a stack have one
+// verdict, because vLLM loads the experts of a block as one.
+struct WeightToDo {
+  nn::Weight weight;
+  quant::Scheme scheme;
+  const Verdict* verdict;
+  std::vector<std::string> modules;  // of each matrix
+};
+
+class Run {
+ public:
+  Run(const std::shared_ptr<const nn::Source>& source, const Recipe& recipe,
+      const Calibration& calibration, const CompressOptions& options, const Progress& progress)
+      : source_(source),
+        recipe_(recipe),
+        calibration_(calibration),
+        options_(options),
+        progress_(progress),
+        model_(models::make_model(source->files.config())),
+        weights_(source),
+        plan_(make_plan(*source, list_sites(source, *model_), recipe, options.format)),
+        writer_(options.output, plan_.tensors, &source->files,
+                {.max_shard_bytes = options.max_shard_bytes}),
+        random_(options.tuning.seed) {
+    report_.verdicts = plan_.verdicts;
+    report_.warnings = plan_.warnings;
+    report_.source_bytes = plan_.source_bytes;
+    report_.output_bytes = plan_.output_bytes;
+  }
+
+  CompressReport run() {
+    const auto start = std::chrono::steady_clock::now();
+    if (tunes() && calibration_.windows.empty()) {
+      fail(Exit::usage, "AutoRound needs calibration data: give --data FILE, or use --method rtn");
+    }
+    if (tunes()) begin_calibration();
+    for (int block = 0; block < model_->blocks(); ++block) {
+      stop_if_asked();
+      do_block(block);
+    }
+    do_rest();
+    finish(start);
+    return std::move(report_);
+  }
+
+ private:
+  bool tunes() const {
+    return std::any_of(plan_.verdicts.begin(), plan_.verdicts.end(),
+                       [&](const Verdict& verdict) { return tuned(verdict); });
+  }
+  bool tuned(const Verdict& verdict) const {
+    const Step& step = recipe_.steps[verdict.step];
+    return verdict.scheme && step.method == Method::auto_round && step.iters > 0;
+  }
+
+  void stop_if_asked() const {
+    if (options_.stop && *options_.stop)
+      fail(Exit::interrupted, "interrupted; nothing was left behind");
+  }
+
+  void begin_calibration() {
+    original_ = embed(*model_->stem(weights_), calibration_.windows);
+    quantized_ = original_;
+  }
+
+  std::vector<WeightToDo> to_do(const std::vector<nn::LinearSite>& sites) const {
+    std::vector<WeightToDo> list;
+    for (const nn::LinearSite& site : sites) {
+      const Verdict* verdict = plan_.quantized(site.name);
+      if (!verdict) continue;
+      auto known = std::find_if(list.begin(), list.end(), [&](const WeightToDo& entry) {
+        return entry.weight.is(site.weight);
+      });
+      if (known == list.end()) {
+        list.push_back({site.weight, *verdict->scheme, verdict,
+                        std::vector<std::string>(site.weight.matrices())});
+        known = list.end() - 1;
+      }
+      known->modules[site.matrix] = site.name;
+    }
+    return list;
+  }
+
+  void do_block(int index) {
+    const auto start = std::chrono::steady_clock::now();
+    std::vector<nn::LinearSite> sites;
+    auto block = model_->block(weights_.listing(&sites), index);
+    BlockReport report;
+    report.block = index;
+    report.blocks = model_->blocks();
+    report.name = fmt::format("{}.{}", model_->blocks_path(weights_), index);
+    if (progress_.block_begins) progress_.block_begins(index, report.blocks, report.name);
+
+    const std::vector<WeightToDo> list = to_do(sites);
+    for (const WeightToDo& entry : list) report.linears += entry.weight.matrices();
+    if (tunes()) {
+      tune_block(*block, list, report);
+    } else {
+      for (const WeightToDo& entry : list) write_nearest(entry);
+    }
+    block.reset();
+    source_->files.release_all();
+    malloc_trim(0);
+    report.seconds =
+        std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
+    report.peak_memory_bytes = peak_memory_bytes();
+    report_.blocks.push_back(report);
+    if (progress_.block_done) progress_.block_done(report);
+  }
+
+  // Reference outputs, tuning, writing; then what the packed block makes of the packed prefix goes
+  // to the next block.
+  void tune_block(const nn::Block& block, const std::vector<WeightToDo>& list,
+                  BlockReport& report) {
+    std::vector<int64_t> pairs_per_expert;
+    const Samples target = run_block(block, original_, &pairs_per_expert);
+    report.expert_tokens = summary(std::move(pairs_per_expert));
+
+    std::vector<std::pair<nn::Weight, quant::Scheme>> together;
+    const Step* step = nullptr;
+    for (const WeightToDo& entry : list) {
+      if (!tuned(*entry.verdict)) continue;
+      together.emplace_back(entry.weight, entry.scheme);
+      step = &recipe_.steps[entry.verdict->step];
+    }
+    std::vector<nn::Dense> originals;
+    for (const WeightToDo& entry : list) originals.push_back(*entry.weight.dense());
+    if (step) {
+      AutoRoundOptions tuning = options_.tuning;
+      tuning.iterations = step->iters;
+      tuning.lr = step->lr;
+      tuning.batch_size = step->batch_size;
+      const Tuned result =
+          auto_round(block, together, quantized_, target, tuning, random_, [&](int iteration) {
+            if (progress_.iteration_done) progress_.iteration_done(iteration, step->iters);
+          });
+      report.loss_before = result.loss_before;
+      report.loss_after = result.loss_after;
+      report.best_iteration = result.best_iteration;
+    }
+    for (size_t i = 0; i < list.size(); ++i) {
+      if (!tuned(*list[i].verdict)) {
+        pack(list[i], originals[i],
+             [&](int64_t matrix) { return nearest(list[i], originals[i].matrices[matrix]); });
+        continue;
+      }
+      const nn::Rounding rounding = *list[i].weight.rounding();
+      pack(list[i], originals[i], [&](int64_t matrix) { return rounding->best(matrix); });
+    }
+    quantized_ = run_block(block, quantized_);
+    original_ = target;
+  }
+
+  quant::QuantWeight nearest(const WeightToDo& entry, const Tensor& matrix) const {
+    quant::RtnOptions rtn;
+    rtn.grid = options_.format == quant::Format::compressed_tensors && !tuned(*entry.verdict)
+                   ? quant::Grid::compressed_tensors
+                   : quant::Grid::auto_round;
+    rtn.observer = entry.verdict->observer;
+    rtn.shrink = entry.verdict->shrink;
+    rtn.name = entry.weight.name();
+    return quant::round_to_nearest(matrix, entry.scheme, rtn);
+  }
+
+  // Writes every matrix and turns the weight into its packed form, which the next forward pass
+  // multiplies by.
+  void pack(const WeightToDo& entry, const nn::Dense& original,
+            const std::function<quant::QuantWeight(int64_t matrix)>& made) {
+    const nn::Weight& weight = entry.weight;
+    auto stack = std::make_shared<ops::Int4Stack>(weight.name(), weight.matrices(), weight.rows(),
+                                                  weight.columns(), entry.scheme);
+    parallel_for(weight.matrices(), [&](int64_t matrix) {
+      const quant::QuantWeight packed = made(matrix);
+      write(entry.modules[matrix], original.matrices[matrix], packed);
+      stack->set(matrix, packed);
+    });
+    weight.become(nn::Packed(std::move(stack)));
+  }
+
+  void write_nearest(const WeightToDo& entry) {
+    const nn::Dense& dense = *entry.weight.dense();
+    auto one = [&](int64_t matrix) {
+      write(entry.modules[matrix], dense.matrices[matrix], nearest(entry, dense.matrices[matrix]));
+    };
+    // One matrix is rounded by all threads, a stack by one thread for each matrix.
+    parallel_for(entry.weight.matrices(), one);
+  }
+
+  void write(const std::string& module, const Tensor& original, const quant::QuantWeight& packed) {
+    records_.add(module, original, packed);
+    for (const auto& [name, tensor] : quant::to_disk(module, packed, options_.format))
+      writer_.write(name, tensor);
+  }
+
+  // Linears outside of the blocks that the recipe names: rounded to nearest, because no block's
+  // output judges them.
+  void do_rest() {
+    std::vector<nn::LinearSite> sites;
+    const nn::Weights listing = weights_.listing(&sites);
+    const auto head = model_->head(listing);
+    const auto draft = model_->draft(listing);
+    for (const WeightToDo& entry : to_do(sites)) write_nearest(entry);
+  }
+
+  void finish(std::chrono::steady_clock::time_point start) {
+    stop_if_asked();
+    writer_.finish();
+    write_configuration();
+    checkpoint::copy_other_files(source_->files, options_.output,
+                                 {"config.json", "quantization_config.json", "recipe.yaml"});
+    const std::string recipe = recipe_yaml(recipe_, {plan_.verdicts, plan_.warnings});
+    write_file(options_.output / "recipe.yaml", recipe);
+    write_file(options_.output / "quantization_errors.json", to_text(records_.json()));
+    report_.seconds =
+        std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
+    write_file(
+        options_.output / "quantization.yaml",
+        to_yaml(provenance(*source_, options_.output, recipe, calibration_, options_, report_)));
+    sync_folder(options_.output);
+  }
+
+  void write_configuration() const {
+    quant::ConfigDetails details;
+    details.blocks = {model_->blocks_path(weights_)};
+    const Step& step = recipe_.steps.back();
+    details.iters = tunes() ? step.iters : 0;
+    if (!calibration_.windows.empty()) {
+      details.samples = static_cast<int64_t>(calibration_.windows.size());
+      details.sequence_length = static_cast<int64_t>(calibration_.windows[0].size());
+    }
+    details.batch_size = step.batch_size;
+    details.learning_rate = step.lr;
+    const JsonValue config = quant::quantization_config(options_.format, plan_.modules, details);
+    const fs::path file = source_->files.folder() / "config.json";
+    write_file(options_.output / "config.json",
+               checkpoint::with_key(read_file(file), "quantization_config", config, file.string()));
+    if (options_.format != quant::Format::compressed_tensors) {
+      write_file(options_.output / "quantization_config.json", to_text(config));
+    }
+  }
+
+  std::shared_ptr<const nn::Source> source_;
+  const Recipe& recipe_;
+  const Calibration& calibration_;
+  const CompressOptions& options_;
+  const Progress& progress_;
+  std::unique_ptr<nn::Model> model_;
+  nn::Weights weights_;
+  Plan plan_;
+  checkpoint::ShardWriter writer_;
+  PythonRandom random_;
+  MatrixRecords records_;
+  Samples original_,
+      quantized_;  // inputs of the next block: of the original model, and after packed blocks
+  CompressReport report_;
+};
+
+}  // namespace
+
+CompressReport compress(const std::shared_ptr<const nn::Source>& source, const Recipe& recipe,
+                        const Calibration& calibration, const CompressOptions& options,
+                        const Progress& progress) {
+  return Run(source, recipe, calibration, options, progress).run();
+}
+
+}  // namespace quern::compress

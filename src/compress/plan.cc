@@ -1,0 +1,154 @@
+#include "compress/plan.h"
+
+#include <algorithm>
+#include <map>
+
+#include "base/error.h"
+
+namespace quern::compress {
+namespace {
+
+Role role_of(const nn::LinearSite& site) {
+  switch (site.role) {
+    case nn::Role::ordinary:
+      return Role::ordinary;
+    case nn::Role::router:
+      return Role::router;
+    case nn::Role::shared_gate:
+      return Role::shared_expert_gate;
+    case nn::Role::head:
+      return Role::lm_head;
+    case nn::Role::draft:
+      return Role::draft;
+    case nn::Role::vision:
+      return Role::vision;
+    case nn::Role::audio:
+      return Role::audio;
+  }
+  QUERN_CHECK(false);
+  return Role::ordinary;
+}
+
+// A matrix of a tower that the text model does not run; embeddings are tables, not linears.
+bool is_tower_linear(const std::string& name, const checkpoint::TensorInfo& tensor) {
+  return tensor.shape.size() == 2 && name.ends_with(".weight") &&
+         name.find("embed") == std::string::npos;
+}
+
+bool contains(const std::string& text, std::initializer_list<const char*> words) {
+  return std::any_of(words.begin(), words.end(),
+                     [&](const char* word) { return text.find(word) != std::string::npos; });
+}
+
+void list_towers(const nn::Source& source, const std::vector<std::string>& untaken,
+                 std::vector<nn::LinearSite>& sites) {
+  for (const std::string& name : untaken) {
+    const checkpoint::TensorInfo& tensor = source.files.info(name);
+    if (!is_tower_linear(name, tensor)) continue;
+    nn::Role role;
+    if (contains(name, {"visual", "vision"})) {
+      role = nn::Role::vision;
+    } else if (contains(name, {"audio"})) {
+      role = nn::Role::audio;
+    } else {
+      continue;  // unknown to this program: carried over, never quantized
+    }
+    const std::string module = name.substr(0, name.size() - std::string(".weight").size());
+    nn::Weight weight(module, tensor.shape[0], tensor.shape[1],
+                      nn::Dense{{source.files.tensor(name)}});
+    sites.push_back({module, weight, 0, name, "", role});
+  }
+}
+
+// The modules that each tensor of the source is split into. A tensor that holds several (fused
+// experts) is replaced as a whole or kept as a whole.
+std::map<std::string, std::vector<const nn::LinearSite*>> by_source(
+    const std::vector<nn::LinearSite>& sites, const Plan& plan) {
+  std::map<std::string, std::vector<const nn::LinearSite*>> found;
+  for (const nn::LinearSite& site : sites) found[site.source].push_back(&site);
+  for (const auto& [tensor, parts] : found) {
+    const auto quantized = std::count_if(
+        parts.begin(), parts.end(),
+        [&](const nn::LinearSite* site) { return plan.quantized(site->name) != nullptr; });
+    if (quantized == 0 || quantized == static_cast<std::ptrdiff_t>(parts.size())) continue;
+    auto kept = std::find_if(parts.begin(), parts.end(), [&](const nn::LinearSite* site) {
+      return plan.quantized(site->name) == nullptr;
+    });
+    fail(
+        "recipe: {} of the {} matrices in {} are quantized, but not {}; they are stored in one "
+        "tensor, quantize all or none",
+        quantized, parts.size(), tensor, (*kept)->name);
+  }
+  return found;
+}
+
+}  // namespace
+
+const Verdict* Plan::quantized(const std::string& module) const {
+  const auto found = place_.find(module);
+  if (found == place_.end() || !verdicts[found->second].scheme) return nullptr;
+  return &verdicts[found->second];
+}
+
+std::vector<nn::LinearSite> list_sites(const std::shared_ptr<const nn::Source>& source,
+                                       const nn::Model& model) {
+  std::vector<nn::LinearSite> sites;
+  const nn::Weights weights = nn::Weights(source).listing(&sites);
+  model.stem(weights);
+  for (int i = 0; i < model.blocks(); ++i) model.block(weights, i);
+  model.head(weights);
+  model.draft(weights);
+  list_towers(*source, weights.untaken(), sites);
+  return sites;
+}
+
+Plan make_plan(const nn::Source& source, const std::vector<nn::LinearSite>& sites,
+               const Recipe& recipe, quant::Format format) {
+  if (source.quantization) {
+    fail(
+        "{}: is quantized already (config.json has a quantization_config); compress the original "
+        "checkpoint",
+        source.files.folder().string());
+  }
+  std::vector<LinearInfo> linears;
+  for (const nn::LinearSite& site : sites) {
+    linears.push_back(
+        {site.name, site.weight.rows(), site.weight.columns(), role_of(site), site.fused});
+  }
+  Resolution resolution = resolve(recipe, linears);
+  Plan plan;
+  plan.verdicts = std::move(resolution.verdicts);
+  plan.warnings = std::move(resolution.warnings);
+  for (size_t i = 0; i < sites.size(); ++i) {
+    Verdict& verdict = plan.verdicts[i];
+    if (verdict.scheme) {
+      verdict.scheme->scale_dtype =
+          quant::scale_dtype(format, sites[i].weight.dense()->matrices[0].scalar_type());
+    }
+    plan.place_[verdict.name] = i;
+    plan.modules.push_back({verdict.name, verdict.scheme});
+  }
+
+  const auto parts_of = by_source(sites, plan);
+  for (const std::string& name : source.files.names()) {
+    const checkpoint::TensorInfo& tensor = source.files.info(name);
+    plan.source_bytes += tensor.end - tensor.begin;
+    const auto parts = parts_of.find(name);
+    if (parts == parts_of.end() || !plan.quantized(parts->second[0]->name)) {
+      plan.tensors.push_back(checkpoint::PlannedTensor::copy_of(tensor));
+      continue;
+    }
+    for (const nn::LinearSite* site : parts->second) {
+      const quant::Scheme& scheme = *plan.quantized(site->name)->scheme;
+      for (quant::PlannedTensor& made : quant::planned(site->name, site->weight.rows(),
+                                                       site->weight.columns(), scheme, format)) {
+        plan.tensors.push_back({std::move(made.name), made.dtype, std::move(made.shape),
+                                checkpoint::Fate::quantized, name});
+      }
+    }
+  }
+  plan.output_bytes = checkpoint::planned_bytes(plan.tensors);
+  return plan;
+}
+
+}  // namespace quern::compress

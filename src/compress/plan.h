@@ -1,0 +1,44 @@
+// What a run will do, before any weight is touched: every linear with its verdict, and every tensor
+// of the output.
+#pragma once
+
+#include <memory>
+#include <string>
+#include <unordered_map>
+#include <vector>
+
+#include "checkpoint/shard_writer.h"
+#include "compress/recipe.h"
+#include "nn/model.h"
+#include "quant/config.h"
+#include "quant/pack.h"
+
+namespace quern::compress {
+
+struct Plan {
+  std::vector<Verdict>
+      verdicts;  // of every linear, in the order of the model; scale dtypes are those of the format
+  std::vector<std::string> warnings;
+  std::vector<checkpoint::PlannedTensor> tensors;  // of the output, in the order of the source
+  std::vector<quant::ModuleScheme> modules;        // for quantization_config
+  size_t source_bytes = 0, output_bytes = 0;
+
+  // Null if the module is kept.
+  const Verdict* quantized(const std::string& module) const;
+
+ private:
+  friend Plan make_plan(const nn::Source&, const std::vector<nn::LinearSite>&, const Recipe&,
+                        quant::Format);
+  std::unordered_map<std::string, size_t> place_;
+};
+
+// Every linear of the model: of its blocks, its head and its draft layer, then those that the text
+// model does not use (vision, audio). Reads names and shapes only.
+std::vector<nn::LinearSite> list_sites(const std::shared_ptr<const nn::Source>& source,
+                                       const nn::Model& model);
+
+// Fails when the checkpoint is quantized already, and as resolve() does.
+Plan make_plan(const nn::Source& source, const std::vector<nn::LinearSite>& sites,
+               const Recipe& recipe, quant::Format format);
+
+}  // namespace quern::compress
