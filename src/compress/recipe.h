@@ -1,0 +1,127 @@
+// What to do with which linear. A recipe comes from a recipe.yaml in llm-compressor's schema or
+// from command-line options with AutoRound's meanings; resolve() turns it into one verdict for
+// every linear before any weight changes. A rule that matches nothing is an error: it is a misspelt
+// name.
+#pragma once
+
+#include <cstdint>
+#include <filesystem>
+#include <optional>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "base/json.h"
+#include "quant/grid.h"
+#include "quant/scheme.h"
+
+namespace quern::compress {
+
+enum class Method { round_to_nearest, auto_round };
+
+// Whose meaning the rules of a recipe have.
+//   llm_compressor  a plain entry is a full name or a class, "re:" is a Python regular expression
+//                   that matches from the start of the name;
+//   auto_round      a plain ignore entry is a full name, or else a substring (one that ends in a
+//                   digit gets a dot, so that layers.1 is not layers.10); layer rules are full
+//                   names or expressions that are searched for; linears whose rows or columns are
+//                   no multiple of 32 are kept.
+enum class RuleStyle { llm_compressor, auto_round };
+
+// A scheme for the linears that its targets name.
+struct SchemeGroup {
+  std::string name;  // "group_0"
+  std::vector<std::string> targets;
+  quant::Scheme scheme;
+  quant::Observer observer = quant::Observer::minmax;
+  quant::ShrinkSearch shrink = {};
+};
+
+// A different treatment of some linears: 16 bits (kept), or another group size or symmetry.
+struct LayerRule {
+  std::string pattern;
+  bool keep = false;
+  std::optional<int64_t> group_size = {};
+  std::optional<bool> symmetric = {};
+};
+
+// "PATTERN=bits:16" or "PATTERN=group_size:32,sym:false".
+LayerRule parse_layer_rule(std::string_view text);
+
+// One modifier.
+struct Step {
+  std::string modifier;  // "AutoRoundModifier"
+  Method method = Method::round_to_nearest;
+  std::vector<SchemeGroup> groups;  // none: the linears that an earlier step chose
+  std::vector<std::string> ignore;
+  std::vector<LayerRule> layers = {};  // auto_round style only
+  int iters = 200;
+  std::optional<double> lr = {};  // none: 1 / iters
+  int batch_size = 8;
+};
+
+struct Recipe {
+  RuleStyle style = RuleStyle::llm_compressor;
+  std::vector<Step> steps;  // in the order of the file, at least one
+};
+
+// Stages and groups of modifiers are flattened in order. Fails, with the place in the file, on a
+// modifier or field that does not exist (naming the nearest), on one that quern does not support
+// yet, and when there is no modifier at all. `origin` names the document in messages.
+Recipe parse_recipe(const JsonValue& document, const std::string& origin);
+Recipe read_recipe(const std::filesystem::path& file);
+
+// What the command line says instead of a file.
+struct RecipeOptions {
+  Method method = Method::auto_round;
+  int bits = 4;
+  int64_t group_size = 128;  // -1: one scale for each row
+  bool symmetric = true;
+  int iters = 200;  // 0: round to nearest
+  std::optional<double> lr = {};
+  int batch_size = 8;
+  std::vector<std::string> ignore = {};
+  std::vector<LayerRule> layers = {};
+};
+Recipe make_recipe(const RecipeOptions& options);
+
+enum class Role { ordinary, router, shared_expert_gate, lm_head, draft, vision, audio };
+
+// A linear of the checkpoint, as a model lists it.
+struct LinearInfo {
+  std::string name;  // "model.language_model.layers.0.mlp.experts.3.up_proj"
+  int64_t rows = 0, columns = 0;
+  Role role = Role::ordinary;
+  std::string unit = {};  // the same for linears that vLLM loads as one; empty: alone
+  std::string class_name = "Linear";
+};
+
+struct Verdict {
+  std::string name;
+  std::optional<quant::Scheme> scheme;  // none: kept as it is
+  std::string reason;                   // the rule that decided, for people
+  size_t step = 0;                      // of the recipe; meaningless when kept
+  quant::Observer observer = quant::Observer::minmax;
+  quant::ShrinkSearch shrink = {};
+};
+
+struct Resolution {
+  std::vector<Verdict> verdicts;  // one for each linear, in the order given
+  std::vector<std::string> warnings;
+
+  int64_t quantized() const;
+};
+
+// Routers, shared expert gates, drafts, vision and audio are outside of patterns and classes: only
+// their full name as a target quantizes them; so is lm_head, but for a pattern that contains its
+// name. Fails when a target, a layer rule or a plain ignore entry matches nothing (with the nearest
+// names), when a group does not divide the columns, when linears that vLLM loads as one get
+// different schemes, and when nothing is quantized. An ignore expression that matches nothing is a
+// warning: recipes list alternatives (card 000 has both attention and self_attn). The scale_dtype
+// of the schemes is left to the output format.
+Resolution resolve(const Recipe& recipe, const std::vector<LinearInfo>& linears);
+
+// recipe.yaml in llm-compressor's schema, which gives the same verdicts when it is read again.
+std::string recipe_yaml(const Recipe& recipe, const Resolution& resolution);
+
+}  // namespace quern::compress

@@ -1,0 +1,496 @@
+// From the rules of a recipe to one verdict for each linear.
+#include <algorithm>
+#include <map>
+#include <nlohmann/json.hpp>
+#include <unordered_map>
+#include <unordered_set>
+
+#include "base/error.h"
+#include "base/yaml.h"
+#include "compress/nearest.h"
+#include "compress/recipe.h"
+#include "prompt/pattern.h"
+
+namespace quern::compress {
+namespace {
+
+// How a rule came to match; names come before classes.
+enum class Hit { none, name, expression, class_name };
+
+// One entry of `targets`, `ignore` or the layer rules.
+class Matcher {
+ public:
+  // llm-compressor's: full name, "re:" expression from the start, or class.
+  static Matcher target(const std::string& text) {
+    Matcher matcher(text);
+    if (text.starts_with("re:")) matcher.expression_.emplace(text.substr(3));
+    matcher.by_class_ = true;
+    return matcher;
+  }
+
+  // auto-round's ignore entry: the linear of that name if there is one, else every name that
+  // contains it. "layers.1" must not hit layers.10, so a dot is added after a digit.
+  static Matcher substring(std::string text, const std::unordered_set<std::string_view>& names) {
+    std::erase(text, ' ');
+    Matcher matcher(text);
+    if (names.contains(text)) return matcher;
+    bool digit = !text.empty() && text.back() >= '0' && text.back() <= '9';
+    matcher.part_ = digit ? text + "." : text;
+    return matcher;
+  }
+
+  // auto-round's layer rule: the linear of that name if there is one, else a search.
+  static Matcher layer(const std::string& text, const std::unordered_set<std::string_view>& names) {
+    Matcher matcher(text);
+    if (!names.contains(text)) matcher.expression_.emplace("(?s:.*?)(?:" + text + ")");
+    return matcher;
+  }
+
+  Hit hit(const LinearInfo& linear) const {
+    if (expression_) return expression_->match(linear.name) ? Hit::expression : Hit::none;
+    if (linear.name == text_) return Hit::name;
+    if (!part_.empty() && linear.name.find(part_) != std::string::npos) return Hit::expression;
+    bool its_class = by_class_ && (linear.class_name == text_ || text_ == "Module");
+    return its_class ? Hit::class_name : Hit::none;
+  }
+
+  bool is_expression() const { return expression_.has_value(); }
+  const std::string& text() const { return text_; }
+
+  mutable bool matched = false;  // something, so far
+
+ private:
+  explicit Matcher(std::string text) : text_(std::move(text)) {}
+
+  std::string text_, part_;
+  std::optional<prompt::Pattern> expression_;
+  bool by_class_ = false;
+};
+
+struct Names {
+  explicit Names(const std::vector<LinearInfo>& linears) {
+    for (const LinearInfo& linear : linears) {
+      set.insert(linear.name);
+      list.push_back(linear.name);
+    }
+  }
+  std::unordered_set<std::string_view> set;
+  std::vector<std::string> list;
+};
+
+std::string_view role_name(Role role) {
+  switch (role) {
+    case Role::ordinary:
+      return "linear";
+    case Role::router:
+      return "router";
+    case Role::shared_expert_gate:
+      return "shared expert gate";
+    case Role::lm_head:
+      return "output head";
+    case Role::draft:
+      return "draft layer";
+    case Role::vision:
+      return "vision tower";
+    case Role::audio:
+      return "audio tower";
+  }
+  return "";
+}
+
+// Roles that a pattern for the trunk must not reach by accident.
+bool reaches(const LinearInfo& linear, Hit hit, const std::string& rule) {
+  if (linear.role == Role::ordinary || hit == Hit::name) return true;
+  return linear.role == Role::lm_head && hit == Hit::expression &&
+         rule.find("lm_head") != std::string::npos;
+}
+
+Verdict kept(const LinearInfo& linear, std::string reason) {
+  return {.name = linear.name, .scheme = std::nullopt, .reason = std::move(reason)};
+}
+
+Verdict kept_for_role(const LinearInfo& linear) {
+  return kept(linear, fmt::format("{}, kept unless named in full", role_name(linear.role)));
+}
+
+// Whether the rule matches something, asked only of rules that no linear got to.
+bool matches_any(const Matcher& rule, const std::vector<LinearInfo>& linears) {
+  return rule.matched || std::ranges::any_of(linears, [&](const LinearInfo& linear) {
+           return rule.hit(linear) != Hit::none;
+         });
+}
+
+// The letters of a rule, for comparing it with names.
+std::string literal_of(std::string text) {
+  if (text.starts_with("re:")) text = text.substr(3);
+  std::erase_if(text, [](char c) {
+    return std::string_view("\\^$*+?()[]{}|").find(c) != std::string_view::npos;
+  });
+  return text;
+}
+
+std::string unmatched(const std::string& what, const Matcher& rule, const Names& names) {
+  return fmt::format("{} \"{}\" matches no linear; the nearest: {}", what, rule.text(),
+                     fmt::join(names_like(literal_of(rule.text()), names.list), ", "));
+}
+
+// One step of a recipe, applied to one linear after the other.
+class StepRules {
+ public:
+  virtual ~StepRules() = default;
+  // None: the step says nothing about this linear, an earlier verdict stays.
+  virtual std::optional<Verdict> decide(const LinearInfo& linear) = 0;
+  virtual void report_unmatched(const std::vector<LinearInfo>& linears,
+                                std::vector<std::string>& warnings) const = 0;
+};
+
+// llm-compressor's: among the targets of all groups, full names come first, then expressions in the
+// order of their text, then classes. The order of groups does not matter; of equal targets the last
+// one counts.
+class LlmCompressorRules : public StepRules {
+ public:
+  LlmCompressorRules(const Step& step, const Names& names) : names_(names) {
+    std::map<std::pair<bool, std::string>, const SchemeGroup*> targets;
+    for (const SchemeGroup& group : step.groups) {
+      for (const std::string& target : group.targets) {
+        targets[{target.find("re:") != std::string::npos, target}] = &group;
+      }
+    }
+    for (const auto& [key, group] : targets) {
+      targets_.push_back({Matcher::target(key.second), group});
+    }
+    for (const std::string& entry : step.ignore) ignore_.push_back(Matcher::target(entry));
+  }
+
+  std::optional<Verdict> decide(const LinearInfo& linear) override {
+    for (const Matcher& rule : ignore_) {
+      if (rule.hit(linear) == Hit::none) continue;
+      rule.matched = true;
+      return kept(linear, fmt::format("ignored by \"{}\"", rule.text()));
+    }
+    const Target* by_class = nullptr;
+    for (const Target& target : targets_) {
+      Hit hit = target.rule.hit(linear);
+      if (hit == Hit::none) continue;
+      target.rule.matched = true;
+      if (hit != Hit::class_name) return verdict(linear, hit, target);
+      if (!by_class) by_class = &target;
+    }
+    if (by_class) return verdict(linear, Hit::class_name, *by_class);
+    return std::nullopt;
+  }
+
+  void report_unmatched(const std::vector<LinearInfo>& linears,
+                        std::vector<std::string>& warnings) const override {
+    for (const Target& target : targets_) {
+      if (matches_any(target.rule, linears)) continue;
+      fail("recipe: {}", unmatched("the target", target.rule, names_));
+    }
+    for (const Matcher& rule : ignore_) {
+      if (matches_any(rule, linears)) continue;
+      std::string message = unmatched("the ignore entry", rule, names_);
+      // A model whose head is tied to its embedding has no lm_head to ignore.
+      if (!rule.is_expression() && rule.text() != "lm_head") fail("recipe: {}", message);
+      warnings.push_back(message);
+    }
+  }
+
+ private:
+  struct Target {
+    Matcher rule;
+    const SchemeGroup* group;
+  };
+
+  static Verdict verdict(const LinearInfo& linear, Hit hit, const Target& target) {
+    if (!reaches(linear, hit, target.rule.text())) return kept_for_role(linear);
+    return {.name = linear.name,
+            .scheme = target.group->scheme,
+            .reason = fmt::format("target \"{}\"", target.rule.text()),
+            .observer = target.group->observer,
+            .shrink = target.group->shrink};
+  }
+
+  const Names& names_;
+  std::vector<Target> targets_;
+  std::vector<Matcher> ignore_;
+};
+
+// auto-round's: ignored, then layer rules (full names before expressions), then what its kernels
+// cannot hold, then the scheme for all.
+class AutoRoundRules : public StepRules {
+ public:
+  AutoRoundRules(const Step& step, const Names& names)
+      : names_(names), usual_(step.groups.front().scheme) {
+    for (const std::string& entry : step.ignore) {
+      ignore_.push_back(Matcher::substring(entry, names.set));
+    }
+    for (const LayerRule& rule : step.layers) {
+      layers_.push_back({Matcher::layer(rule.pattern, names.set), rule});
+    }
+    std::ranges::stable_partition(
+        layers_, [](const Layer& layer) { return !layer.matcher.is_expression(); });
+  }
+
+  std::optional<Verdict> decide(const LinearInfo& linear) override {
+    for (const Matcher& rule : ignore_) {
+      if (rule.hit(linear) == Hit::none) continue;
+      rule.matched = true;
+      return kept(linear, fmt::format("ignored by \"{}\"", rule.text()));
+    }
+    for (const Layer& layer : layers_) {
+      Hit hit = layer.matcher.hit(linear);
+      if (hit == Hit::none) continue;
+      layer.matcher.matched = true;
+      return by_layer_rule(linear, hit, layer);
+    }
+    if (linear.role != Role::ordinary) return kept_for_role(linear);
+    if (too_narrow(linear)) return kept(linear, narrow_reason(linear));
+    return Verdict{.name = linear.name, .scheme = usual_, .reason = "the scheme for all linears"};
+  }
+
+  void report_unmatched(const std::vector<LinearInfo>& linears,
+                        std::vector<std::string>&) const override {
+    for (const Matcher& rule : ignore_) {
+      if (!matches_any(rule, linears)) fail("recipe: {}", unmatched("--ignore", rule, names_));
+    }
+    for (const Layer& layer : layers_) {
+      if (matches_any(layer.matcher, linears)) continue;
+      fail("recipe: {}", unmatched("the layer rule", layer.matcher, names_));
+    }
+  }
+
+ private:
+  struct Layer {
+    Matcher matcher;
+    LayerRule rule;
+  };
+
+  static bool too_narrow(const LinearInfo& linear) {
+    return linear.rows % 32 != 0 || linear.columns % 32 != 0;
+  }
+
+  static std::string narrow_reason(const LinearInfo& linear) {
+    return fmt::format("[{}, {}] is no multiple of 32", linear.rows, linear.columns);
+  }
+
+  Verdict by_layer_rule(const LinearInfo& linear, Hit hit, const Layer& layer) const {
+    std::string reason = fmt::format("layer rule \"{}\"", layer.matcher.text());
+    if (layer.rule.keep) return kept(linear, reason);
+    if (!reaches(linear, hit, layer.matcher.text())) return kept_for_role(linear);
+    if (hit != Hit::name && too_narrow(linear)) return kept(linear, narrow_reason(linear));
+    quant::Scheme scheme = usual_;
+    if (layer.rule.group_size) scheme.group_size = *layer.rule.group_size;
+    if (layer.rule.symmetric) scheme.symmetric = *layer.rule.symmetric;
+    return {.name = linear.name, .scheme = scheme, .reason = reason};
+  }
+
+  const Names& names_;
+  quant::Scheme usual_;
+  std::vector<Matcher> ignore_;
+  std::vector<Layer> layers_;
+};
+
+void apply(StepRules& rules, size_t step, const std::vector<LinearInfo>& linears,
+           Resolution& resolution) {
+  for (size_t i = 0; i < linears.size(); ++i) {
+    auto verdict = rules.decide(linears[i]);
+    Verdict& before = resolution.verdicts[i];
+    // What an earlier step quantizes stays so, unless this one quantizes it too.
+    if (!verdict || (!verdict->scheme && before.scheme)) continue;
+    verdict->step = step;
+    before = *std::move(verdict);
+  }
+  rules.report_unmatched(linears, resolution.warnings);
+}
+
+std::string group_sizes_that_divide(int64_t columns) {
+  std::vector<std::string> sizes;
+  for (int64_t size : {16, 32, 64, 128, 256}) {
+    if (columns % size == 0) sizes.push_back(std::to_string(size));
+  }
+  sizes.push_back(fmt::format("the whole row ({})", columns));
+  return fmt::format("{}", fmt::join(sizes, ", "));
+}
+
+void check_groups(const std::vector<LinearInfo>& linears, const Resolution& resolution) {
+  const LinearInfo* first = nullptr;
+  int64_t group = 0;
+  int more = -1;
+  for (size_t i = 0; i < linears.size(); ++i) {
+    const auto& scheme = resolution.verdicts[i].scheme;
+    if (!scheme || scheme->group_size == -1 || linears[i].columns % scheme->group_size == 0) {
+      continue;
+    }
+    if (!first) {
+      first = &linears[i];
+      group = scheme->group_size;
+    }
+    ++more;
+  }
+  if (!first) return;
+  fail(
+      "recipe: {} has {} input columns, which do not divide into groups of {}{}; ignore it or "
+      "choose a group size that works: {}",
+      first->name, first->columns, group, more > 0 ? fmt::format(" (and {} more)", more) : "",
+      group_sizes_that_divide(first->columns));
+}
+
+// The experts of a block are one module in vLLM.
+std::string expert_unit(const std::string& name) {
+  size_t experts = name.find(".experts.");
+  return experts == std::string::npos ? "" : name.substr(0, experts + 8);
+}
+
+std::string described(const Verdict& verdict) {
+  std::string form = verdict.scheme ? verdict.scheme->text() : "unquantized";
+  return fmt::format("{} is {} ({})", verdict.name, form, verdict.reason);
+}
+
+void check_units(const std::vector<LinearInfo>& linears, const Resolution& resolution) {
+  std::unordered_map<std::string, size_t> first;
+  for (size_t i = 0; i < linears.size(); ++i) {
+    for (const std::string& unit : {linears[i].unit, expert_unit(linears[i].name)}) {
+      if (unit.empty()) continue;
+      size_t other = first.emplace(unit, i).first->second;
+      const Verdict &a = resolution.verdicts[other], &b = resolution.verdicts[i];
+      if (a.scheme == b.scheme) continue;
+      fail(
+          "recipe: vLLM loads {} as one, so its parts must be stored alike, but {} and {}; name "
+          "both or neither",
+          unit, described(a), described(b));
+    }
+  }
+}
+
+// ---- back to recipe.yaml
+
+std::string escaped(std::string_view text) {
+  std::string pattern;
+  for (char c : text) {
+    if (std::string_view(".^$*+?()[]{}|\\").find(c) != std::string_view::npos) pattern += '\\';
+    pattern += c;
+  }
+  return pattern;
+}
+
+// auto-round's rules in llm-compressor's words: a full name stays, all else becomes an expression.
+std::string as_target(const Matcher& matcher, const std::string& expression) {
+  return matcher.is_expression() ? "re:" + expression : matcher.text();
+}
+
+Step translated(const Step& step, const Resolution& resolution) {
+  Step result = step;
+  result.ignore.clear();
+  result.layers.clear();
+  std::unordered_set<std::string_view> names;
+  for (const Verdict& verdict : resolution.verdicts) names.insert(verdict.name);
+  for (std::string entry : step.ignore) {
+    std::erase(entry, ' ');
+    bool digit = !entry.empty() && entry.back() >= '0' && entry.back() <= '9';
+    bool whole = names.contains(entry);
+    result.ignore.push_back(whole ? entry : "re:.*" + escaped(entry) + (digit ? "\\." : ""));
+  }
+  for (const LayerRule& rule : step.layers) {
+    Matcher matcher = Matcher::layer(rule.pattern, names);
+    std::string target = as_target(matcher, "(?s:.*?)(?:" + rule.pattern + ")");
+    if (rule.keep) {
+      result.ignore.push_back(target);
+      continue;
+    }
+    SchemeGroup group{.name = fmt::format("group_{}", result.groups.size()),
+                      .targets = {target},
+                      .scheme = step.groups.front().scheme};
+    if (rule.group_size) group.scheme.group_size = *rule.group_size;
+    if (rule.symmetric) group.scheme.symmetric = *rule.symmetric;
+    result.groups.push_back(group);
+  }
+  for (const Verdict& verdict : resolution.verdicts) {
+    if (verdict.reason.ends_with("no multiple of 32")) result.ignore.push_back(verdict.name);
+  }
+  return result;
+}
+
+JsonValue group_json(const SchemeGroup& group) {
+  JsonValue weights = {
+      {"num_bits", group.scheme.bits}, {"type", "int"}, {"symmetric", group.scheme.symmetric}};
+  bool channel = group.scheme.group_size == -1;
+  if (!channel) weights["group_size"] = group.scheme.group_size;
+  weights["strategy"] = channel ? "channel" : "group";
+  weights["observer"] = group.observer == quant::Observer::mse ? "mse" : "memoryless_minmax";
+  if (group.observer == quant::Observer::mse) {
+    weights["observer_kwargs"] = {{"maxshrink", group.shrink.maxshrink},
+                                  {"patience", group.shrink.patience},
+                                  {"grid", group.shrink.grid},
+                                  {"norm", group.shrink.norm}};
+  }
+  return {{"targets", group.targets}, {"weights", weights}};
+}
+
+JsonValue step_json(const Step& step) {
+  JsonValue json = JsonValue::object();
+  bool plain = step.groups.size() == 1 && step.groups[0].scheme.group_size == 128 &&
+               step.groups[0].observer == quant::Observer::minmax;
+  if (plain) json["targets"] = step.groups[0].targets;
+  for (const SchemeGroup& group : step.groups) {
+    if (!plain) json["config_groups"][group.name] = group_json(group);
+  }
+  if (!step.groups.empty()) json["ignore"] = step.ignore;
+  if (plain) json["scheme"] = step.groups[0].scheme.symmetric ? "W4A16" : "W4A16_ASYM";
+  json["bypass_divisibility_checks"] = false;
+  if (step.modifier == "AutoRoundModifier") {
+    json["iters"] = step.iters;
+    json["enable_torch_compile"] = false;
+    json["batch_size"] = step.batch_size;
+    if (step.lr) json["lr"] = *step.lr;
+  }
+  return json;
+}
+
+}  // namespace
+
+int64_t Resolution::quantized() const {
+  return std::ranges::count_if(verdicts, [](const Verdict& v) { return v.scheme.has_value(); });
+}
+
+Resolution resolve(const Recipe& recipe, const std::vector<LinearInfo>& linears) {
+  Names names(linears);
+  Resolution resolution;
+  for (const LinearInfo& linear : linears) {
+    resolution.verdicts.push_back(kept(linear, "no target matches"));
+  }
+  for (size_t i = 0; i < recipe.steps.size(); ++i) {
+    const Step& step = recipe.steps[i];
+    if (step.groups.empty()) {  // tunes what earlier steps chose
+      for (Verdict& verdict : resolution.verdicts) verdict.step = i;
+    } else if (recipe.style == RuleStyle::auto_round) {
+      AutoRoundRules rules(step, names);
+      apply(rules, i, linears, resolution);
+    } else {
+      LlmCompressorRules rules(step, names);
+      apply(rules, i, linears, resolution);
+    }
+  }
+  if (resolution.quantized() == 0) {
+    fail("recipe: nothing is left to quantize; all {} linears are kept", linears.size());
+  }
+  check_groups(linears, resolution);
+  check_units(linears, resolution);
+  return resolution;
+}
+
+std::string recipe_yaml(const Recipe& recipe, const Resolution& resolution) {
+  JsonValue stage = JsonValue::object();
+  for (const Step& step : recipe.steps) {
+    bool auto_round = recipe.style == RuleStyle::auto_round;
+    JsonValue fields = step_json(auto_round ? translated(step, resolution) : step);
+    // A mapping holds a modifier once, so a repeated one starts a mapping of its own.
+    std::string group = "default_modifiers";
+    for (int i = 1; stage.contains(group) && stage[group].contains(step.modifier); ++i) {
+      group = fmt::format("default_{}_modifiers", i);
+    }
+    stage[group][step.modifier] = fields;
+  }
+  return to_yaml({{"default_stage", stage}});
+}
+
+}  // namespace quern::compress
