@@ -3,7 +3,7 @@
 // measured in turn with the kernel, so that a busy machine slows both. More than 1 GB of weights
 // takes turns, because smaller sets are served by the cache.
 //
-//   int4_bench [--threads N] [--gigabytes G] [--repetitions R]
+//   int4_bench [--threads N] [--gigabytes G] [--repetitions R] [--rows N]
 #include <sys/mman.h>
 
 #include <chrono>
@@ -215,9 +215,11 @@ void bench_prompt(const CpuKernels& kernels, const Weights& weights, int64_t tok
                         {"gigaoperations_per_second", spread(speeds, 10)}});
 }
 
-void run(double gigabytes, int repetitions) {
+// `rows`: only the weight with so many, or all if 0.
+void run(double gigabytes, int repetitions, int64_t rows) {
   const CpuKernels& kernels = kernels::cpu_kernels();
   for (const Case& c : kCases) {
+    if (rows != 0 && c.rows != rows) continue;
     const Weights weights({c.rows, c.columns, 128, FloatType::bf16, true}, gigabytes);
     for (int64_t tokens : {1, 2, 4})
       bench_decode(kernels, weights, c.matrices_per_call, tokens, repetitions);
@@ -230,7 +232,7 @@ void run(double gigabytes, int repetitions) {
 
 int main(int count, char** arguments) {
   double gigabytes = 1.2;
-  int repetitions = 9;
+  int repetitions = 9, rows = 0;
   try {
     for (int i = 1; i + 1 < count; i += 2) {
       const std::string name = arguments[i];
@@ -240,10 +242,13 @@ int main(int count, char** arguments) {
         gigabytes = std::stod(arguments[i + 1]);
       else if (name == "--repetitions")
         repetitions = std::stoi(arguments[i + 1]);
+      else if (name == "--rows")
+        rows = std::stoi(arguments[i + 1]);
       else
         quern::fail(quern::Exit::usage, "int4_bench has no option {}", name);
     }
-    quern::bench::run(gigabytes, repetitions);
+    if (gigabytes < 0.1) quern::fail(quern::Exit::usage, "int4_bench --gigabytes: at least 0.1");
+    quern::bench::run(gigabytes, repetitions, rows);
   } catch (const std::exception& error) {
     fmt::print(stderr, "int4_bench: {}\n", error.what());
     return 1;

@@ -12,16 +12,17 @@ namespace {
 
 int64_t blocks(const Int4Shape& shape) { return (shape.rows + kInt4RowBlock - 1) / kInt4RowBlock; }
 
-void arrange_row(const Int4Shape& shape, const Int4Source& source, int64_t row, uint8_t* block) {
+void arrange_row(const Int4Shape& shape, const Int4Layout& layout, const Int4Source& source,
+                 int64_t row, uint8_t* block) {
   const int64_t lane = row % kInt4RowBlock, groups = shape.groups();
   const int64_t width = float_bytes(shape.scale_type);
   const auto* scales = static_cast<const uint8_t*>(source.scales) + row * groups * width;
-  uint8_t* zeros = block + int4_scale_bytes(shape);
+  uint8_t* zeros = block + layout.scale_bytes;
   for (int64_t g = 0; g < groups; ++g) {
     std::memcpy(block + (g * kInt4RowBlock + lane) * width, scales + g * width, width);
     if (!shape.symmetric) zeros[g * kInt4RowBlock + lane] = source.zeros[row * groups + g];
   }
-  uint8_t* words = zeros + int4_zero_bytes(shape);
+  uint8_t* words = zeros + layout.zero_bytes;
   const uint8_t* codes = source.codes + row * shape.columns / 2;
   for (int64_t k8 = 0; k8 < shape.columns / 8; ++k8)
     std::memcpy(words + (k8 * kInt4RowBlock + lane) * 4, codes + k8 * 4, 4);
@@ -39,18 +40,16 @@ std::string int4_refusal(const Int4Shape& shape) {
   return {};
 }
 
-size_t int4_block_bytes(const Int4Shape& shape) {
-  return int4_scale_bytes(shape) + int4_zero_bytes(shape) + shape.columns / 2 * kInt4RowBlock;
-}
+size_t int4_block_bytes(const Int4Shape& shape) { return int4_layout(shape).block_bytes; }
 
 size_t int4_bytes(const Int4Shape& shape) { return blocks(shape) * int4_block_bytes(shape); }
 
 void arrange_int4(const Int4Shape& shape, const Int4Source& source, uint8_t* arranged) {
-  const size_t block_bytes = int4_block_bytes(shape);
+  const Int4Layout layout = int4_layout(shape);
   if (shape.rows % kInt4RowBlock != 0)
-    std::memset(arranged + (blocks(shape) - 1) * block_bytes, 0, block_bytes);
+    std::memset(arranged + (blocks(shape) - 1) * layout.block_bytes, 0, layout.block_bytes);
   for (int64_t row = 0; row < shape.rows; ++row)
-    arrange_row(shape, source, row, arranged + row / kInt4RowBlock * block_bytes);
+    arrange_row(shape, layout, source, row, arranged + row / kInt4RowBlock * layout.block_bytes);
 }
 
 size_t int4_activation_bytes(const Int4Shape& shape, int64_t tokens) {

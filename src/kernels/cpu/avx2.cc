@@ -136,9 +136,9 @@ template <int kTokens>
 }
 
 template <int kTokens>
-void multiply_panel(const Int4Shape& shape, const uint8_t* arranged, const Int4Activations& x,
-                    const Panel& panel, int64_t block, float* out) {
-  const Int4Block at = int4_block(shape, arranged, block);
+void multiply_panel(const Int4Shape& shape, const Int4Layout& layout, const uint8_t* arranged,
+                    const Int4Activations& x, const Panel& panel, int64_t block, float* out) {
+  const Int4Block at = int4_block(layout, arranged, block);
   Avx2Lanes::Floats totals[kTokens];
   repeat<kTokens>([&](auto t) { totals[t] = Avx2Lanes::splat(0); });
   int64_t piece = 0;
@@ -149,7 +149,7 @@ void multiply_panel(const Int4Shape& shape, const uint8_t* arranged, const Int4A
     const Avx2Lanes::Floats scales = group_scales(shape, at, group);
     const uint8_t* zeros = at.zeros ? at.zeros + group * kInt4RowBlock : nullptr;
     repeat<kTokens>([&](auto t) {
-      const int64_t p = (panel.first + t) * shape.pieces() + piece;
+      const int64_t p = (panel.first + t) * layout.pieces + piece;
       const __m256i low = _mm256_sub_epi32(dots[t], zeros_times(zeros, x.sums[p]));
       const __m256i high =
           _mm256_sub_epi32(dots[kTokens + t], zeros_times(zeros ? zeros + 8 : nullptr, x.sums[p]));
@@ -165,11 +165,12 @@ void int4_product(const Int4Shape& shape, const uint8_t* arranged, const Int4Act
                   int64_t begin, int64_t end, float* out) {
   static constexpr decltype(&multiply_panel<1>) kMultiply[kPanel] = {
       multiply_panel<1>, multiply_panel<2>, multiply_panel<3>, multiply_panel<4>};
+  const Int4Layout layout = int4_layout(shape);
   const int64_t last = (end + kInt4RowBlock - 1) / kInt4RowBlock;
   for (int64_t block = begin / kInt4RowBlock; block < last; ++block) {
     for (int64_t token = 0; token < x.tokens; token += kPanel) {
       const Panel panel = panel_of(shape, x, token);
-      kMultiply[panel.tokens - 1](shape, arranged, x, panel, block, out);
+      kMultiply[panel.tokens - 1](shape, layout, arranged, x, panel, block, out);
     }
   }
 }

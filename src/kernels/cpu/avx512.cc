@@ -18,14 +18,23 @@
 namespace quern::kernels {
 namespace {
 
-// 2 row blocks x 12 tokens fill 24 of the 32 registers; few tokens stream both planes at once.
-constexpr int64_t kPanel = 12, kStreamTokens = 4;
+// 2 row blocks x 12 tokens fill 24 of the 32 registers.
+constexpr int64_t kPanel = 12;
 // Tokens whose sums stay in the cache beside the activations that make them.
 constexpr int64_t kTokenChunk = 8 * kPanel;
 // Memory is fetched this far ahead of its use, in bytes of one row block.
 constexpr int64_t kPrefetch = 4096;
 
 int64_t smaller(int64_t a, int64_t b) { return a < b ? a : b; }
+
+// One product: what every function below works on.
+struct Product {
+  const Int4Shape& shape;
+  Int4Layout layout;
+  const uint8_t* arranged;
+  const Int4Activations& x;
+  float* out;
+};
 
 struct Panel {
   int64_t first, tokens;
@@ -122,7 +131,7 @@ void store_rows(const Int4Shape& shape, int64_t block, int64_t token, __m512 tot
                         total);
 }
 
-// ---- few tokens: one pass over the codes, as fast as memory delivers them
+// ---- up to 4 tokens: one pass over the codes, as fast as memory delivers them
 
 // The address that is kPrefetch bytes on in the stream of kBlocks blocks that are read side by
 // side: past the end of one it goes on where the next kBlocks begin.
@@ -170,20 +179,21 @@ struct Dots {
 };
 
 template <int kBlocks, int kTokens>
-void stream(const Int4Shape& shape, const uint8_t* arranged, const Int4Activations& x,
-            int64_t block, float* out) {
-  const int64_t block_bytes = static_cast<int64_t>(int4_block_bytes(shape));
-  const Int4Block first_block = int4_block(shape, arranged, block);
+void stream(const Product& product, int64_t block) {
+  const auto& [shape, layout, arranged, x, out] = product;
+  const int64_t block_bytes = layout.block_bytes;
+  Int4Block blocks[kBlocks];
+  repeat<kBlocks>([&](auto b) { blocks[b] = int4_block(layout, arranged, block + b); });
   const Panel panel = panel_of(shape, x, 0);
   const int32_t* high_words = panel.high;
   const int32_t* low_words = panel.low;
-  const uint8_t* codes = first_block.codes;
+  const uint8_t* codes = blocks[0].codes;
   __m512 totals[kBlocks * kTokens];
   repeat<kBlocks * kTokens>([&](auto i) { totals[i] = _mm512_setzero_ps(); });
   int64_t piece = 0;
   for_each_piece(shape, [&](int64_t group, int64_t, int64_t length) {
     Dots<kBlocks, kTokens> dots;
-    const uint8_t* ahead = ahead_of<kBlocks>(codes, first_block.scales, block_bytes);
+    const uint8_t* ahead = ahead_of<kBlocks>(codes, blocks[0].scales, block_bytes);
     for (int64_t k = 0; k < length; k += 8) {
       repeat<kBlocks>([&](auto b) { Avx512Lanes::prefetch(ahead + b * block_bytes); });
       dots.add(codes, block_bytes, high_words, low_words);
@@ -193,12 +203,11 @@ void stream(const Int4Shape& shape, const uint8_t* arranged, const Int4Activatio
       ahead += 64;
     }
     repeat<kBlocks>([&](auto b) {
-      const Int4Block at = int4_block(shape, arranged, block + b);
-      const __m512 scales = group_scales(shape, at, group);
+      const __m512 scales = group_scales(shape, blocks[b], group);
       repeat<kTokens>([&](auto t) {
         constexpr int i = b * kTokens + t;
-        const int64_t p = t * shape.pieces() + piece;
-        const __m512i zeros = zeros_times(at, group, x.sums[p]);
+        const int64_t p = t * layout.pieces + piece;
+        const __m512i zeros = zeros_times(blocks[b], group, x.sums[p]);
         totals[i] = add_piece(totals[i], dots.sum(i), zeros, scales, x.scales[p]);
       });
     });
@@ -250,8 +259,9 @@ struct UnpackedPiece {
 
 // totals [tokens of the panel][block][16] += the piece, for one panel.
 template <int kBlocks, int kTokens>
-void multiply_panel(const Int4Shape& shape, const UnpackedPiece& piece, const Int4Activations& x,
-                    const Panel& panel, float* totals) {
+void multiply_panel(const Product& product, const UnpackedPiece& piece, const Panel& panel,
+                    float* totals) {
+  const auto& [shape, layout, arranged, x, out] = product;
   __m512i dots[kBlocks * kTokens];
   repeat<kBlocks * kTokens>([&](auto i) { dots[i] = _mm512_setzero_si512(); });
   const int64_t at = piece.first / 4 * kTokens;
@@ -261,7 +271,7 @@ void multiply_panel(const Int4Shape& shape, const UnpackedPiece& piece, const In
   repeat<kBlocks>([&](auto b) {
     const __m512 scales = group_scales(shape, piece.blocks[b], piece.group);
     repeat<kTokens>([&](auto t) {
-      const int64_t p = (panel.first + t) * shape.pieces() + piece.index;
+      const int64_t p = (panel.first + t) * layout.pieces + piece.index;
       float* total = totals + (t * kBlocks + b) * kInt4RowBlock;
       const __m512i zeros = zeros_times(piece.blocks[b], piece.group, x.sums[p]);
       _mm512_store_ps(total, add_piece(_mm512_load_ps(total), dots[b * kTokens + t], zeros, scales,
@@ -272,8 +282,7 @@ void multiply_panel(const Int4Shape& shape, const UnpackedPiece& piece, const In
 
 template <int kBlocks, int... kTokens>
 constexpr auto panel_table(std::integer_sequence<int, kTokens...>) {
-  using Multiply = void (*)(const Int4Shape&, const UnpackedPiece&, const Int4Activations&,
-                            const Panel&, float*);
+  using Multiply = void (*)(const Product&, const UnpackedPiece&, const Panel&, float*);
   struct Table {
     Multiply entries[sizeof...(kTokens)];
   };
@@ -281,25 +290,24 @@ constexpr auto panel_table(std::integer_sequence<int, kTokens...>) {
 }
 
 template <int kBlocks>
-void multiply_chunk(const Int4Shape& shape, const uint8_t* arranged, const Int4Activations& x,
-                    int64_t block, int64_t token, int64_t token_end, float* out) {
+void multiply_chunk(const Product& product, int64_t block, int64_t token, int64_t token_end) {
+  const auto& [shape, layout, arranged, x, out] = product;
   static constexpr auto kMultiply = panel_table<kBlocks>(std::make_integer_sequence<int, kPanel>());
   alignas(64) float totals[kTokenChunk * kBlocks * kInt4RowBlock];
   alignas(64) uint8_t bytes[kBlocks * kInt4RowBlock * Int4Shape::kPiece];
   for (int64_t i = 0; i < (token_end - token) * kBlocks; ++i)
     _mm512_store_ps(totals + i * kInt4RowBlock, _mm512_setzero_ps());
-  const int64_t block_bytes = static_cast<int64_t>(int4_block_bytes(shape));
   UnpackedPiece piece = {};
   piece.bytes = bytes;
-  for (int b = 0; b < kBlocks; ++b) piece.blocks[b] = int4_block(shape, arranged, block + b);
+  for (int b = 0; b < kBlocks; ++b) piece.blocks[b] = int4_block(layout, arranged, block + b);
   for_each_piece(shape, [&](int64_t group, int64_t first, int64_t length) {
-    unpack<kBlocks>(piece.blocks[0].codes + first / 8 * 64, block_bytes, length, bytes);
+    unpack<kBlocks>(piece.blocks[0].codes + first / 8 * 64, layout.block_bytes, length, bytes);
     piece.group = group;
     piece.first = first;
     piece.length = length;
     for (int64_t t = token; t < token_end; t += kPanel) {
       const Panel panel = panel_of(shape, x, t);
-      kMultiply.entries[panel.tokens - 1](shape, piece, x, panel,
+      kMultiply.entries[panel.tokens - 1](product, piece, panel,
                                           totals + (t - token) * kBlocks * kInt4RowBlock);
     }
     ++piece.index;
@@ -311,29 +319,28 @@ void multiply_chunk(const Int4Shape& shape, const uint8_t* arranged, const Int4A
 }
 
 template <int kBlocks>
-void multiply_blocks(const Int4Shape& shape, const uint8_t* arranged, const Int4Activations& x,
-                     int64_t block, int64_t token, float* out) {
-  switch (x.tokens) {
+void multiply_blocks(const Product& product, int64_t block, int64_t token) {
+  switch (product.x.tokens) {
     case 1:
-      return stream<kBlocks, 1>(shape, arranged, x, block, out);
+      return stream<kBlocks, 1>(product, block);
     case 2:
-      return stream<kBlocks, 2>(shape, arranged, x, block, out);
+      return stream<kBlocks, 2>(product, block);
     case 3:
-      return stream<kBlocks, 3>(shape, arranged, x, block, out);
-    case kStreamTokens:
-      return stream<kBlocks, kStreamTokens>(shape, arranged, x, block, out);
+      return stream<kBlocks, 3>(product, block);
+    case 4:
+      return stream<kBlocks, 4>(product, block);
   }
-  multiply_chunk<kBlocks>(shape, arranged, x, block, token, smaller(token + kTokenChunk, x.tokens),
-                          out);
+  multiply_chunk<kBlocks>(product, block, token, smaller(token + kTokenChunk, product.x.tokens));
 }
 
 void int4_product(const Int4Shape& shape, const uint8_t* arranged, const Int4Activations& x,
                   int64_t begin, int64_t end, float* out) {
+  const Product product = {shape, int4_layout(shape), arranged, x, out};
   const int64_t first = begin / kInt4RowBlock, last = (end + kInt4RowBlock - 1) / kInt4RowBlock;
   for (int64_t token = 0; token < x.tokens; token += kTokenChunk) {
     int64_t block = first;
-    for (; block + 2 <= last; block += 2) multiply_blocks<2>(shape, arranged, x, block, token, out);
-    if (block < last) multiply_blocks<1>(shape, arranged, x, block, token, out);
+    for (; block + 2 <= last; block += 2) multiply_blocks<2>(product, block, token);
+    if (block < last) multiply_blocks<1>(product, block, token);
   }
 }
 

@@ -13,21 +13,27 @@ struct Int4Block {
   const uint8_t* codes;
 };
 
+// Sizes that follow from a shape by divisions, which a kernel makes once.
+struct Int4Layout {
+  int64_t pieces;
+  int64_t scale_bytes, zero_bytes, block_bytes;  // of 16 rows
+};
+
 [[maybe_unused]] static int64_t whole_lines(int64_t bytes) { return (bytes + 63) / 64 * 64; }
 
-[[maybe_unused]] static int64_t int4_scale_bytes(const Int4Shape& shape) {
-  return whole_lines(shape.groups() * kInt4RowBlock * float_bytes(shape.scale_type));
+[[maybe_unused]] static Int4Layout int4_layout(const Int4Shape& shape) {
+  const int64_t entries = shape.groups() * kInt4RowBlock;
+  const int64_t scale_bytes = whole_lines(entries * float_bytes(shape.scale_type));
+  const int64_t zero_bytes = shape.symmetric ? 0 : whole_lines(entries);
+  return {shape.pieces(), scale_bytes, zero_bytes,
+          scale_bytes + zero_bytes + shape.columns / 2 * kInt4RowBlock};
 }
 
-[[maybe_unused]] static int64_t int4_zero_bytes(const Int4Shape& shape) {
-  return shape.symmetric ? 0 : whole_lines(shape.groups() * kInt4RowBlock);
-}
-
-[[maybe_unused]] static Int4Block int4_block(const Int4Shape& shape, const uint8_t* arranged,
-                                             int64_t block) {
-  const uint8_t* scales = arranged + block * static_cast<int64_t>(int4_block_bytes(shape));
-  const uint8_t* zeros = scales + int4_scale_bytes(shape);
-  return {scales, shape.symmetric ? nullptr : zeros, zeros + int4_zero_bytes(shape)};
+[[maybe_unused]] static Int4Block int4_block(const Int4Layout& layout, const uint8_t* arranged,
+                                             int64_t index) {
+  const uint8_t* scales = arranged + index * layout.block_bytes;
+  const uint8_t* zeros = scales + layout.scale_bytes;
+  return {scales, layout.zero_bytes ? zeros : nullptr, zeros + layout.zero_bytes};
 }
 
 // Calls body(group, first column, columns) for every piece of a row, in order.

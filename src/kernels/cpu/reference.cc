@@ -166,12 +166,13 @@ int32_t code_dot(const Int4Block& block, int64_t lane, const int16_t* x, int64_t
 
 void int4_product(const Int4Shape& shape, const uint8_t* arranged, const Int4Activations& x,
                   int64_t begin, int64_t end, float* out) {
+  const Int4Layout layout = int4_layout(shape);
   for (int64_t t = 0; t < x.tokens; ++t) {
     const int16_t* values = x.values + t * shape.columns;
     for (int64_t row = begin; row < end; ++row) {
-      const Int4Block block = int4_block(shape, arranged, row / kInt4RowBlock);
+      const Int4Block block = int4_block(layout, arranged, row / kInt4RowBlock);
       const int64_t lane = row % kInt4RowBlock;
-      int64_t piece = t * shape.pieces();
+      int64_t piece = t * layout.pieces;
       float total = 0;
       for_each_piece(shape, [&](int64_t group, int64_t first, int64_t length) {
         const int64_t at = group * kInt4RowBlock + lane;
