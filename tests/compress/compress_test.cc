@@ -1,0 +1,174 @@
+// The whole job on small checkpoints: what is written, that it does not depend on threads, and that
+// tuning helps.
+#include "compress/compress.h"
+
+#include <gtest/gtest.h>
+
+#include <filesystem>
+#include <fstream>
+
+#include "base/error.h"
+#include "base/file.h"
+#include "base/threads.h"
+#include "compress/provenance.h"
+#include "models/models.h"
+
+namespace quern::compress {
+namespace {
+
+namespace fs = std::filesystem;
+
+fs::path test_data(const std::string& name) {
+  return fs::path(QUERN_SOURCE_DIR) / "tests" / "data" / name;
+}
+
+class CompressTest : public testing::Test {
+ protected:
+  CompressTest()
+      : folder_(fs::temp_directory_path() / ("quern-compress-test-" + std::to_string(::getpid()))) {
+    prepare_torch();
+    fs::remove_all(folder_);
+  }
+  ~CompressTest() override {
+    fs::remove_all(folder_);
+    set_threads(2);
+  }
+
+  // A few windows of the tiny model's calibration set.
+  static Calibration calibration(size_t windows, int64_t length, int vocabulary) {
+    Calibration made;
+    for (size_t i = 0; i < windows; ++i) {
+      std::vector<int32_t> window;
+      for (int64_t j = 0; j < length; ++j)
+        window.push_back(
+            static_cast<int32_t>(32 + (i * 7919 + j * j * 31 + j) % (vocabulary - 32)));
+      made.windows.push_back(window);
+    }
+    made.manifest = {{"rows", windows}};
+    return made;
+  }
+
+  CompressReport run(const std::string& model, const RecipeOptions& recipe, const Calibration& data,
+                     const std::string& out, quant::Format format = quant::Format::auto_round) {
+    fs::create_directories(folder_ / out);
+    CompressOptions options;
+    options.output = folder_ / out;
+    options.format = format;
+    return compress(std::make_shared<nn::Source>(test_data(model)), make_recipe(recipe), data,
+                    options, {});
+  }
+
+  void expect_same_bytes(const std::string& a, const std::string& b) const {
+    std::vector<std::string> files;
+    for (const auto& entry : fs::directory_iterator(folder_ / a))
+      files.push_back(entry.path().filename());
+    EXPECT_GT(files.size(), 5u);
+    for (const std::string& file : files)
+      EXPECT_EQ(sha256_of_file(folder_ / a / file), sha256_of_file(folder_ / b / file)) << file;
+  }
+
+  fs::path folder_;
+};
+
+RecipeOptions auto_round_options(int iters) {
+  RecipeOptions options;
+  options.iters = iters;
+  options.batch_size = 2;
+  return options;
+}
+
+TEST_F(CompressTest, SameBytesForEveryNumberOfThreads) {
+  const Calibration data = calibration(4, 70, 512);
+  set_threads(1);
+  run("qwen36", auto_round_options(3), data, "one");
+  set_threads(3);
+  run("qwen36", auto_round_options(3), data, "three");
+  expect_same_bytes("one", "three");
+}
+
+TEST_F(CompressTest, TuningLowersTheLossOfEveryBlock) {
+  const CompressReport report =
+      run("qwen36", auto_round_options(20), calibration(8, 64, 512), "out");
+  ASSERT_EQ(report.blocks.size(), 4u);
+  for (const BlockReport& block : report.blocks) {
+    EXPECT_LT(block.loss_after, 0.8 * block.loss_before) << block.name;
+    EXPECT_GT(block.loss_after, 0) << block.name;
+  }
+}
+
+// Iteration 0 is round-to-nearest and is kept when nothing better comes.
+TEST_F(CompressTest, OneIterationIsRoundToNearest) {
+  run("qwen36", auto_round_options(1), calibration(2, 40, 512), "tuned");
+  RecipeOptions nearest;
+  nearest.method = Method::round_to_nearest;
+  nearest.iters = 0;
+  run("qwen36", nearest, {}, "nearest");
+  EXPECT_EQ(read_file(folder_ / "tuned" / "quantization_errors.json"),
+            read_file(folder_ / "nearest" / "quantization_errors.json"));
+}
+
+TEST_F(CompressTest, WhatIsWrittenMultipliesAsItWasTuned) {
+  run("qwen36", auto_round_options(5), calibration(4, 64, 512), "out",
+      quant::Format::compressed_tensors);
+  auto source = std::make_shared<nn::Source>(folder_ / "out");
+  ASSERT_TRUE(source->quantization);
+  auto model = models::make_model(source->files.config());
+  std::vector<nn::LinearSite> sites;
+  const nn::Weights weights = nn::Weights(source).listing(&sites);
+  at::NoGradGuard no_grad;
+  nn::Pass pass = nn::Pass::whole({30});
+  Tensor x = (*model->stem(weights))(at::arange(30, at::kLong) + 40, pass);
+  for (int i = 0; i < model->blocks(); ++i) x = (*model->block(weights, i))(x, pass);
+  EXPECT_TRUE(model->head(weights)->logits(x).isfinite().all().item<bool>());
+  int64_t packed = 0;
+  for (const nn::LinearSite& site : sites) packed += site.weight.packed() != nullptr;
+  // 4 blocks of 24 expert matrices and 3 of the shared expert, 3 x 3 of the delta nets, 4 of the
+  // attention.
+  EXPECT_EQ(packed, 4 * 27 + 3 * 3 + 4);
+}
+
+TEST_F(CompressTest, StopsAfterTheBlock) {
+  fs::create_directories(folder_ / "out");
+  std::atomic<bool> stop = false;
+  CompressOptions options;
+  options.output = folder_ / "out";
+  options.stop = &stop;
+  int done = 0;
+  Progress progress;
+  progress.block_done = [&](const BlockReport&) {
+    ++done;
+    stop = true;
+  };
+  RecipeOptions nearest;
+  nearest.method = Method::round_to_nearest;
+  nearest.iters = 0;
+  try {
+    compress(std::make_shared<nn::Source>(test_data("qwen36")), make_recipe(nearest), {}, options,
+             progress);
+    FAIL();
+  } catch (const Error& error) {
+    EXPECT_EQ(error.code(), Exit::interrupted);
+  }
+  EXPECT_EQ(done, 1);
+}
+
+TEST_F(CompressTest, RefusesToTuneWithoutDataOrTwice) {
+  EXPECT_THROW(run("qwen36", auto_round_options(5), {}, "out"), Error);
+  RecipeOptions nearest;
+  nearest.method = Method::round_to_nearest;
+  nearest.iters = 0;
+  run("qwen36", nearest, {}, "first");
+  fs::create_directories(folder_ / "second");
+  CompressOptions options;
+  options.output = folder_ / "second";
+  try {
+    compress(std::make_shared<nn::Source>(folder_ / "first"), make_recipe(nearest), {}, options,
+             {});
+    FAIL();
+  } catch (const Error& error) {
+    EXPECT_NE(std::string(error.what()).find("is quantized already"), std::string::npos);
+  }
+}
+
+}  // namespace
+}  // namespace quern::compress
