@@ -1,0 +1,65 @@
+#include <nlohmann/json.hpp>
+#include <set>
+
+#include "base/error.h"
+#include "base/json.h"
+#include "eval/checks.h"
+
+namespace quern::eval {
+namespace {
+
+// The reading of quantization_config, or what is wrong with it.
+std::optional<quant::Scheme> scheme_of(const nn::Source& artifact, const std::string& module,
+                                       VerifyReport& report) {
+  try {
+    return artifact.quantization->scheme_of(module);
+  } catch (const Error& error) {
+    found(report, module, "{}", error.what());
+    return std::nullopt;
+  }
+}
+
+// auto-round writes its settings twice; readers differ in which they read.
+void check_copies(const checkpoint::Checkpoint& files, VerifyReport& report) {
+  const auto second = files.folder() / "quantization_config.json";
+  if (!files.config().has("quantization_config") || !std::filesystem::exists(second)) return;
+  // Keys may stand in another order.
+  const nlohmann::json a = read_json(second), b = files.config().at("quantization_config").value();
+  if (a != b) {
+    found(report, "quantization_config.json",
+          "differs from quantization_config in config.json; readers use one or the other");
+  }
+}
+
+}  // namespace
+
+void check_config(const Pair& pair, VerifyReport& report) {
+  const nn::Source& artifact = *pair.artifact;
+  if (!artifact.quantization) {
+    return found(report, "config.json",
+                 "has no quantization_config: nothing says how the weights "
+                 "are stored");
+  }
+  check_copies(artifact.files, report);
+  int64_t packed_modules = 0;
+  std::set<std::string> fused;
+  for (const Module& module : pair.modules) {
+    const bool packed = is_packed(artifact.files, module.name);
+    const auto scheme = scheme_of(artifact, module.name, report);
+    packed_modules += packed;
+    if (packed && !scheme) {
+      found(report, module.name,
+            "is packed, but quantization_config says that it is not quantized");
+    } else if (!packed && scheme) {
+      found(report, module.name,
+            "is not packed, but quantization_config says that it is {}; it is missing among the "
+            "modules to ignore",
+            scheme->text());
+    }
+    if (!module.fused.empty() && fused.insert(module.fused).second)
+      scheme_of(artifact, module.fused, report);
+  }
+  if (packed_modules == 0) found(report, "", "nothing is quantized");
+}
+
+}  // namespace quern::eval

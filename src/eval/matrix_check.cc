@@ -1,0 +1,255 @@
+#include <algorithm>
+#include <cmath>
+#include <map>
+
+#include "base/error.h"
+#include "base/threads.h"
+#include "checkpoint/dtype.h"
+#include "eval/checks.h"
+#include "eval/record.h"
+#include "quant/dequantize.h"
+#include "quant/grid.h"
+#include "quant/matrix_rows.h"
+#include "quant/rows.h"
+
+namespace quern::eval {
+namespace {
+
+using quant::QuantWeight;
+
+// Peers round the quotient to bf16 before they round it to a code, and AutoRound's scale after its
+// search: both move a code by less.
+constexpr double kDistanceSlack = 0.05;
+// Of one matrix, recomputed from the same bytes in the same order.
+constexpr double kRecordSlack = 1e-9;
+
+constexpr int64_t kBytesAtOnce = 256 << 20;  // of the source's weights
+
+// The packed tensors that readers of a format multiply by.
+std::string scale_name(quant::Format format) {
+  return format == quant::Format::compressed_tensors ? "weight_scale" : "scales";
+}
+std::string code_name(quant::Format format) {
+  return format == quant::Format::compressed_tensors ? "weight_packed" : "qweight";
+}
+
+quant::Grid grid_of(quant::Format format) {
+  return format == quant::Format::compressed_tensors ? quant::Grid::compressed_tensors
+                                                     : quant::Grid::auto_round;
+}
+
+// How far codes are from weight / scale after clamping to the range of their group.
+struct Distances {
+  int64_t far = 0;  // codes beyond the limit
+  int64_t zero_scales = 0;
+  double worst = 0;
+  int64_t row = 0, column = 0;  // of the worst
+};
+
+void add_row(Distances& distances, int64_t row, const float* weight, const uint8_t* codes,
+             const float* scales, const uint8_t* zeros, int64_t groups, int64_t group,
+             double limit) {
+  for (int64_t g = 0; g < groups; ++g) {
+    if (scales[g] == 0) {
+      ++distances.zero_scales;
+      continue;
+    }
+    const double zero = zeros ? zeros[g] : 8;
+    for (int64_t column = g * group; column < (g + 1) * group; ++column) {
+      const double wanted = std::clamp(weight[column] / scales[g] + zero, 0.0, 15.0);
+      const double distance = std::abs(wanted - codes[column]);
+      if (distance > limit + kDistanceSlack) ++distances.far;
+      if (distance <= distances.worst) continue;
+      distances.worst = distance;
+      distances.row = row;
+      distances.column = column;
+    }
+  }
+}
+
+// On the calling thread: matrices are checked side by side.
+Distances distances_of(const Tensor& weight, const QuantWeight& quantized, double limit) {
+  const int64_t rows = weight.size(0), columns = weight.size(1);
+  const int64_t groups = quantized.scales.size(1);
+  const quant::MatrixRows originals(weight, "weight"), codes(quantized.codes, "codes"),
+      scales(quantized.scales, "scales");
+  std::vector<float> original(columns), scale(groups);
+  std::vector<uint8_t> code(columns);
+  Distances distances;
+  for (int64_t row = 0; row < rows; ++row) {
+    quant::widen(originals[row], weight.scalar_type(), columns, original.data());
+    quant::widen(scales[row], quantized.scales.scalar_type(), groups, scale.data());
+    quant::unpack_nibbles(static_cast<const uint8_t*>(codes[row]), columns, code.data());
+    const uint8_t* zeros = quantized.zeros.defined()
+                               ? quantized.zeros.const_data_ptr<uint8_t>() + row * groups
+                               : nullptr;
+    add_row(distances, row, original.data(), code.data(), scale.data(), zeros, groups,
+            columns / groups, limit);
+  }
+  return distances;
+}
+
+// One matrix; its findings are kept apart, because several are checked at the same time.
+class MatrixChecker {
+ public:
+  MatrixChecker(const nn::Source& artifact, const Module& module, const MatrixLimits& limits,
+                const MatrixRecord* record)
+      : artifact_(artifact),
+        module_(module),
+        limits_(limits),
+        record_(record),
+        format_(artifact.quantization->format()) {
+    check_.module = module.name;
+  }
+
+  void run() {
+    try {
+      const auto scheme = artifact_.quantization->scheme_of(module_.name);
+      if (!scheme) return;  // check_config() has said so
+      const QuantWeight weight =
+          quant::from_disk(module_.name, *scheme, format_, [&](const std::string& name) {
+            return artifact_.files.has(name) ? artifact_.files.tensor(name) : Tensor();
+          });
+      check_.scheme = weight.scheme.text();
+      if (!same_shape(weight)) return;
+      check_scale_dtype(weight);
+      check_codes(weight);
+      check_error(weight);
+      if (record_) check_record(weight);
+      complete_ = true;
+    } catch (const Error& error) {
+      add(module_.name, error.what());
+    }
+  }
+
+  void report(VerifyReport& report) const {
+    report.findings.insert(report.findings.end(), findings_.begin(), findings_.end());
+    if (complete_) report.matrices.push_back(check_);
+  }
+
+ private:
+  void add(const std::string& tensor, const std::string& message) {
+    findings_.push_back({Severity::error, tensor, message});
+  }
+  std::string name(const std::string& part) const { return module_.name + "." + part; }
+
+  bool same_shape(const QuantWeight& weight) {
+    const int64_t rows = module_.weight.size(0), columns = module_.weight.size(1);
+    if (weight.rows() == rows && weight.columns == columns) return true;
+    add(name(code_name(format_)), fmt::format("is [{}, {}], but [{}, {}] in the source",
+                                              weight.rows(), weight.columns, rows, columns));
+    return false;
+  }
+
+  void check_scale_dtype(const QuantWeight& weight) {
+    const DType wanted = quant::scale_dtype(format_, module_.weight.scalar_type());
+    const DType found = weight.scales.scalar_type();
+    if (found == wanted) return;
+    add(name(scale_name(format_)),
+        fmt::format("is {}, but readers of {} take {} and would round it",
+                    checkpoint::dtype_name(found), quant::format_name(format_),
+                    checkpoint::dtype_name(wanted)));
+  }
+
+  void check_codes(const QuantWeight& weight) {
+    const Distances d = distances_of(module_.weight, weight, limits_.code_distance);
+    if (d.zero_scales > 0) {
+      add(name(scale_name(format_)),
+          fmt::format("{} of {} scales are zero", d.zero_scales, weight.scales.numel()));
+    }
+    if (d.far == 0) return;
+    add(name(code_name(format_)),
+        fmt::format("{} of {} codes are more than {} from weight / scale, the worst by {:.1f} in "
+                    "row {}, column {} (group {}): codes or {} are not those of this weight",
+                    d.far, module_.weight.numel(), limits_.code_distance, d.worst, d.row, d.column,
+                    d.column * weight.scales.size(1) / weight.columns, scale_name(format_)));
+  }
+
+  void check_error(const QuantWeight& weight) {
+    const QuantWeight nearest = quant::round_to_nearest(
+        module_.weight, weight.scheme, {.grid = grid_of(format_), .name = module_.source});
+    const double least = quant::relative_error(module_.weight, nearest);
+    check_.relative_error = quant::relative_error(module_.weight, weight);
+    check_.error_ratio = check_.relative_error == least ? 1 : check_.relative_error / least;
+    if (check_.error_ratio <= limits_.error_ratio) return;
+    add(name(code_name(format_)),
+        fmt::format("the relative error is {:.4f}, {:.1f} times that of round-to-nearest ({:.4f}); "
+                    "at most {} times is allowed",
+                    check_.relative_error, check_.error_ratio, least, limits_.error_ratio));
+  }
+
+  void check_record(const QuantWeight& weight) {
+    const bool same_bytes = digest(weight) == record_->sha256;
+    const double distance = std::abs(check_.relative_error - record_->relative_error);
+    const bool same_error = distance <= kRecordSlack * record_->relative_error;
+    check_.recorded = same_bytes && same_error;
+    if (!same_bytes) {
+      add(name(code_name(format_)),
+          fmt::format("is not what compress wrote: its hash differs from that in {} (relative "
+                      "error then {:.6f}, now {:.6f})",
+                      kRecordFile, record_->relative_error, check_.relative_error));
+    } else if (!same_error) {
+      add(module_.source,
+          fmt::format("{} was not made of this: its relative error is {:.6f}, {} says {:.6f}; is "
+                      "it the right source?",
+                      module_.name, check_.relative_error, kRecordFile, record_->relative_error));
+    }
+  }
+
+  const nn::Source& artifact_;
+  const Module& module_;
+  const MatrixLimits& limits_;
+  const MatrixRecord* record_;
+  quant::Format format_;
+  MatrixCheck check_;
+  std::vector<Finding> findings_;
+  bool complete_ = false;
+};
+
+// Gives back the pages of what was checked.
+void release(const Pair& pair, std::span<const Module* const> modules) {
+  pair.artifact->files.release_all();
+  for (const Module* module : modules) pair.source->files.release(module->source);
+}
+
+std::vector<const Module*> packed_modules(const Pair& pair) {
+  std::vector<const Module*> packed;
+  for (const Module& module : pair.modules) {
+    if (is_packed(pair.artifact->files, module.name)) packed.push_back(&module);
+  }
+  return packed;
+}
+
+}  // namespace
+
+void check_matrices(const Pair& pair, const MatrixLimits& limits, VerifyReport& report) {
+  if (!pair.artifact->quantization) return;
+  const auto record = read_record(pair.artifact->files);
+  report.has_record = record.has_value();
+  const std::vector<const Module*> modules = packed_modules(pair);
+  std::map<std::string, MatrixRecord> unseen =
+      record.value_or(std::map<std::string, MatrixRecord>());
+  for (size_t first = 0; first < modules.size();) {
+    size_t end = first;
+    for (size_t bytes = 0; end < modules.size() && bytes < kBytesAtOnce; ++end)
+      bytes += modules[end]->weight.nbytes();
+    const auto part = std::span(modules).subspan(first, end - first);
+    std::vector<MatrixChecker> checkers;
+    for (const Module* module : part) {
+      const MatrixRecord* its = nullptr;
+      if (record && record->contains(module->name)) its = &record->at(module->name);
+      if (record && !its)
+        found(report, module->name, "is quantized, but {} does not know it", kRecordFile);
+      checkers.emplace_back(*pair.artifact, *module, limits, its);
+      unseen.erase(module->name);
+    }
+    parallel_for(std::ssize(checkers), [&](int64_t i) { checkers[i].run(); });
+    for (const MatrixChecker& checker : checkers) checker.report(report);
+    release(pair, part);
+    first = end;
+  }
+  for (const auto& [module, entry] : unseen)
+    found(report, module, "was quantized by compress, going by {}, but is not now", kRecordFile);
+}
+
+}  // namespace quern::eval

@@ -1,0 +1,74 @@
+#include <cmath>
+
+#include "base/error.h"
+#include "eval/checks.h"
+#include "eval/sample.h"
+#include "prompt/stop_ids.h"
+#include "prompt/tokenizer.h"
+
+namespace quern::eval {
+namespace {
+
+constexpr int64_t kPromptTokens = 32;
+
+void check_gates(const Comparison& c, const VerifyOptions& options, VerifyReport& report) {
+  for (const auto& [who, scores] :
+       {std::pair("the source", c.reference), {"the artifact", c.artifact}}) {
+    if (scores.not_finite == 0) continue;
+    found(report, "", "the logits of {} are not finite for {} of {} tokens", who, scores.not_finite,
+          scores.tokens);
+  }
+  // Written so that NaN does not pass.
+  if (!(c.mean_kld < options.max_kld)) {
+    found(report, "", "the mean KL divergence is {:.5f} nats a token, it must be below {}",
+          c.mean_kld, options.max_kld);
+  }
+  if (!(c.top1_agreement > options.min_top1)) {
+    found(report, "",
+          "the likeliest token is the source's for {:.2f} % of the tokens, it must be "
+          "for more than {:.2f} %",
+          100 * c.top1_agreement, 100 * options.min_top1);
+  }
+}
+
+// A loop is the artifact's fault only if the source would not have said the same.
+void check_sample(const Pair& pair, const prompt::Tokenizer& tokenizer, const Window& first,
+                  const VerifyOptions& options, VerifyReport& report) {
+  const auto stops = prompt::stop_ids(pair.source->files.folder(), tokenizer);
+  const int64_t length = std::min(kPromptTokens, std::ssize(first.tokens));
+  const auto prompt = std::span(first.tokens).first(length);
+  const auto answer = greedy(pair.artifact, prompt, options.sample_tokens, stops);
+  report.sample = {.prompt = tokenizer.decode(prompt),
+                   .answer = tokenizer.decode(answer),
+                   .degenerate = is_degenerate(answer)};
+  if (!report.sample->degenerate) return;
+  Window said = {{prompt.begin(), prompt.end()}, length};
+  said.tokens.insert(said.tokens.end(), answer.begin(), answer.end());
+  const double agreement =
+      compare(pair.source, pair.artifact, std::span(&said, 1), options.score).top1_agreement;
+  if (agreement >= options.min_top1) {
+    report.findings.push_back(
+        {Severity::note, "", "the sample repeats itself, as the source's would"});
+  } else {
+    found(report, "", "the sample repeats itself, and the source would have said {:.0f} % of it",
+          100 * agreement);
+  }
+}
+
+}  // namespace
+
+void check_quality(const Pair& pair, const VerifyOptions& options, VerifyReport& report) {
+  const prompt::Tokenizer tokenizer(pair.source->files.folder());
+  const std::string_view text = options.text.empty() ? sample_text() : options.text;
+  const auto windows = text_windows(text, tokenizer, options.windows);
+  try {
+    report.quality = compare(pair.source, pair.artifact, windows, options.score);
+    check_gates(*report.quality, options, report);
+    if (options.sample_tokens > 0) check_sample(pair, tokenizer, windows[0], options, report);
+  } catch (const Error& error) {
+    if (error.code() == Exit::internal) throw;
+    found(report, "", "the artifact cannot be run: {}", error.what());
+  }
+}
+
+}  // namespace quern::eval

@@ -1,0 +1,117 @@
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <nlohmann/json.hpp>
+
+#include "eval/verify.h"
+
+namespace quern::eval {
+namespace {
+
+// More of a kind are in the JSON.
+constexpr size_t kFindingsShown = 25;
+
+std::string_view severity_name(Severity severity) {
+  switch (severity) {
+    case Severity::note:
+      return "note";
+    case Severity::warning:
+      return "warning";
+    case Severity::error:
+      return "error";
+  }
+  return "";
+}
+
+struct Extremes {
+  double least = 0, most = 0;
+};
+
+Extremes extremes_of(const std::vector<MatrixCheck>& matrices, double MatrixCheck::* number) {
+  auto [least, most] = std::ranges::minmax(matrices, {}, number);
+  return {least.*number, most.*number};
+}
+
+std::string matrices_text(const VerifyReport& report) {
+  const Extremes error = extremes_of(report.matrices, &MatrixCheck::relative_error);
+  const Extremes ratio = extremes_of(report.matrices, &MatrixCheck::error_ratio);
+  std::string text = fmt::format(
+      "matrices   {}, relative error {:.4f} to {:.4f}, {:.2f} to {:.2f} times round-to-nearest",
+      report.matrices.size(), error.least, error.most, ratio.least, ratio.most);
+  if (report.has_record) {
+    const auto recorded = std::ranges::count_if(report.matrices, &MatrixCheck::recorded);
+    text += fmt::format("; {} as compress recorded", recorded);
+  }
+  return text + "\n";
+}
+
+std::string quality_text(const Comparison& c) {
+  return fmt::format(
+      "quality    perplexity {:.5f} (source {:.5f}) over {} tokens\n"
+      "           KL divergence {:.5f} +- {:.5f} nats a token, {:.2f} at most; same likeliest "
+      "token {:.2f} %\n",
+      c.artifact.perplexity, c.reference.perplexity, c.artifact.tokens, c.mean_kld, c.kld_error,
+      c.max_kld, 100 * c.top1_agreement);
+}
+
+std::string on_one_line(std::string text) {
+  std::ranges::replace(text, '\n', ' ');
+  return text;
+}
+
+std::string findings_text(const VerifyReport& report) {
+  std::string text;
+  for (size_t i = 0; i < std::min(report.findings.size(), kFindingsShown); ++i) {
+    const Finding& finding = report.findings[i];
+    text += fmt::format("{:<10} {}{}{}\n", severity_name(finding.severity), finding.tensor,
+                        finding.tensor.empty() ? "" : ": ", finding.message);
+  }
+  if (report.findings.size() > kFindingsShown)
+    text += fmt::format("           and {} more\n", report.findings.size() - kFindingsShown);
+  return text;
+}
+
+}  // namespace
+
+std::string to_text(const VerifyReport& report) {
+  std::string text = fmt::format("tensors    {} in the source, {} of them unchanged\n",
+                                 report.tensors, report.copied);
+  if (!report.matrices.empty()) text += matrices_text(report);
+  if (report.quality) text += quality_text(*report.quality);
+  if (report.sample) text += fmt::format("sample     {}\n", on_one_line(report.sample->answer));
+  text += findings_text(report);
+  const auto errors = std::ranges::count(report.findings, Severity::error, &Finding::severity);
+  text += errors == 0 ? "passed\n"
+                      : fmt::format("FAILED     {} error{}\n", errors, errors == 1 ? "" : "s");
+  return text;
+}
+
+JsonValue to_json(const VerifyReport& report) {
+  JsonValue json = {{"passed", report.passed()},
+                    {"tensors", report.tensors},
+                    {"copied", report.copied},
+                    {"findings", JsonValue::array()},
+                    {"matrices", JsonValue::array()}};
+  for (const Finding& finding : report.findings) {
+    json["findings"].push_back({{"severity", severity_name(finding.severity)},
+                                {"tensor", finding.tensor},
+                                {"message", finding.message}});
+  }
+  for (const MatrixCheck& matrix : report.matrices) {
+    JsonValue entry = {{"module", matrix.module},
+                       {"scheme", matrix.scheme},
+                       {"relative_error", matrix.relative_error},
+                       {"error_ratio", matrix.error_ratio}};
+    if (report.has_record) entry["recorded"] = matrix.recorded;
+    json["matrices"].push_back(std::move(entry));
+  }
+  if (report.quality) json["quality"] = to_json(*report.quality);
+  if (report.sample) {
+    json["sample"] = {{"prompt", report.sample->prompt},
+                      {"answer", report.sample->answer},
+                      {"degenerate", report.sample->degenerate}};
+  }
+  return json;
+}
+
+}  // namespace quern::eval

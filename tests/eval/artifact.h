@@ -1,0 +1,109 @@
+// What the tests of this folder share: a scratch folder, and artifacts of the tiny trained model,
+// rounded to nearest, that a test may then damage.
+#pragma once
+
+#include <stdlib.h>
+
+#include <filesystem>
+#include <map>
+#include <memory>
+#include <nlohmann/json.hpp>
+#include <string>
+#include <vector>
+
+#include "base/error.h"
+#include "base/file.h"
+#include "checkpoint/carry_over.h"
+#include "checkpoint/config_patch.h"
+#include "checkpoint/shard_writer.h"
+#include "eval/modules.h"
+#include "eval/record.h"
+#include "nn/weights.h"
+#include "quant/dequantize.h"
+#include "quant/grid.h"
+
+namespace quern::eval {
+
+inline std::filesystem::path test_data(const std::string& name) {
+  return std::filesystem::path(QUERN_SOURCE_DIR) / "tests" / "data" / name;
+}
+
+class Scratch {
+ public:
+  Scratch() {
+    std::string name = (std::filesystem::temp_directory_path() / "quern-test-XXXXXX").string();
+    if (!mkdtemp(name.data())) fail("cannot make {}", name);
+    path_ = name;
+  }
+  ~Scratch() {
+    std::error_code ignored;
+    std::filesystem::remove_all(path_, ignored);
+  }
+  Scratch(const Scratch&) = delete;
+  Scratch& operator=(const Scratch&) = delete;
+
+  std::filesystem::path operator/(const std::string& name) const { return path_ / name; }
+
+ private:
+  std::filesystem::path path_;
+};
+
+// The trunk without routers, gates, in_proj_a and in_proj_b, head, drafts and vision: what
+// spec/peers-measured.md 3.1 quantized.
+inline bool is_quantized(const Module& module) {
+  return module.role == nn::Role::ordinary && !module.name.ends_with("in_proj_a") &&
+         !module.name.ends_with("in_proj_b");
+}
+
+// Rounds `source` to nearest in groups of 128 and writes what compress() writes.
+inline void write_artifact(const std::filesystem::path& source_folder,
+                           const std::filesystem::path& folder, quant::Format format) {
+  auto source = std::make_shared<nn::Source>(source_folder);
+  const bool llm_compressor = format == quant::Format::compressed_tensors;
+  const quant::Grid grid =
+      llm_compressor ? quant::Grid::compressed_tensors : quant::Grid::auto_round;
+  std::vector<quant::ModuleScheme> linears;
+  std::map<std::string, std::vector<checkpoint::PlannedTensor>> packed;  // by the source's tensor
+  std::vector<std::pair<std::string, Tensor>> tensors;
+  JsonValue record = JsonValue::object();
+  for (const Module& module : modules_of(source)) {
+    if (!is_quantized(module)) {
+      linears.push_back({module.name, std::nullopt});
+      continue;
+    }
+    const quant::Scheme scheme = {.scale_dtype =
+                                      quant::scale_dtype(format, module.weight.scalar_type())};
+    linears.push_back({module.name, scheme});
+    const auto weight = quant::round_to_nearest(module.weight, scheme, {.grid = grid});
+    for (const auto& [name, tensor] : quant::to_disk(module.name, weight, format)) {
+      packed[module.source].push_back({name, tensor.scalar_type(), tensor.sizes().vec(),
+                                       checkpoint::Fate::quantized, module.source});
+      tensors.emplace_back(name, tensor);
+    }
+    record[module.name] = {{"relative_error", quant::relative_error(module.weight, weight)},
+                           {"sha256", digest(weight)}};
+  }
+  std::vector<checkpoint::PlannedTensor> plan;
+  for (const std::string& name : source->files.names()) {
+    if (auto found = packed.find(name); found != packed.end()) {
+      plan.insert(plan.end(), found->second.begin(), found->second.end());
+    } else {
+      plan.push_back(checkpoint::PlannedTensor::copy_of(source->files.info(name)));
+    }
+  }
+  std::filesystem::create_directories(folder);
+  checkpoint::ShardWriter writer(folder, plan, &source->files);
+  for (const auto& [name, tensor] : tensors) writer.write(name, tensor);
+  writer.finish();
+  checkpoint::copy_other_files(source->files, folder, {"config.json"});
+  const JsonValue config =
+      quant::quantization_config(format, linears, {.blocks = {"model.language_model.layers"}});
+  const auto original = source_folder / "config.json";
+  write_file(folder / "config.json",
+             checkpoint::with_key(read_file(original), "quantization_config", config, "config"));
+  if (format == quant::Format::auto_round)
+    write_file(folder / "quantization_config.json", quern::to_text(config));
+  write_file(folder / kRecordFile, quern::to_text(record));
+}
+
+}  // namespace quern::eval
