@@ -14,6 +14,7 @@
 #include "base/error.h"
 #include "base/file.h"
 #include "base/json.h"
+#include "base/threads.h"
 #include "checkpoint/carry_over.h"
 #include "checkpoint/checkpoint.h"
 #include "checkpoint/config_patch.h"
@@ -204,14 +205,25 @@ JsonValue scaled(JsonValue config, const std::map<std::string, int64_t>& dimensi
   return config;
 }
 
-// Every tensor has its own seed, so that its values do not depend on the others.
+// Every piece of every tensor has its own seed, so that the values do not depend on the number of
+// threads.
+void fill(Tensor& x, const Fill& values, uint64_t seed) {
+  constexpr int64_t kPiece = 1 << 20;
+  Tensor flat = x.view(-1);
+  parallel_pieces(flat.size(0), kPiece, [&](int64_t begin, int64_t end) {
+    at::Generator generator =
+        at::detail::createCPUGenerator(seed + static_cast<uint64_t>(begin / kPiece));
+    Tensor piece = flat.slice(0, begin, end);
+    values(piece, generator);
+  });
+}
+
 void write_weights(const Layout& layout, const fs::path& folder, size_t max_shard_bytes,
                    uint64_t seed) {
   ShardWriter writer(folder, layout.plan, nullptr, {.max_shard_bytes = max_shard_bytes});
   for (size_t i = 0; i < layout.plan.size(); ++i) {
-    at::Generator generator = at::detail::createCPUGenerator(seed * 1'000'003 + i);
     Tensor x = at::empty(layout.plan[i].shape, layout.plan[i].dtype);
-    layout.fills[i](x, generator);
+    fill(x, layout.fills[i], (seed << 48) + (i << 24));
     writer.write(layout.plan[i].name, x);
   }
   writer.finish();

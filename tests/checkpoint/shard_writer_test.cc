@@ -2,6 +2,7 @@
 
 #include <fcntl.h>
 #include <gtest/gtest.h>
+#include <sys/mount.h>
 #include <sys/resource.h>
 #include <unistd.h>
 
@@ -10,6 +11,8 @@
 
 #include "base/json.h"
 #include "base/threads.h"
+#include "checkpoint/carry_over.h"
+#include "checkpoint/output_folder.h"
 #include "tests/checkpoint/scratch.h"
 
 namespace quern::checkpoint {
@@ -249,6 +252,47 @@ TEST(ShardWriter, AFullDiskIsAnErrorBeforeAnythingIsComputed) {
   EXPECT_EQ(code, Exit::disk);
   EXPECT_NE(message.find("cannot reserve 4194"), std::string::npos) << message;
   EXPECT_NE(message.find("make room"), std::string::npos);
+}
+
+// A filesystem of one megabyte, where the test may mount one.
+class SmallDisk {
+ public:
+  SmallDisk() : mounted_(::mount("tmpfs", scratch_.path().c_str(), "tmpfs", 0, "size=1m") == 0) {}
+  ~SmallDisk() {
+    if (mounted_) ::umount2(scratch_.path().c_str(), MNT_DETACH);
+  }
+  bool mounted() const { return mounted_; }
+  const fs::path& path() const { return scratch_.path(); }
+
+ private:
+  Scratch scratch_;
+  bool mounted_;
+};
+
+TEST(ShardWriter, ASmallDiskIsAnErrorThatLeavesNothing) {
+  SmallDisk disk;
+  if (!disk.mounted()) GTEST_SKIP() << "mounting a small filesystem takes root";
+  Exit code = Exit::ok;
+  error_of([&] { OutputFolder output(disk.path() / "OUT", {.needed_bytes = 2 << 20}); }, &code);
+  EXPECT_EQ(code, Exit::disk) << "seen before the start";
+  const std::string message = error_of(
+      [&] {
+        OutputFolder output(disk.path() / "OUT");
+        ShardWriter writer(output.path(), {planned("a", {1 << 20})}, nullptr);
+      },
+      &code);
+  EXPECT_EQ(code, Exit::disk);
+  EXPECT_NE(message.find("No space left on device; make room"), std::string::npos) << message;
+  Checkpoint source(kData / "tiny-qwen3.6");
+  error_of(
+      [&] {
+        OutputFolder output(disk.path() / "OUT");
+        std::ofstream(output.path() / "filler") << std::string(1000 << 10, 'x');
+        copy_other_files(source, output.path());
+      },
+      &code);
+  EXPECT_EQ(code, Exit::disk) << "seen while files are carried over";
+  EXPECT_TRUE(fs::is_empty(disk.path()));
 }
 
 TEST(ByteRanges, AFullDiskWhileWritingIsAnError) {
