@@ -46,7 +46,7 @@ tidy:             ## run clang-tidy over src/
 	run-clang-tidy-19 -quiet -j $(JOBS) -p build-tidy '$(CURDIR)/src/.*'
 
 fuzz:             ## fuzz every parser for FUZZ_SECONDS (30)
-	@tools/setup libclang-rt-19-dev
+	@tools/setup
 	cmake --preset fuzz >/dev/null
 	cmake --build build-fuzz -j $(JOBS) --target tests/fuzz/all
 	@for f in build-fuzz/tests/fuzz/*_fuzz; do n=$$(basename $$f _fuzz); echo "$$f"; \

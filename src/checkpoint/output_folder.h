@@ -22,7 +22,7 @@ class OutputFolder {
   // Makes OUT.quern-part-PID. Exit::usage when OUT exists, lies in the source, or is being written
   // by another process; Exit::disk when there is too little room. What dead processes left of the
   // same OUT is removed, or resumed.
-  OutputFolder(const std::filesystem::path& out, const OutputOptions& options = {});
+  explicit OutputFolder(const std::filesystem::path& out, const OutputOptions& options = {});
   // Removes the temporary folder unless it was published, rejected or kept.
   ~OutputFolder();
   OutputFolder(const OutputFolder&) = delete;
