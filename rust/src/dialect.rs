@@ -2,28 +2,53 @@
 //! instructions; those whose meaning differs from Python's, or that could make something large, are
 //! replaced by calls of functions that are defined here. Their names cannot be written in a template.
 use crate::format::printf;
-use crate::meter::spend;
+use crate::meter::{spend, visit, weigh};
 use crate::methods::{self, DICT_METHODS};
 use crate::python::{self, fail, type_name};
 use minijinja::machinery::{Instruction, Instructions};
 use minijinja::value::{Tuple, Value, ValueKind};
 use minijinja::{Environment, Error};
+use std::cmp::Ordering;
+
+/// The source as the engine must see it. Jinja2 reads every line break as \n.
+pub fn prepare(source: &str) -> Result<String, String> {
+    replace_generation_tags(&source.replace("\r\n", "\n").replace('\r', "\n"))
+}
 
 /// `{% generation %}` marks what an assistant said for training. It opens a scope and does nothing else,
 /// which is what `{% with %}` does.
-pub fn replace_generation_tags(source: &str) -> String {
+fn replace_generation_tags(source: &str) -> Result<String, String> {
+    let mut branches = 0;
+    let mut work = 0;
     let mut out = String::with_capacity(source.len());
     let mut rest = source;
-    while let Some(at) = rest.find("{%").into_iter().chain(rest.find("{{")).chain(rest.find("{#")).min() {
+    while let Some(at) = next_tag(rest) {
         let (before, tag) = rest.split_at(at);
         out.push_str(before);
-        let end = tag_end(tag);
+        let (end, code) = tag_end(tag);
+        if code > TAG_BYTES {
+            return Err(format!("a tag with more than {TAG_BYTES} bytes of code"));
+        }
+        work += code * code;
+        if work > TAG_BYTES * TAG_BYTES {
+            return Err("too many long tags".into());
+        }
         let (tag, after) = tag.split_at(end);
         let inner = tag.trim_start_matches("{%").trim_end_matches("%}").trim_matches(['-', '+']).trim();
+        branches += inner.starts_with("elif") as usize;
+        if branches > BRANCHES {
+            return Err(format!("more than {BRANCHES} elif tags"));
+        }
         match inner {
             "generation" => out.push_str(&tag.replacen("generation", "with", 1)),
             "endgeneration" => out.push_str(&tag.replacen("endgeneration", "endwith", 1)),
             _ => out.push_str(tag),
+        }
+        // Python reads these escapes in a string, the engine would take them for plain text.
+        if let Some(escape) =
+            ["\\U", "\\N{"].into_iter().find(|escape| !tag.starts_with("{#") && tag.contains(escape))
+        {
+            return Err(format!("the escape {escape} in {tag} is not supported; write the character itself"));
         }
         rest = after;
         if tag.starts_with("{%") && inner == "raw" {
@@ -32,18 +57,29 @@ pub fn replace_generation_tags(source: &str) -> String {
             rest = &rest[end..];
         }
     }
-    out + rest
+    Ok(out + rest)
 }
 
-/// Where the tag that `text` starts with ends; quoted texts inside it do not end it.
-fn tag_end(text: &str) -> usize {
+fn next_tag(text: &str) -> Option<usize> {
+    text.as_bytes().windows(2).position(|pair| pair[0] == b'{' && matches!(pair[1], b'%' | b'{' | b'#'))
+}
+
+/// Chains of operators and of elif become trees as deep as they are long, which the engine walks by
+/// recursion, and folds constants in quadratic time; these bounds keep it on its stack and quick.
+const TAG_BYTES: usize = 16 << 10;
+const BRANCHES: usize = 2000;
+
+/// Where the tag that `text` starts with ends, and how many bytes of it are neither comment nor quoted
+/// text. Quoted text does not end a tag.
+fn tag_end(text: &str) -> (usize, usize) {
     let close = match &text[..2] {
-        "{#" => return text.find("#}").map_or(text.len(), |at| at + 2),
+        "{#" => return (text.find("#}").map_or(text.len(), |at| at + 2), 0),
         "{%" => "%}",
         _ => "}}",
     };
     let bytes = text.as_bytes();
     let mut quote = None;
+    let mut code = 0;
     let mut at = 2;
     while at < bytes.len() {
         match (quote, bytes[at]) {
@@ -51,12 +87,12 @@ fn tag_end(text: &str) -> usize {
             (Some(mark), b) if b == mark => quote = None,
             (Some(_), _) => {}
             (None, b @ (b'"' | b'\'')) => quote = Some(b),
-            (None, _) if bytes[at..].starts_with(close.as_bytes()) => return at + 2,
-            _ => {}
+            (None, _) if bytes[at..].starts_with(close.as_bytes()) => return (at + 2, code),
+            _ => code += 1,
         }
         at += 1;
     }
-    text.len()
+    (text.len(), code)
 }
 
 fn raw_end(text: &str) -> usize {
@@ -100,6 +136,10 @@ pub fn rewrite<'a>(old: Instructions<'a>) -> Instructions<'a> {
             Instruction::StringConcat => Instruction::CallFunction("~", Some(2)),
             Instruction::Eq => Instruction::CallFunction("==", Some(2)),
             Instruction::Ne => Instruction::CallFunction("!=", Some(2)),
+            Instruction::Lt => Instruction::CallFunction("<", Some(2)),
+            Instruction::Lte => Instruction::CallFunction("<=", Some(2)),
+            Instruction::Gt => Instruction::CallFunction(">", Some(2)),
+            Instruction::Gte => Instruction::CallFunction(">=", Some(2)),
             Instruction::In => Instruction::CallFunction("in ", Some(2)),
             Instruction::Slice => Instruction::CallFunction("[:]", Some(4)),
             Instruction::GetAttr(name) => {
@@ -145,6 +185,10 @@ pub fn add_operators(environment: &mut Environment) {
     environment.add_function("~", |a: &Value, b: &Value| concatenate(python::str(a)?, &python::str(b)?));
     environment.add_function("==", |a: &Value, b: &Value| equal(a, b));
     environment.add_function("!=", |a: &Value, b: &Value| equal(a, b).map(|same| !same));
+    environment.add_function("<", |a: &Value, b: &Value| order("<", a, b).map(Ordering::is_lt));
+    environment.add_function("<=", |a: &Value, b: &Value| order("<=", a, b).map(Ordering::is_le));
+    environment.add_function(">", |a: &Value, b: &Value| order(">", a, b).map(Ordering::is_gt));
+    environment.add_function(">=", |a: &Value, b: &Value| order(">=", a, b).map(Ordering::is_ge));
     environment.add_function("in ", |item: &Value, container: &Value| contains(container, item));
     environment.add_function("[:]", |of: &Value, start: &Value, stop: &Value, step: &Value| {
         slice(of, start, stop, step)
@@ -170,11 +214,11 @@ fn iterable(value: &Value) -> Result<Value, Error> {
         ValueKind::Seq => Ok(value.clone()),
         ValueKind::String => {
             let text = value.as_str().unwrap_or_default();
-            spend(text.len().saturating_mul(ELEMENT))?;
+            visit(text.len())?;
             Ok(Value::from(text.chars().map(Value::from).collect::<Vec<_>>()))
         }
         ValueKind::Map | ValueKind::Iterable => {
-            spend(value.len().unwrap_or(0).saturating_mul(ELEMENT))?;
+            visit(value.len().unwrap_or(0))?;
             Ok(Value::from(value.try_iter()?.collect::<Vec<_>>()))
         }
         _ => fail(format!("'{}' object is not iterable", type_name(value))),
@@ -233,15 +277,12 @@ fn concatenate(mut a: String, b: &str) -> Result<Value, Error> {
     Ok(Value::from(a))
 }
 
-/// Bytes that a list element is reckoned to take.
-const ELEMENT: usize = 16;
-
-fn add(a: &Value, b: &Value) -> Result<Value, Error> {
+pub fn add(a: &Value, b: &Value) -> Result<Value, Error> {
     if let (Some(a), Some(b)) = (a.as_str(), b.as_str()) {
         return concatenate(a.to_string(), b);
     }
     if is_list(a) && is_list(b) && a.is_tuple() == b.is_tuple() {
-        spend((a.len().unwrap_or(0) + b.len().unwrap_or(0)).saturating_mul(ELEMENT))?;
+        visit(a.len().unwrap_or(0) + b.len().unwrap_or(0))?;
         let items: Vec<Value> = a.try_iter()?.chain(b.try_iter()?).collect();
         return Ok(if a.is_tuple() { Value::from(Tuple::from(items)) } else { Value::from(items) });
     }
@@ -270,7 +311,7 @@ fn multiply(a: &Value, b: &Value) -> Result<Value, Error> {
         return unsupported("*", a, b);
     }
     let items: Vec<Value> = of.try_iter()?.collect();
-    spend(items.len().saturating_mul(times).saturating_mul(ELEMENT))?;
+    visit(items.len().saturating_mul(times))?;
     let repeated: Vec<Value> = (0..times).flat_map(|_| items.iter().cloned()).collect();
     Ok(if of.is_tuple() { Value::from(Tuple::from(repeated)) } else { Value::from(repeated) })
 }
@@ -299,10 +340,8 @@ fn remainder(a: &Value, b: &Value) -> Result<Value, Error> {
     }
 }
 
-/// Equal lengths are compared element by element, so that is what they cost.
 fn equal(a: &Value, b: &Value) -> Result<bool, Error> {
-    let size = |value: &Value| value.as_str().map_or_else(|| value.len().unwrap_or(0), str::len);
-    spend(size(a).min(size(b)))?;
+    weigh(a)?;
     Ok(match (a.kind(), b.kind()) {
         (ValueKind::Bool, ValueKind::Number) | (ValueKind::Number, ValueKind::Bool) => match numbers(a, b) {
             Some(Numbers::Integers(a, b)) => a == b,
@@ -312,6 +351,23 @@ fn equal(a: &Value, b: &Value) -> Result<bool, Error> {
         (left, right) if left != right && !(is_list(a) && is_list(b)) => false,
         _ => a == b,
     })
+}
+
+fn order(operator: &str, a: &Value, b: &Value) -> Result<Ordering, Error> {
+    let comparable = match (a.as_str(), b.as_str()) {
+        (Some(_), Some(_)) => true,
+        _ => numbers(a, b).is_some() || (is_list(a) && is_list(b) && a.is_tuple() == b.is_tuple()),
+    };
+    if !comparable {
+        let (a, b) = (type_name(a), type_name(b));
+        return fail(format!("'{operator}' not supported between instances of '{a}' and '{b}'"));
+    }
+    weigh(a)?;
+    match numbers(a, b) {
+        Some(Numbers::Integers(a, b)) => Ok(a.cmp(&b)),
+        Some(Numbers::Floats(a, b)) => a.partial_cmp(&b).map_or_else(|| fail("nan is not ordered"), Ok),
+        None => Ok(a.cmp(b)),
+    }
 }
 
 fn contains(container: &Value, item: &Value) -> Result<bool, Error> {
@@ -362,7 +418,7 @@ fn slice(of: &Value, start: &Value, stop: &Value, step: &Value) -> Result<Value,
         return fail(format!("'{}' object is not subscriptable by a slice", type_name(of)));
     }
     let items: Vec<Value> = of.try_iter()?.collect();
-    spend(items.len().saturating_mul(ELEMENT))?;
+    visit(items.len())?;
     let picked: Vec<Value> = picks(items.len(), start, stop, step).map(|at| items[at].clone()).collect();
     Ok(if of.is_tuple() { Value::from(Tuple::from(picked)) } else { Value::from(picked) })
 }

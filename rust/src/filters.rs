@@ -1,7 +1,8 @@
 //! Filters and tests as Jinja2 has them: those of the engine where they agree, our own where they do
 //! not, and none that Jinja2 lacks. Each pays for what it reads and makes.
+use crate::dialect;
 use crate::format::printf;
-use crate::meter::spend;
+use crate::meter::{spend, visit, weigh};
 use crate::methods::{self, Args};
 use crate::python::{self, Json, fail, is_space};
 use minijinja::value::{Rest, Tuple, Value, ValueKind, ValueOrKwargs};
@@ -15,7 +16,6 @@ pub fn add_filters(environment: &mut Environment) {
         ("upper", Value::from_function(engine::upper)),
         ("lower", Value::from_function(engine::lower)),
         ("title", Value::from_function(engine::title)),
-        ("capitalize", Value::from_function(engine::capitalize)),
         ("reverse", Value::from_function(engine::reverse)),
         ("sort", Value::from_function(engine::sort)),
         ("unique", Value::from_function(engine::unique)),
@@ -24,17 +24,19 @@ pub fn add_filters(environment: &mut Environment) {
         ("batch", Value::from_function(engine::batch)),
         ("slice", Value::from_function(engine::slice)),
         ("groupby", Value::from_function(engine::groupby)),
-        ("int", Value::from_function(engine::int)),
-        ("float", Value::from_function(engine::float)),
+        ("map", Value::from_function(engine::map)),
+        ("select", Value::from_function(engine::select)),
+        ("reject", Value::from_function(engine::reject)),
+        ("selectattr", Value::from_function(engine::selectattr)),
+        ("rejectattr", Value::from_function(engine::rejectattr)),
         ("last", Value::from_function(engine::last)),
         ("min", Value::from_function(engine::min)),
         ("max", Value::from_function(engine::max)),
-        ("sum", Value::from_function(engine::sum)),
     ];
     for (name, filter) in shared {
         environment.add_filter(name, move |state: &mut State, args: Rest<ValueOrKwargs>| {
             let args = args.into_values();
-            spend(args.iter().map(size).sum())?;
+            args.iter().try_for_each(weigh)?;
             filter.call(state, &args)
         });
     }
@@ -45,6 +47,10 @@ pub fn add_filters(environment: &mut Environment) {
     own(environment, "forceescape", |value, _| escape(value));
     own(environment, "length", |value, _| length(value));
     own(environment, "count", |value, _| length(value));
+    own(environment, "capitalize", |value, _| Ok(Value::from(methods::capitalize(&python::str(value)?))));
+    own(environment, "sum", sum);
+    own(environment, "int", int);
+    own(environment, "float", float);
     own(environment, "trim", trim);
     own(environment, "replace", replace);
     own(environment, "join", join);
@@ -69,7 +75,7 @@ fn own(
     filter: fn(&Value, &mut Args) -> Result<Value, Error>,
 ) {
     environment.add_filter(name, move |value: &Value, rest: Rest<ValueOrKwargs>| {
-        spend(size(value))?;
+        pay(value)?;
         let mut args = Args::new(&rest.into_values())?;
         let answer = filter(value, &mut args)?;
         args.finish()?;
@@ -77,8 +83,11 @@ fn own(
     });
 }
 
-fn size(value: &Value) -> usize {
-    value.as_str().map_or_else(|| value.len().unwrap_or(0).saturating_mul(16), str::len)
+fn pay(value: &Value) -> Result<(), Error> {
+    match value.as_str() {
+        Some(text) => spend(text.len()),
+        None => visit(value.len().unwrap_or(0)),
+    }
 }
 
 fn escape(value: &Value) -> Result<Value, Error> {
@@ -99,6 +108,83 @@ fn length(value: &Value) -> Result<Value, Error> {
         || fail(format!("object of type '{}' has no len()", python::type_name(value))),
         |n| Ok(Value::from(n)),
     )
+}
+
+fn sum(value: &Value, args: &mut Args) -> Result<Value, Error> {
+    let attribute = args.next("attribute")?.filter(|name| !name.is_none());
+    let mut total = args.next("start")?.unwrap_or_else(|| Value::from(0));
+    for item in value.try_iter()? {
+        let item = match &attribute {
+            Some(name) => item.get_item(name)?,
+            None => item,
+        };
+        total = dialect::add(&total, &item)?;
+    }
+    Ok(total)
+}
+
+/// int(value), else int(float(value)), else the default.
+fn int(value: &Value, args: &mut Args) -> Result<Value, Error> {
+    let otherwise = args.next("default")?.unwrap_or_else(|| Value::from(0));
+    let base = args.integer("base", 10)?;
+    let integer = match value.kind() {
+        ValueKind::Bool => Some(value.is_true() as i128),
+        ValueKind::Number if value.is_integer() => i128::try_from(value.clone()).ok(),
+        ValueKind::Number => f64::try_from(value.clone()).ok().and_then(whole),
+        ValueKind::String => {
+            let text = value.as_str().unwrap_or_default();
+            parse_int(text, base).or_else(|| parse_float(text).and_then(whole))
+        }
+        _ => None,
+    };
+    Ok(integer.map_or(otherwise, |i| i64::try_from(i).map_or_else(|_| Value::from(i), Value::from)))
+}
+
+/// The part of a float before the point, where it can be exact.
+fn whole(float: f64) -> Option<i128> {
+    let whole = float.trunc();
+    (whole.abs() < 1e38).then_some(whole as i128)
+}
+
+fn parse_int(text: &str, base: i64) -> Option<i128> {
+    let text = text.trim_matches(is_space);
+    let (sign, digits) = match text.strip_prefix(['-', '+']) {
+        Some(digits) => (&text[..1], digits),
+        None => ("", text),
+    };
+    let prefixes = [("0x", 16), ("0o", 8), ("0b", 2)];
+    let prefixed = prefixes.into_iter().find(|(prefix, radix)| {
+        digits.to_ascii_lowercase().starts_with(prefix) && (base == 0 || base == *radix)
+    });
+    let (radix, digits) = match prefixed {
+        Some((_, radix)) => (radix, &digits[2..]),
+        None if base == 0 => (10, digits),
+        None => (base, digits),
+    };
+    if !(2..=36).contains(&radix)
+        || digits.starts_with(['-', '+', '_'])
+        || digits.ends_with('_')
+        || digits.contains("__")
+    {
+        return None;
+    }
+    i128::from_str_radix(&format!("{sign}{}", digits.replace('_', "")), radix as u32).ok()
+}
+
+fn parse_float(text: &str) -> Option<f64> {
+    text.trim_matches(is_space).parse().ok()
+}
+
+fn float(value: &Value, args: &mut Args) -> Result<Value, Error> {
+    let otherwise = args.next("default")?.unwrap_or_else(|| Value::from(0.0));
+    let number = match value.kind() {
+        ValueKind::Bool => Some(value.is_true() as i128 as f64),
+        ValueKind::Number if value.is_integer() => i128::try_from(value.clone()).ok().map(|i| i as f64),
+        ValueKind::Number => f64::try_from(value.clone()).ok(),
+        ValueKind::String => parse_float(value.as_str().unwrap_or_default()),
+        _ => None,
+    };
+    Ok(number.map_or(otherwise, Value::from))
 }
 
 fn trim(value: &Value, args: &mut Args) -> Result<Value, Error> {

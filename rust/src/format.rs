@@ -69,10 +69,11 @@ fn parse(text: &str) -> Result<Directive<'_>, Error> {
 
 fn convert(directive: &Directive, conversion: char, value: &Value) -> Result<String, Error> {
     match conversion {
-        's' | 'r' => {
+        's' | 'r' | 'c' => {
             let mut text = String::new();
             match conversion {
                 's' => text = python::str(value)?,
+                'c' => text = character(value)?,
                 _ => python::repr(value, &mut text, 0)?,
             }
             if let Some(precision) = directive.precision {
@@ -92,6 +93,15 @@ fn convert(directive: &Directive, conversion: char, value: &Value) -> Result<Str
             minijinja::formatting::format(FormatStyle::Printf, &spec, std::slice::from_ref(value))
         }
         other => fail(format!("unsupported format character '{other}'")),
+    }
+}
+
+fn character(value: &Value) -> Result<String, Error> {
+    let code = value.as_i64().and_then(|code| u32::try_from(code).ok()).and_then(char::from_u32);
+    match (code, value.as_str()) {
+        (Some(c), _) => Ok(c.to_string()),
+        (None, Some(text)) if text.chars().count() == 1 => Ok(text.to_string()),
+        _ => fail(format!("%c requires an int or a unicode character, not {}", type_name(value))),
     }
 }
 

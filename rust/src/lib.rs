@@ -84,6 +84,17 @@ fn panic_text(panic: &(dyn Any + Send)) -> &str {
     text.or_else(|| panic.downcast_ref::<String>().map(String::as_str)).unwrap_or("panic")
 }
 
+/// Templates can nest expressions and values deeply, and the engine recurses over them. A stack of this
+/// size holds what the limits allow; only the pages that are touched take memory.
+const STACK_BYTES: usize = 256 << 20;
+
+fn on_large_stack<T: Send>(work: impl FnOnce() -> Answer<T> + Send) -> Answer<T> {
+    std::thread::scope(|scope| {
+        let thread = std::thread::Builder::new().stack_size(STACK_BYTES).spawn_scoped(scope, work)?;
+        thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+    })
+}
+
 /// # Safety
 /// `data` must be readable for `size` elements; it may be null when there are none.
 unsafe fn slice<'a, T>(data: *const T, size: usize) -> &'a [T] {

@@ -1,11 +1,13 @@
 //! What one rendering may still spend. A rendering runs on one thread, so its meter is a thread-local
 //! value; the engine counts instructions itself, this counts the bytes that they touch.
+use minijinja::value::{Value, ValueKind};
 use minijinja::{Error, ErrorKind};
 use std::cell::{Cell, RefCell};
 
 thread_local! {
     static WORK: Cell<u64> = const { Cell::new(0) };
     static LONGEST: Cell<u64> = const { Cell::new(0) };
+    static PRINTED: Cell<u64> = const { Cell::new(0) };
     static OUTCOME: RefCell<Option<Outcome>> = const { RefCell::new(None) };
 }
 
@@ -15,9 +17,13 @@ pub enum Outcome {
     Limit,
 }
 
+/// A text is printed once more for every macro or block that captures it on its way out.
+const CAPTURES: u64 = 8;
+
 pub fn start(work_bytes: u64, longest: u64) {
     WORK.set(work_bytes);
     LONGEST.set(longest);
+    PRINTED.set(longest.saturating_mul(CAPTURES));
     OUTCOME.set(None);
 }
 
@@ -41,6 +47,43 @@ pub fn spend(bytes: usize) -> Result<(), Error> {
         None => return Err(limit("too much work on long texts".into())),
     }
     Ok(())
+}
+
+/// Pays for text that is printed.
+pub fn print(bytes: usize) -> Result<(), Error> {
+    spend(bytes)?;
+    match PRINTED.get().checked_sub(bytes as u64) {
+        Some(left) => PRINTED.set(left),
+        None => return Err(limit("too much text is printed".into())),
+    }
+    Ok(())
+}
+
+/// Going over one element of a list or map takes as long as going over so many bytes of text.
+const ELEMENT: u64 = 256;
+
+pub fn visit(elements: usize) -> Result<(), Error> {
+    match WORK.get().checked_sub((elements as u64).saturating_mul(ELEMENT)) {
+        Some(left) => WORK.set(left),
+        None => return Err(limit("too much work on long lists".into())),
+    }
+    Ok(())
+}
+
+/// Pays for everything inside a value, as often as it is reached: a list may hold the same list twice.
+pub fn weigh(value: &Value) -> Result<(), Error> {
+    match value.kind() {
+        ValueKind::String => spend(value.as_str().map_or(0, str::len)),
+        ValueKind::Seq | ValueKind::Iterable => value.try_iter()?.try_for_each(|item| {
+            visit(1)?;
+            weigh(&item)
+        }),
+        ValueKind::Map => value.try_iter()?.try_for_each(|key| {
+            visit(1)?;
+            weigh(&value.get_item(&key)?)
+        }),
+        _ => Ok(()),
+    }
 }
 
 fn limit(what: String) -> Error {

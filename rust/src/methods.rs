@@ -1,8 +1,9 @@
 //! Methods of Python's str, list and dict, which templates call as `x.method(...)`. Methods that
 //! change their object do not exist, as in transformers' immutable sandbox.
-use crate::meter::spend;
+use crate::meter::{spend, visit};
 use crate::python::{self, fail, is_space, type_name};
-use minijinja::value::{Kwargs, Object, ObjectRepr, Tuple, Value, ValueKind, from_args};
+use fancy_regex::Regex;
+use minijinja::value::{Enumerator, Kwargs, Object, ObjectRepr, Tuple, Value, ValueKind, from_args};
 use minijinja::{Error, ErrorKind, State};
 use std::fmt;
 use std::sync::{Arc, LazyLock};
@@ -110,6 +111,29 @@ impl Object for Bound {
     }
 }
 
+/// What dict.keys(), values() and items() give: a list that prints with its name.
+#[derive(Debug)]
+pub struct View {
+    pub name: &'static str,
+    pub items: Vec<Value>,
+}
+
+impl View {
+    pub fn value(name: &'static str, items: Vec<Value>) -> Value {
+        Value::from_object(View { name, items })
+    }
+}
+
+impl Object for View {
+    fn repr(self: &Arc<Self>) -> ObjectRepr {
+        ObjectRepr::Iterable
+    }
+
+    fn enumerate(self: &Arc<Self>) -> Enumerator {
+        Enumerator::Values(self.items.clone())
+    }
+}
+
 pub fn bound(object: &Value, method: &'static str) -> Value {
     Value::from_object(Bound { object: object.clone(), method })
 }
@@ -140,13 +164,14 @@ fn dict(object: &Value, method: &str, args: &mut Args) -> Result<Option<Value>, 
             let otherwise = args.next("default")?.unwrap_or_else(|| Value::from(()));
             object.get_item(&key).ok().filter(|value| !value.is_undefined()).unwrap_or(otherwise)
         }
-        "keys" => Value::from(keys()?),
-        "values" => {
-            Value::from(keys()?.iter().map(|key| object.get_item(key)).collect::<Result<Vec<_>, _>>()?)
-        }
+        "keys" => View::value("dict_keys", keys()?),
+        "values" => View::value(
+            "dict_values",
+            keys()?.iter().map(|key| object.get_item(key)).collect::<Result<Vec<_>, _>>()?,
+        ),
         "items" => {
             let pair = |key: &Value| Ok(Value::from(Tuple::from([key.clone(), object.get_item(key)?])));
-            Value::from(keys()?.iter().map(pair).collect::<Result<Vec<_>, Error>>()?)
+            View::value("dict_items", keys()?.iter().map(pair).collect::<Result<Vec<_>, Error>>()?)
         }
         "copy" => object.clone(),
         "clear" | "pop" | "popitem" | "setdefault" | "update" => return changes("dict", method),
@@ -215,8 +240,8 @@ fn string(s: &str, method: &str, args: &mut Args) -> Result<Option<Value>, Error
         "removesuffix" => Value::from(s.strip_suffix(&*args.text("suffix")?).unwrap_or(s)),
         "startswith" => Value::from(affix(s, args, |s, affix| s.starts_with(affix))?),
         "endswith" => Value::from(affix(s, args, |s, affix| s.ends_with(affix))?),
-        "split" => Value::from(split(s, args)?),
-        "rsplit" => Value::from(rsplit(s, args)?),
+        "split" => list_of(split(s, args)?)?,
+        "rsplit" => list_of(rsplit(s, args)?)?,
         "splitlines" => Value::from(splitlines(s, args.flag("keepends")?)),
         "partition" => partition(s, args, false)?,
         "rpartition" => partition(s, args, true)?,
@@ -242,27 +267,45 @@ fn string(s: &str, method: &str, args: &mut Args) -> Result<Option<Value>, Error
     }))
 }
 
-static LETTERS: LazyLock<[fancy_regex::Regex; 4]> = LazyLock::new(|| {
-    let whole = |class: &str| fancy_regex::Regex::new(&format!(r"\A{class}+\z")).expect("a constant pattern");
-    // The superscripts, subscripts and circled figures are digits to Python, though not decimal ones.
-    [
-        whole(r"\p{L}"),
-        whole(r"[\p{L}\p{N}]"),
-        whole(r"\p{Nd}"),
-        whole(r"[\p{Nd}²³¹⁰⁴-⁹₀-₉①-⑨⑴-⑼⒈-⒐⓪⓵-⓽⓿❶-❾➀-➈➊-➒]"),
-    ]
+fn list_of(items: Vec<Value>) -> Result<Value, Error> {
+    visit(items.len())?;
+    Ok(Value::from(items))
+}
+
+/// Texts of one or more characters of a class, and texts with an ideograph in them.
+struct Classes {
+    alpha: Regex,
+    alnum: Regex,
+    decimal: Regex,
+    digit: Regex,
+    numeric: Regex,
+    ideograph: Regex,
+}
+
+static CLASSES: LazyLock<Classes> = LazyLock::new(|| {
+    let regex = |pattern: &str| Regex::new(pattern).expect("a constant pattern");
+    Classes {
+        alpha: regex(r"\A\p{L}+\z"),
+        alnum: regex(r"\A[\p{L}\p{N}]+\z"),
+        decimal: regex(r"\A\p{Nd}+\z"),
+        // Superscripts, subscripts and circled figures are digits to Python, though not decimal ones.
+        digit: regex(r"\A[\p{Nd}²³¹⁰⁴-⁹₀-₉①-⑨⑴-⑼⒈-⒐⓪⓵-⓽⓿❶-❾➀-➈➊-➒]+\z"),
+        numeric: regex(r"\A\p{N}+\z"),
+        ideograph: regex(r"\p{Han}"),
+    }
 });
 
 pub fn string_question(s: &str, method: &str) -> Result<Option<bool>, Error> {
-    let class = |index: usize| LETTERS[index].is_match(s).or_else(|error| fail(error.to_string()));
+    let matches = |class: &Regex| class.is_match(s).or_else(|error| fail(error.to_string()));
     let cased =
         |wanted: fn(char) -> bool, other: fn(char) -> bool| s.chars().any(wanted) && !s.chars().any(other);
     Ok(Some(match method {
-        "isalpha" => class(0)?,
-        "isalnum" => class(1)?,
-        "isdecimal" => class(2)?,
-        "isdigit" => class(3)?,
-        "isnumeric" if s.is_ascii() => class(2)?,
+        "isalpha" => matches(&CLASSES.alpha)?,
+        "isalnum" => matches(&CLASSES.alnum)?,
+        "isdecimal" => matches(&CLASSES.decimal)?,
+        "isdigit" => matches(&CLASSES.digit)?,
+        // Ideographs may be numerals, and no class of a pattern tells which.
+        "isnumeric" if !matches(&CLASSES.ideograph)? => matches(&CLASSES.numeric)?,
         "isascii" => s.is_ascii(),
         "isspace" => !s.is_empty() && s.chars().all(is_space),
         "islower" => cased(char::is_lowercase, char::is_uppercase),
@@ -271,11 +314,23 @@ pub fn string_question(s: &str, method: &str) -> Result<Option<bool>, Error> {
     }))
 }
 
-fn capitalize(s: &str) -> String {
+/// The character at the start of a word: ǆ becomes ǅ and ß becomes Ss.
+fn title_case(c: char) -> String {
+    match c {
+        'Ǆ'..='ǆ' => "ǅ".into(),
+        'Ǉ'..='ǉ' => "ǈ".into(),
+        'Ǌ'..='ǌ' => "ǋ".into(),
+        'Ǳ'..='ǳ' => "ǲ".into(),
+        _ => {
+            let mut upper = c.to_uppercase();
+            upper.next().into_iter().chain(upper.flat_map(char::to_lowercase)).collect()
+        }
+    }
+}
+
+pub fn capitalize(s: &str) -> String {
     let mut chars = s.chars();
-    chars.next().map_or_else(String::new, |first| {
-        first.to_uppercase().chain(chars.as_str().to_lowercase().chars()).collect()
-    })
+    chars.next().map_or_else(String::new, |first| title_case(first) + &chars.as_str().to_lowercase())
 }
 
 fn title(s: &str) -> String {
@@ -285,7 +340,7 @@ fn title(s: &str) -> String {
         if inside {
             out.extend(c.to_lowercase())
         } else {
-            out.extend(c.to_uppercase())
+            out += &title_case(c)
         }
         inside = c.is_lowercase() || c.is_uppercase();
     }
@@ -473,6 +528,7 @@ fn justify(s: &str, method: &str, args: &mut Args) -> Result<String, Error> {
 fn str_format(s: &str, args: &mut Args) -> Result<String, Error> {
     let mut out = String::new();
     let mut automatic = 0;
+    let mut manual = false;
     let mut rest = s;
     while let Some(at) = rest.find(['{', '}']) {
         out.push_str(&rest[..at]);
@@ -493,7 +549,12 @@ fn str_format(s: &str, args: &mut Args) -> Result<String, Error> {
                 "str.format: the field {{{field}}} has a format specification, a conversion or an attribute, which this engine does not know"
             ));
         }
-        let value = match field.parse::<usize>() {
+        let numbered = field.parse::<usize>();
+        manual |= numbered.is_ok();
+        if manual && field.is_empty() || numbered.is_ok() && automatic > 0 {
+            return fail("str.format: automatic and manual field numbering cannot be mixed");
+        }
+        let value = match numbered {
             Ok(index) => args.positional.get(index).cloned(),
             Err(_) if field.is_empty() => {
                 automatic += 1;

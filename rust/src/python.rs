@@ -1,5 +1,6 @@
 //! Python's spelling of values: str(), repr() and json.dumps().
 use crate::meter::spend;
+use crate::methods::View;
 use minijinja::value::{Value, ValueKind};
 use minijinja::{Error, ErrorKind};
 
@@ -94,6 +95,11 @@ pub fn repr(value: &Value, out: &mut String, depth: usize) -> Result<(), Error> 
             out.push('}');
         }
         ValueKind::Seq | ValueKind::Iterable => {
+            let view = value.downcast_object_ref::<View>();
+            if let Some(view) = view {
+                out.push_str(view.name);
+                out.push('(');
+            }
             let tuple = value.is_tuple();
             out.push(if tuple { '(' } else { '[' });
             for (i, item) in value.try_iter()?.enumerate() {
@@ -104,6 +110,9 @@ pub fn repr(value: &Value, out: &mut String, depth: usize) -> Result<(), Error> 
                 out.push(',');
             }
             out.push(if tuple { ')' } else { ']' });
+            if view.is_some() {
+                out.push(')');
+            }
         }
         _ => return fail("a function, method or other object of the template engine cannot be printed"),
     }
@@ -160,7 +169,7 @@ impl Json {
             ValueKind::Number => out.push_str(&json_number(value)),
             ValueKind::String => self.string(value.as_str().unwrap_or_default(), out),
             ValueKind::Map => self.object(value, out, depth)?,
-            ValueKind::Seq | ValueKind::Iterable => {
+            ValueKind::Seq | ValueKind::Iterable if value.downcast_object_ref::<View>().is_none() => {
                 let items: Vec<Value> = value.try_iter()?.collect();
                 self.items('[', items, ']', out, depth, |item, out| self.dumps(&item, out, depth + 1))?;
             }

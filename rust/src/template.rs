@@ -2,7 +2,8 @@
 use crate::meter::{self, Outcome, spend};
 use crate::python::{self, fail};
 use crate::{
-    Answer, FAILED, Failure, LIMIT, QtBytes, RAISED, dialect, filters, give, guard, methods, take, text,
+    Answer, FAILED, Failure, LIMIT, QtBytes, RAISED, dialect, filters, give, guard, methods, on_large_stack,
+    take, text,
 };
 use minijinja::machinery::ast::{BinOpKind, CallArg, Expr, Stmt};
 use minijinja::machinery::{self, CodeGenerator, Instructions};
@@ -79,7 +80,8 @@ impl Drop for Source {
 impl QtTemplate {
     fn new(source: &str, limits: QtTemplateLimits) -> Answer<QtTemplate> {
         check_depth(source, limits.parse_depth as usize)?;
-        let owner = Source::new(dialect::replace_generation_tags(source));
+        meter::start(limits.work_bytes, limits.output_bytes);
+        let owner = Source::new(dialect::prepare(source)?);
         let text = unsafe { owner.text() };
         let syntax = SyntaxConfig::builder().trim_blocks(true).lstrip_blocks(true).build()?;
         let tree = machinery::parse(text, "template", syntax).map_err(|error| describe(&error))?;
@@ -163,7 +165,7 @@ fn environment(limits: &QtTemplateLimits) -> Environment<'static> {
     environment.set_unknown_method_callback(methods::call);
     environment.set_formatter(|out, _, value| {
         let text = python::str(value)?;
-        spend(text.len())?;
+        meter::print(text.len())?;
         out.write_str(&text).map_err(Error::from)
     });
     filters::add_filters(&mut environment);
@@ -222,6 +224,11 @@ fn constant_size(expression: &Expr, left: &mut u64) -> Answer<Option<u64>> {
                             .max(b.saturating_mul(times(&operation.left))),
                     )
                 }
+                (Some(a), Some(b), BinOpKind::Concat) => {
+                    check_spelling(&operation.left)?;
+                    check_spelling(&operation.right)?;
+                    Some(a.saturating_add(b))
+                }
                 (Some(a), Some(b), _) => Some(a.saturating_add(b)),
                 _ => None,
             }
@@ -250,6 +257,16 @@ fn constant_size(expression: &Expr, left: &mut u64) -> Answer<Option<u64>> {
         .checked_sub(spent)
         .ok_or_else(|| Failure(LIMIT, "constant expressions that make too long a text".into()))?;
     Ok(size)
+}
+
+/// The compiler joins constants with its own spelling of floats.
+fn check_spelling(side: &Expr) -> Answer<()> {
+    let Expr::Const(constant) = side else { return Ok(()) };
+    let text = python::str(&constant.value).map_err(|error| describe(&error))?;
+    if text == constant.value.to_string() {
+        return Ok(());
+    }
+    Err(Failure::from(format!("the constant {text} cannot be joined to a text by ~; write it as a string")))
 }
 
 /// The expressions of these statements and of all statements inside them.
@@ -425,6 +442,8 @@ fn strftime(format: &str, now: &QtTime) -> Result<String, Error> {
             Some('R') => strftime("%H:%M", now)?,
             Some('D' | 'x') => strftime("%m/%d/%y", now)?,
             Some('c') => strftime("%a %b %e %H:%M:%S %Y", now)?,
+            // The time is a naive one: it has no zone.
+            Some('Z' | 'z') => String::new(),
             Some('%') => "%".into(),
             Some(other) => return fail(format!("strftime_now: the directive %{other} is not known")),
             None => return fail("strftime_now: the format ends in a lone %"),
@@ -445,7 +464,12 @@ pub unsafe extern "C" fn qt_template_new(
     chat_template: *mut *mut QtTemplate,
     message: *mut QtBytes,
 ) -> i32 {
-    unsafe { guard(message, || give(chat_template, QtTemplate::new(text(source, size)?, *limits)?)) }
+    unsafe {
+        guard(message, || {
+            let (source, limits) = (text(source, size)?, *limits);
+            give(chat_template, on_large_stack(|| QtTemplate::new(source, limits))?)
+        })
+    }
 }
 
 #[unsafe(no_mangle)]
@@ -456,7 +480,12 @@ pub unsafe extern "C" fn qt_template_render(
     now: *const QtTime,
     out: *mut QtBytes,
 ) -> i32 {
-    unsafe { guard(out, || (*chat_template).render(text(context, size)?, *now)) }
+    unsafe {
+        guard(out, || {
+            let (chat_template, context, now) = (&*chat_template, text(context, size)?, *now);
+            on_large_stack(|| chat_template.render(context, now))
+        })
+    }
 }
 
 #[unsafe(no_mangle)]

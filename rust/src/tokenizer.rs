@@ -5,10 +5,10 @@ use fancy_regex::{Regex, RegexBuilder};
 use serde::{Deserialize, Deserializer, de::Error};
 use std::cell::Cell;
 use std::ffi::c_char;
-use tokenizers::tokenizer::pattern::Invert;
+use tokenizers::tokenizer::pattern::{Invert, Pattern};
 use tokenizers::{
-    DecoderWrapper, ModelWrapper, NormalizerWrapper, PostProcessorWrapper, PreTokenizedString, PreTokenizer,
-    PreTokenizerWrapper, SplitDelimiterBehavior, TokenizerImpl,
+    DecoderWrapper, ModelWrapper, NormalizerWrapper, Offsets, PostProcessorWrapper, PreTokenizedString,
+    PreTokenizer, PreTokenizerWrapper, SplitDelimiterBehavior, TokenizerImpl,
 };
 
 /// What ByteLevel splits by when `use_regex` is set.
@@ -19,19 +19,79 @@ thread_local! {
     static BACKTRACKS: Cell<usize> = const { Cell::new(0) };
 }
 
+/// How the patterns of most byte-level tokenizers end: a run of white space, without its last character
+/// if a word follows.
+const RUN: &str = r"|\s+(?!\S)|\s+";
+
+/// A splitting pattern. fancy-regex keeps a step back for every character of a run that a look-ahead
+/// follows, and gives up on long ones; where the pattern ends in `RUN`, that part is done by hand.
+struct Matcher {
+    regex: Regex,
+    by_hand: bool,
+}
+
+impl Matcher {
+    fn new(pattern: &str) -> Result<Matcher, String> {
+        let head = pattern.strip_suffix(RUN);
+        let source = head.map_or_else(|| pattern.to_string(), |head| format!(r"{head}|(?<run>\s+)"));
+        let regex = RegexBuilder::new(&source).backtrack_limit(BACKTRACKS.get()).build();
+        let regex = regex.map_err(|e| format!("pre_tokenizer pattern {pattern:?}: {e}"))?;
+        Ok(Matcher { regex, by_hand: head.is_some() })
+    }
+
+    /// The end of the match that the whole pattern would have made.
+    fn end(&self, text: &str, start: usize, end: usize) -> tokenizers::Result<usize> {
+        let word_follows = text[end..].chars().next().is_some_and(|c| !c.is_whitespace());
+        let run = &text[start..end];
+        let Some(last) = run.chars().next_back().filter(|c| c.is_whitespace() && c.len_utf8() < run.len())
+        else {
+            return Ok(end);
+        };
+        if !self.by_hand || !word_follows {
+            return Ok(end);
+        }
+        let captures = self.regex.captures_from_pos(text, start)?;
+        let is_run = captures.is_some_and(|captures| captures.name("run").is_some());
+        Ok(if is_run { end - last.len_utf8() } else { end })
+    }
+}
+
+impl Pattern for &Matcher {
+    fn find_matches(&self, text: &str) -> tokenizers::Result<Vec<(Offsets, bool)>> {
+        if text.is_empty() {
+            return Ok(vec![((0, 0), false)]);
+        }
+        let mut parts = Vec::new();
+        let (mut done, mut at) = (0, 0);
+        while at <= text.len() {
+            let Some(found) = self.regex.find_from_pos(text, at)? else { break };
+            let (start, end) = (found.start(), self.end(text, found.start(), found.end())?);
+            if done != start {
+                parts.push(((done, start), false));
+            }
+            parts.push(((start, end), true));
+            done = end;
+            // Behind an empty match the search goes on at the next character.
+            at = if end > start { end } else { end + text[end..].chars().next().map_or(1, char::len_utf8) };
+        }
+        if done != text.len() {
+            parts.push(((done, text.len()), false));
+        }
+        Ok(parts)
+    }
+}
+
 /// A pre-tokenizer whose regular expressions fail loudly.
 enum Splitter {
-    Regex { regex: Regex, behavior: SplitDelimiterBehavior, invert: bool },
+    Regex { matcher: Matcher, behavior: SplitDelimiterBehavior, invert: bool },
     Sequence(Vec<Splitter>),
     Other(PreTokenizerWrapper),
 }
 
 impl Splitter {
     fn regex(pattern: &str, behavior: SplitDelimiterBehavior, invert: bool) -> Result<Splitter, String> {
-        let mut builder = RegexBuilder::new(pattern);
-        let regex = builder.backtrack_limit(BACKTRACKS.get()).build();
-        let regex = regex.map_err(|e| format!("pre_tokenizer pattern {pattern:?}: {e}"))?;
-        Ok(Splitter::Regex { regex, behavior, invert })
+        let matcher = Matcher::new(pattern)?;
+        Ok(Splitter::Regex { matcher, behavior, invert })
     }
 
     fn read(value: serde_json::Value) -> Result<Splitter, String> {
@@ -75,11 +135,11 @@ impl<'de> Deserialize<'de> for Splitter {
 impl PreTokenizer for Splitter {
     fn pre_tokenize(&self, text: &mut PreTokenizedString) -> tokenizers::Result<()> {
         match self {
-            Splitter::Regex { regex, behavior, invert: false } => {
-                text.split(|_, part| part.split(regex, *behavior))
+            Splitter::Regex { matcher, behavior, invert: false } => {
+                text.split(|_, part| part.split(matcher, *behavior))
             }
-            Splitter::Regex { regex, behavior, invert: true } => {
-                text.split(|_, part| part.split(Invert(regex), *behavior))
+            Splitter::Regex { matcher, behavior, invert: true } => {
+                text.split(|_, part| part.split(Invert(matcher), *behavior))
             }
             Splitter::Sequence(parts) => parts.iter().try_for_each(|part| part.pre_tokenize(text)),
             Splitter::Other(wrapper) => wrapper.pre_tokenize(text),
