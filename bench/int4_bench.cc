@@ -137,9 +137,10 @@ struct Case {
 };
 constexpr Case kCases[] = {{512, 2048, 16}, {2048, 512, 16}, {4096, 4096, 1}, {8192, 8192, 1}};
 
-// Rows that a thread takes at a time: about 64 KB of codes, and at least two row blocks.
+// Rows that a thread takes at a time: whole row blocks, about 128 KB of codes.
 int64_t rows_per_piece(const Int4Shape& shape) {
-  return std::max<int64_t>(32, 131072 / shape.columns / 32 * 32);
+  const int64_t block = kernels::kInt4RowBlock;
+  return std::max<int64_t>(1, 262144 / shape.columns / block) * block;
 }
 
 double product_seconds(const CpuKernels& kernels, const Weights& weights, const Activations& x,

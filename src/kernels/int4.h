@@ -35,7 +35,7 @@ struct Int4Shape {
 
 // What the kernels can multiply. A row of an arranged weight starts at a multiple of kRowBlock.
 constexpr int64_t kInt4GroupMultiple = 32;
-constexpr int64_t kInt4RowBlock = 16;
+constexpr int64_t kInt4RowBlock = 32;
 
 // Empty, or why the kernels cannot multiply a weight of this shape, as a clause for a message.
 std::string int4_refusal(const Int4Shape& shape);
@@ -47,10 +47,11 @@ struct Int4Source {
   const uint8_t* zeros;  // [rows, groups]; null if symmetric
 };
 
-// The arrangement: blocks of 16 rows, the last one padded with zero scales; in each block
-//   scales [groups, 16], zeros [groups, 16] unless symmetric, each padded to 64 bytes,
-//   codes [columns / 8, 16] words of 32 bits: 8 columns of one row, the first in the low nibble.
-// The block is read front to back, a 64-byte line at a time, and must start on such a line.
+// The arrangement: blocks of 32 rows, the last one padded with zero scales; in each block
+//   scales [groups, 32], zeros [groups, 32] unless symmetric, each padded to 64 bytes,
+//   codes [columns / 8, 32] words of 32 bits: 8 columns of one row, the first in the low nibble.
+// The block is read front to back, a 64-byte line at a time, and must start on such a line: memory
+// delivers one stream fastest, and 32 rows share what is read of the activations.
 size_t int4_block_bytes(const Int4Shape& shape);
 size_t int4_bytes(const Int4Shape& shape);
 void arrange_int4(const Int4Shape& shape, const Int4Source& source, uint8_t* arranged);

@@ -26,7 +26,7 @@ struct CpuKernels {
                                const Int4Activations& out);
 
   // Columns [begin, end) of out [tokens, rows] fp32, one for each row of the weight; begin is a
-  // multiple of 16, end too or it is `rows`. `x` comes from the same table.
+  // multiple of kInt4RowBlock, end too or it is `rows`. `x` comes from the same table.
   void (*int4_product)(const Int4Shape& shape, const uint8_t* arranged, const Int4Activations& x,
                        int64_t begin, int64_t end, float* out);
 

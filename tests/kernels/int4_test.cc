@@ -44,9 +44,9 @@ struct Int4Data {
     kernels.quantize_activations(shape, x.data(), 0, tokens / 2, activations);
     EXPECT_TRUE(memory.guards_hold());
     Guarded<float> out(tokens * shape.rows);
-    for (int64_t row = 0; row < shape.rows; row += 48)
+    for (int64_t row = 0; row < shape.rows; row += 64)
       kernels.int4_product(shape, arranged.data(), activations, row,
-                           std::min<int64_t>(row + 48, shape.rows), out.data());
+                           std::min<int64_t>(row + 64, shape.rows), out.data());
     EXPECT_TRUE(out.guards_hold());
     return out;
   }

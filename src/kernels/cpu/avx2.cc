@@ -16,7 +16,7 @@ namespace quern::kernels {
 namespace {
 
 // 16 rows x 4 tokens fill 8 of the 16 registers.
-constexpr int64_t kPanel = 4;
+constexpr int64_t kPanel = 4, kHalf = 16;
 // Memory is fetched this far ahead of its use, in bytes.
 constexpr int64_t kPrefetch = 4096;
 
@@ -84,8 +84,10 @@ void quantize_activations(const Int4Shape& shape, const float* x, int64_t begin,
   }
 }
 
-Avx2Lanes::Floats group_scales(const Int4Shape& shape, const Int4Block& block, int64_t group) {
-  const int64_t at = group * kInt4RowBlock;
+// Scales [groups, 32], zeros and codes of 16 of a block's rows.
+Avx2Lanes::Floats group_scales(const Int4Shape& shape, const Int4Block& block, int64_t group,
+                               int64_t half) {
+  const int64_t at = group * kInt4RowBlock + half * kHalf;
   if (shape.scale_type == FloatType::bf16)
     return Avx2Lanes::load_as<FloatType::bf16>(block.scales, at);
   if (shape.scale_type == FloatType::fp16)
@@ -100,22 +102,22 @@ __m256i zeros_times(const uint8_t* zeros, int32_t sum) {
   return _mm256_mullo_epi32(_mm256_cvtepu8_epi32(bytes), _mm256_set1_epi32(sum));
 }
 
-void store_rows(const Int4Shape& shape, int64_t block, int64_t token, Avx2Lanes::Floats total,
+void store_rows(const Int4Shape& shape, int64_t row, int64_t token, Avx2Lanes::Floats total,
                 float* out) {
-  const int64_t row = block * kInt4RowBlock, rows = smaller(kInt4RowBlock, shape.rows - row);
+  const int64_t rows = smaller(kHalf, shape.rows - row);
   float* to = out + token * shape.rows + row;
-  if (rows == kInt4RowBlock) return Avx2Lanes::store(to, total);
-  float lanes[kInt4RowBlock];
+  if (rows == kHalf) return Avx2Lanes::store(to, total);
+  float lanes[kHalf];
   Avx2Lanes::store(lanes, total);
   for (int64_t r = 0; r < rows; ++r) to[r] = lanes[r];
 }
 
-// dots [half of the 16 rows][token] += 8 columns at a time of one piece.
+// dots [8 of the 16 rows][token] += 8 columns at a time of one piece.
 template <int kTokens>
 [[gnu::always_inline]] inline void add_dots(const uint8_t* codes, const int32_t* words,
                                             int64_t length, __m256i (&dots)[2 * kTokens]) {
   const __m256i nibble = _mm256_set1_epi16(15);
-  for (int64_t k = 0; k < length; k += 8, codes += 64) {
+  for (int64_t k = 0; k < length; k += 8, codes += 4 * kInt4RowBlock) {
     _mm_prefetch(reinterpret_cast<const char*>(codes + kPrefetch), _MM_HINT_T0);
     __m256i low = _mm256_load_si256(reinterpret_cast<const __m256i*>(codes));
     __m256i high = _mm256_load_si256(reinterpret_cast<const __m256i*>(codes + 32));
@@ -137,7 +139,8 @@ template <int kTokens>
 
 template <int kTokens>
 void multiply_panel(const Int4Shape& shape, const Int4Layout& layout, const uint8_t* arranged,
-                    const Int4Activations& x, const Panel& panel, int64_t block, float* out) {
+                    const Int4Activations& x, const Panel& panel, int64_t block, int64_t half,
+                    float* out) {
   const Int4Block at = int4_block(layout, arranged, block);
   Avx2Lanes::Floats totals[kTokens];
   repeat<kTokens>([&](auto t) { totals[t] = Avx2Lanes::splat(0); });
@@ -145,9 +148,10 @@ void multiply_panel(const Int4Shape& shape, const Int4Layout& layout, const uint
   for_each_piece(shape, [&](int64_t group, int64_t first, int64_t length) {
     __m256i dots[2 * kTokens];
     repeat<2 * kTokens>([&](auto i) { dots[i] = _mm256_setzero_si256(); });
-    add_dots<kTokens>(at.codes + first * 8, panel.words + first / 2 * kTokens, length, dots);
-    const Avx2Lanes::Floats scales = group_scales(shape, at, group);
-    const uint8_t* zeros = at.zeros ? at.zeros + group * kInt4RowBlock : nullptr;
+    add_dots<kTokens>(at.codes + first / 2 * kInt4RowBlock + half * 64,
+                      panel.words + first / 2 * kTokens, length, dots);
+    const Avx2Lanes::Floats scales = group_scales(shape, at, group, half);
+    const uint8_t* zeros = at.zeros ? at.zeros + group * kInt4RowBlock + half * kHalf : nullptr;
     repeat<kTokens>([&](auto t) {
       const int64_t p = (panel.first + t) * layout.pieces + piece;
       const __m256i low = _mm256_sub_epi32(dots[t], zeros_times(zeros, x.sums[p]));
@@ -158,7 +162,9 @@ void multiply_panel(const Int4Shape& shape, const Int4Layout& layout, const uint
     });
     ++piece;
   });
-  repeat<kTokens>([&](auto t) { store_rows(shape, block, panel.first + t, totals[t], out); });
+  repeat<kTokens>([&](auto t) {
+    store_rows(shape, block * kInt4RowBlock + half * kHalf, panel.first + t, totals[t], out);
+  });
 }
 
 void int4_product(const Int4Shape& shape, const uint8_t* arranged, const Int4Activations& x,
@@ -170,7 +176,8 @@ void int4_product(const Int4Shape& shape, const uint8_t* arranged, const Int4Act
   for (int64_t block = begin / kInt4RowBlock; block < last; ++block) {
     for (int64_t token = 0; token < x.tokens; token += kPanel) {
       const Panel panel = panel_of(shape, x, token);
-      kMultiply[panel.tokens - 1](shape, layout, arranged, x, panel, block, out);
+      for (int64_t half = 0; half < 2 && block * kInt4RowBlock + half * kHalf < shape.rows; ++half)
+        kMultiply[panel.tokens - 1](shape, layout, arranged, x, panel, block, half, out);
     }
   }
 }

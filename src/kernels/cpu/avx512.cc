@@ -18,11 +18,12 @@
 namespace quern::kernels {
 namespace {
 
-// 2 row blocks x 12 tokens fill 24 of the 32 registers.
+// The 32 rows of a block are two registers; with 12 tokens they fill 24 of the 32.
 constexpr int64_t kPanel = 12;
+constexpr int kHalves = 2, kHalf = 16;
 // Tokens whose sums stay in the cache beside the activations that make them.
 constexpr int64_t kTokenChunk = 8 * kPanel;
-// Memory is fetched this far ahead of its use, in bytes of one row block.
+// Memory is fetched this far ahead of its use, in bytes; twice as much evicts the activations.
 constexpr int64_t kPrefetch = 4096;
 
 int64_t smaller(int64_t a, int64_t b) { return a < b ? a : b; }
@@ -103,8 +104,8 @@ void quantize_activations(const Int4Shape& shape, const float* x, int64_t begin,
 
 // ---- what a piece adds to the sums
 
-__m512 group_scales(const Int4Shape& shape, const Int4Block& block, int64_t group) {
-  const int64_t at = group * kInt4RowBlock;
+__m512 group_scales(const Int4Shape& shape, const Int4Block& block, int64_t group, int half) {
+  const int64_t at = group * kInt4RowBlock + half * kHalf;
   if (shape.scale_type == FloatType::bf16)
     return Avx512Lanes::load_as<FloatType::bf16>(block.scales, at);
   if (shape.scale_type == FloatType::fp16)
@@ -112,9 +113,9 @@ __m512 group_scales(const Int4Shape& shape, const Int4Block& block, int64_t grou
   return Avx512Lanes::load_as<FloatType::fp32>(block.scales, at);
 }
 
-__m512i zeros_times(const Int4Block& block, int64_t group, int32_t sum) {
+__m512i zeros_times(const Int4Block& block, int64_t group, int half, int32_t sum) {
   if (!block.zeros) return _mm512_set1_epi32(8 * sum);
-  const void* zeros = block.zeros + group * kInt4RowBlock;
+  const void* zeros = block.zeros + group * kInt4RowBlock + half * kHalf;
   return _mm512_mullo_epi32(
       _mm512_cvtepu8_epi32(_mm_loadu_si128(static_cast<const __m128i*>(zeros))),
       _mm512_set1_epi32(sum));
@@ -125,52 +126,45 @@ __m512 add_piece(__m512 total, __m512i dot, __m512i zeros, __m512 scales, float 
   return _mm512_fmadd_ps(value, _mm512_mul_ps(scales, _mm512_set1_ps(x_scale)), total);
 }
 
-void store_rows(const Int4Shape& shape, int64_t block, int64_t token, __m512 total, float* out) {
-  const int64_t row = block * kInt4RowBlock, rows = smaller(kInt4RowBlock, shape.rows - row);
-  _mm512_mask_storeu_ps(out + token * shape.rows + row, static_cast<__mmask16>((1u << rows) - 1),
-                        total);
+void store_rows(const Int4Shape& shape, int64_t block, int half, int64_t token, __m512 total,
+                float* out) {
+  const int64_t row = block * kInt4RowBlock + half * kHalf;
+  if (row >= shape.rows) return;
+  const auto mask = static_cast<__mmask16>((1u << smaller(kHalf, shape.rows - row)) - 1);
+  _mm512_mask_storeu_ps(out + token * shape.rows + row, mask, total);
 }
 
 // ---- up to 4 tokens: one pass over the codes, as fast as memory delivers them
 
-// The address that is kPrefetch bytes on in the stream of kBlocks blocks that are read side by
-// side: past the end of one it goes on where the next kBlocks begin.
-template <int kBlocks>
-const uint8_t* ahead_of(const uint8_t* codes, const uint8_t* block, int64_t block_bytes) {
-  const int64_t at = codes - block + smaller(kPrefetch, block_bytes);
-  return at < block_bytes ? block + at : block + at + (kBlocks - 1) * block_bytes;
-}
-
-// What kBlocks x kTokens products of a piece add up to; high and low are the planes.
-template <int kBlocks, int kTokens>
+// What a row block and kTokens tokens of a piece add up to; high and low are the planes.
+template <int kTokens>
 struct Dots {
-  __m512i high[kBlocks * kTokens], low[kBlocks * kTokens];
+  __m512i high[kHalves * kTokens], low[kHalves * kTokens];
 
   Dots() {
-    repeat<kBlocks * kTokens>([&](auto i) { high[i] = low[i] = _mm512_setzero_si512(); });
+    repeat<kHalves * kTokens>([&](auto i) { high[i] = low[i] = _mm512_setzero_si512(); });
   }
 
   // Adds 8 columns.
-  void add(const uint8_t* codes, int64_t block_bytes, const int32_t* high_words,
-           const int32_t* low_words) {
+  void add(const uint8_t* codes, const int32_t* high_words, const int32_t* low_words) {
     const __m512i nibble = _mm512_set1_epi8(15);
-    __m512i even[kBlocks], odd[kBlocks];
-    repeat<kBlocks>([&](auto b) {
-      const __m512i word = _mm512_load_si512(codes + b * block_bytes);
-      even[b] = _mm512_and_si512(word, nibble);
-      odd[b] = _mm512_and_si512(_mm512_srli_epi16(word, 4), nibble);
+    __m512i even[kHalves], odd[kHalves];
+    repeat<kHalves>([&](auto h) {
+      const __m512i word = _mm512_load_si512(codes + h * 64);
+      even[h] = _mm512_and_si512(word, nibble);
+      odd[h] = _mm512_and_si512(_mm512_srli_epi16(word, 4), nibble);
     });
     repeat<kTokens>([&](auto t) {
       const __m512i high_even = _mm512_set1_epi32(high_words[t]);
       const __m512i high_odd = _mm512_set1_epi32(high_words[kTokens + t]);
       const __m512i low_even = _mm512_set1_epi32(low_words[t]);
       const __m512i low_odd = _mm512_set1_epi32(low_words[kTokens + t]);
-      repeat<kBlocks>([&](auto b) {
-        constexpr int i = b * kTokens + t;
-        high[i] = _mm512_dpbusd_epi32(high[i], even[b], high_even);
-        high[i] = _mm512_dpbusd_epi32(high[i], odd[b], high_odd);
-        low[i] = _mm512_dpbusd_epi32(low[i], even[b], low_even);
-        low[i] = _mm512_dpbusd_epi32(low[i], odd[b], low_odd);
+      repeat<kHalves>([&](auto h) {
+        constexpr int i = h * kTokens + t;
+        high[i] = _mm512_dpbusd_epi32(high[i], even[h], high_even);
+        high[i] = _mm512_dpbusd_epi32(high[i], odd[h], high_odd);
+        low[i] = _mm512_dpbusd_epi32(low[i], even[h], low_even);
+        low[i] = _mm512_dpbusd_epi32(low[i], odd[h], low_odd);
       });
     });
   }
@@ -178,169 +172,168 @@ struct Dots {
   __m512i sum(int i) const { return _mm512_add_epi32(_mm512_slli_epi32(high[i], 8), low[i]); }
 };
 
-template <int kBlocks, int kTokens>
-void stream(const Product& product, int64_t block) {
+template <int kTokens>
+void stream(const Product& product, int64_t index) {
   const auto& [shape, layout, arranged, x, out] = product;
-  const int64_t block_bytes = layout.block_bytes;
-  Int4Block blocks[kBlocks];
-  repeat<kBlocks>([&](auto b) { blocks[b] = int4_block(layout, arranged, block + b); });
+  const Int4Block block = int4_block(layout, arranged, index);
   const Panel panel = panel_of(shape, x, 0);
-  const int32_t* high_words = panel.high;
-  const int32_t* low_words = panel.low;
-  const uint8_t* codes = blocks[0].codes;
-  __m512 totals[kBlocks * kTokens];
-  repeat<kBlocks * kTokens>([&](auto i) { totals[i] = _mm512_setzero_ps(); });
+  const int32_t* high = panel.high;
+  const int32_t* low = panel.low;
+  const uint8_t* codes = block.codes;
+  __m512 totals[kHalves * kTokens];
+  repeat<kHalves * kTokens>([&](auto i) { totals[i] = _mm512_setzero_ps(); });
   int64_t piece = 0;
   for_each_piece(shape, [&](int64_t group, int64_t, int64_t length) {
-    Dots<kBlocks, kTokens> dots;
-    const uint8_t* ahead = ahead_of<kBlocks>(codes, blocks[0].scales, block_bytes);
+    Dots<kTokens> dots;
     for (int64_t k = 0; k < length; k += 8) {
-      repeat<kBlocks>([&](auto b) { Avx512Lanes::prefetch(ahead + b * block_bytes); });
-      dots.add(codes, block_bytes, high_words, low_words);
-      high_words += 2 * kTokens;
-      low_words += 2 * kTokens;
-      codes += 64;
-      ahead += 64;
+      Avx512Lanes::prefetch(codes + kPrefetch);
+      Avx512Lanes::prefetch(codes + kPrefetch + 64);
+      dots.add(codes, high, low);
+      high += 2 * kTokens;
+      low += 2 * kTokens;
+      codes += kHalves * 64;
     }
-    repeat<kBlocks>([&](auto b) {
-      const __m512 scales = group_scales(shape, blocks[b], group);
+    repeat<kHalves>([&](auto h) {
+      const __m512 scales = group_scales(shape, block, group, h);
       repeat<kTokens>([&](auto t) {
-        constexpr int i = b * kTokens + t;
+        constexpr int i = h * kTokens + t;
         const int64_t p = t * layout.pieces + piece;
-        const __m512i zeros = zeros_times(blocks[b], group, x.sums[p]);
+        const __m512i zeros = zeros_times(block, group, h, x.sums[p]);
         totals[i] = add_piece(totals[i], dots.sum(i), zeros, scales, x.scales[p]);
       });
     });
     ++piece;
   });
-  repeat<kBlocks>([&](auto b) {
-    repeat<kTokens>([&](auto t) { store_rows(shape, block + b, t, totals[b * kTokens + t], out); });
+  repeat<kHalves>([&](auto h) {
+    repeat<kTokens>([&](auto t) { store_rows(shape, index, h, t, totals[h * kTokens + t], out); });
   });
 }
 
 // ---- many tokens: codes are unpacked once a piece and reused for a chunk of tokens
 
-// Bytes [k / 4][block][16 rows][4], in the order of the words of activations.
-template <int kBlocks>
-void unpack(const uint8_t* codes, int64_t block_bytes, int64_t length, uint8_t* bytes) {
+// Bytes [k / 4][32 rows][4], in the order of the words of activations.
+void unpack(const uint8_t* codes, int64_t length, uint8_t* bytes) {
   const __m512i nibble = _mm512_set1_epi8(15);
-  for (int64_t k = 0; k < length; k += 8, codes += 64, bytes += 2 * kBlocks * 64) {
-    for (int b = 0; b < kBlocks; ++b) {
-      const __m512i word = _mm512_load_si512(codes + b * block_bytes);
-      _mm512_store_si512(bytes + b * 64, _mm512_and_si512(word, nibble));
-      _mm512_store_si512(bytes + (kBlocks + b) * 64,
+  for (int64_t k = 0; k < length; k += 8, codes += kHalves * 64, bytes += 2 * kHalves * 64) {
+    for (int h = 0; h < kHalves; ++h) {
+      const __m512i word = _mm512_load_si512(codes + h * 64);
+      _mm512_store_si512(bytes + h * 64, _mm512_and_si512(word, nibble));
+      _mm512_store_si512(bytes + (kHalves + h) * 64,
                          _mm512_and_si512(_mm512_srli_epi16(word, 4), nibble));
     }
   }
 }
 
-template <int kBlocks, int kTokens>
+template <int kTokens>
 [[gnu::always_inline]] inline void add_dots(const uint8_t* bytes, const int32_t* words,
-                                            int64_t length, __m512i (&dots)[kBlocks * kTokens]) {
-  for (int64_t k = 0; k < length; k += 4, bytes += kBlocks * 64, words += kTokens) {
-    __m512i codes[kBlocks];
-    repeat<kBlocks>([&](auto b) { codes[b] = _mm512_load_si512(bytes + b * 64); });
+                                            int64_t length, __m512i (&dots)[kHalves * kTokens]) {
+  for (int64_t k = 0; k < length; k += 4, bytes += kHalves * 64, words += kTokens) {
+    __m512i codes[kHalves];
+    repeat<kHalves>([&](auto h) { codes[h] = _mm512_load_si512(bytes + h * 64); });
     repeat<kTokens>([&](auto t) {
       const __m512i word = _mm512_set1_epi32(words[t]);
-      repeat<kBlocks>([&](auto b) {
-        constexpr int i = b * kTokens + t;
-        dots[i] = _mm512_dpbusd_epi32(dots[i], codes[b], word);
+      repeat<kHalves>([&](auto h) {
+        constexpr int i = h * kTokens + t;
+        dots[i] = _mm512_dpbusd_epi32(dots[i], codes[h], word);
       });
     });
   }
 }
 
-// One piece of the rows of kBlocks blocks.
+// One piece of the rows of a block.
 struct UnpackedPiece {
   const uint8_t* bytes;
+  Int4Block block;
   int64_t group, first, length, index;
-  Int4Block blocks[2];
 };
 
-// totals [tokens of the panel][block][16] += the piece, for one panel.
-template <int kBlocks, int kTokens>
+// totals [tokens of the panel][32 rows] += the piece, for one panel.
+template <int kTokens>
 void multiply_panel(const Product& product, const UnpackedPiece& piece, const Panel& panel,
                     float* totals) {
   const auto& [shape, layout, arranged, x, out] = product;
-  __m512i dots[kBlocks * kTokens];
-  repeat<kBlocks * kTokens>([&](auto i) { dots[i] = _mm512_setzero_si512(); });
+  __m512i dots[kHalves * kTokens];
+  repeat<kHalves * kTokens>([&](auto i) { dots[i] = _mm512_setzero_si512(); });
   const int64_t at = piece.first / 4 * kTokens;
-  add_dots<kBlocks, kTokens>(piece.bytes, panel.high + at, piece.length, dots);
-  repeat<kBlocks * kTokens>([&](auto i) { dots[i] = _mm512_slli_epi32(dots[i], 8); });
-  add_dots<kBlocks, kTokens>(piece.bytes, panel.low + at, piece.length, dots);
-  repeat<kBlocks>([&](auto b) {
-    const __m512 scales = group_scales(shape, piece.blocks[b], piece.group);
+  add_dots<kTokens>(piece.bytes, panel.high + at, piece.length, dots);
+  repeat<kHalves * kTokens>([&](auto i) { dots[i] = _mm512_slli_epi32(dots[i], 8); });
+  add_dots<kTokens>(piece.bytes, panel.low + at, piece.length, dots);
+  repeat<kHalves>([&](auto h) {
+    const __m512 scales = group_scales(shape, piece.block, piece.group, h);
     repeat<kTokens>([&](auto t) {
       const int64_t p = (panel.first + t) * layout.pieces + piece.index;
-      float* total = totals + (t * kBlocks + b) * kInt4RowBlock;
-      const __m512i zeros = zeros_times(piece.blocks[b], piece.group, x.sums[p]);
-      _mm512_store_ps(total, add_piece(_mm512_load_ps(total), dots[b * kTokens + t], zeros, scales,
+      float* total = totals + t * kInt4RowBlock + h * kHalf;
+      const __m512i zeros = zeros_times(piece.block, piece.group, h, x.sums[p]);
+      _mm512_store_ps(total, add_piece(_mm512_load_ps(total), dots[h * kTokens + t], zeros, scales,
                                        x.scales[p]));
     });
   });
 }
 
-template <int kBlocks, int... kTokens>
+template <int... kTokens>
 constexpr auto panel_table(std::integer_sequence<int, kTokens...>) {
   using Multiply = void (*)(const Product&, const UnpackedPiece&, const Panel&, float*);
   struct Table {
     Multiply entries[sizeof...(kTokens)];
   };
-  return Table{{multiply_panel<kBlocks, kTokens + 1>...}};
+  return Table{{multiply_panel<kTokens + 1>...}};
 }
 
-template <int kBlocks>
 void multiply_chunk(const Product& product, int64_t block, int64_t token, int64_t token_end) {
+  static constexpr auto kMultiply = panel_table(std::make_integer_sequence<int, kPanel>());
   const auto& [shape, layout, arranged, x, out] = product;
-  static constexpr auto kMultiply = panel_table<kBlocks>(std::make_integer_sequence<int, kPanel>());
-  alignas(64) float totals[kTokenChunk * kBlocks * kInt4RowBlock];
-  alignas(64) uint8_t bytes[kBlocks * kInt4RowBlock * Int4Shape::kPiece];
-  for (int64_t i = 0; i < (token_end - token) * kBlocks; ++i)
-    _mm512_store_ps(totals + i * kInt4RowBlock, _mm512_setzero_ps());
+  alignas(64) float totals[kTokenChunk * kInt4RowBlock];
+  alignas(64) uint8_t bytes[kInt4RowBlock * Int4Shape::kPiece];
+  for (int64_t i = 0; i < (token_end - token) * kHalves; ++i)
+    _mm512_store_ps(totals + i * kHalf, _mm512_setzero_ps());
   UnpackedPiece piece = {};
   piece.bytes = bytes;
-  for (int b = 0; b < kBlocks; ++b) piece.blocks[b] = int4_block(layout, arranged, block + b);
+  piece.block = int4_block(layout, arranged, block);
   for_each_piece(shape, [&](int64_t group, int64_t first, int64_t length) {
-    unpack<kBlocks>(piece.blocks[0].codes + first / 8 * 64, layout.block_bytes, length, bytes);
+    unpack(piece.block.codes + first / 2 * kInt4RowBlock, length, bytes);
     piece.group = group;
     piece.first = first;
     piece.length = length;
     for (int64_t t = token; t < token_end; t += kPanel) {
       const Panel panel = panel_of(shape, x, t);
       kMultiply.entries[panel.tokens - 1](product, piece, panel,
-                                          totals + (t - token) * kBlocks * kInt4RowBlock);
+                                          totals + (t - token) * kInt4RowBlock);
     }
     ++piece.index;
   });
-  for (int64_t t = token; t < token_end; ++t)
-    for (int b = 0; b < kBlocks; ++b)
-      store_rows(shape, block + b, t,
-                 _mm512_load_ps(totals + ((t - token) * kBlocks + b) * kInt4RowBlock), out);
+  for (int64_t t = token; t < token_end; ++t) {
+    const float* total = totals + (t - token) * kInt4RowBlock;
+    for (int h = 0; h < kHalves; ++h)
+      store_rows(shape, block, h, t, _mm512_load_ps(total + h * kHalf), out);
+  }
 }
 
-template <int kBlocks>
-void multiply_blocks(const Product& product, int64_t block, int64_t token) {
-  switch (product.x.tokens) {
-    case 1:
-      return stream<kBlocks, 1>(product, block);
-    case 2:
-      return stream<kBlocks, 2>(product, block);
-    case 3:
-      return stream<kBlocks, 3>(product, block);
-    case 4:
-      return stream<kBlocks, 4>(product, block);
-  }
-  multiply_chunk<kBlocks>(product, block, token, smaller(token + kTokenChunk, product.x.tokens));
+template <int kTokens>
+void stream_blocks(const Product& product, int64_t first, int64_t last) {
+  for (int64_t block = first; block < last; ++block) stream<kTokens>(product, block);
+}
+
+void multiply_blocks(const Product& product, int64_t first, int64_t last) {
+  for (int64_t token = 0; token < product.x.tokens; token += kTokenChunk)
+    for (int64_t block = first; block < last; ++block)
+      multiply_chunk(product, block, token, smaller(token + kTokenChunk, product.x.tokens));
 }
 
 void int4_product(const Int4Shape& shape, const uint8_t* arranged, const Int4Activations& x,
                   int64_t begin, int64_t end, float* out) {
   const Product product = {shape, int4_layout(shape), arranged, x, out};
   const int64_t first = begin / kInt4RowBlock, last = (end + kInt4RowBlock - 1) / kInt4RowBlock;
-  for (int64_t token = 0; token < x.tokens; token += kTokenChunk) {
-    int64_t block = first;
-    for (; block + 2 <= last; block += 2) multiply_blocks<2>(product, block, token);
-    if (block < last) multiply_blocks<1>(product, block, token);
+  switch (x.tokens) {
+    case 1:
+      return stream_blocks<1>(product, first, last);
+    case 2:
+      return stream_blocks<2>(product, first, last);
+    case 3:
+      return stream_blocks<3>(product, first, last);
+    case 4:
+      return stream_blocks<4>(product, first, last);
+    default:
+      return multiply_blocks(product, first, last);
   }
 }
 

@@ -16,7 +16,7 @@ struct Int4Block {
 // Sizes that follow from a shape by divisions, which a kernel makes once.
 struct Int4Layout {
   int64_t pieces;
-  int64_t scale_bytes, zero_bytes, block_bytes;  // of 16 rows
+  int64_t scale_bytes, zero_bytes, block_bytes;
 };
 
 [[maybe_unused]] static int64_t whole_lines(int64_t bytes) { return (bytes + 63) / 64 * 64; }

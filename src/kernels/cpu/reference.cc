@@ -158,7 +158,7 @@ int32_t code_dot(const Int4Block& block, int64_t lane, const int16_t* x, int64_t
                  int64_t length) {
   int32_t dot = 0;
   for (int64_t k = first; k < first + length; ++k) {
-    const uint8_t byte = block.codes[k / 8 * 64 + lane * 4 + k % 8 / 2];
+    const uint8_t byte = block.codes[k / 8 * 4 * kInt4RowBlock + lane * 4 + k % 8 / 2];
     dot += (k % 2 ? byte >> 4 : byte & 15) * x[k];
   }
   return dot;
