@@ -151,13 +151,30 @@ void emit(YAML::Emitter& out, const JsonValue& value) {
     out << YAML::EndSeq;
   } else if (value.is_string()) {
     const auto& text = value.get_ref<const std::string&>();
-    // Words that YAML would read as something else keep their type by quotes.
-    if (!plain_scalar(text).is_string()) out << YAML::DoubleQuoted;
+    // Words that YAML would read as something else keep their type by quotes, control characters by
+    // escapes.
+    const bool control =
+        std::any_of(text.begin(), text.end(), [](unsigned char c) { return c < ' '; });
+    if (control || !plain_scalar(text).is_string()) out << YAML::DoubleQuoted;
     out << text;
   } else if (value.is_null()) {
     out << YAML::Null;
+  } else if (value.is_number_float() && !std::isfinite(value.get<double>())) {
+    out << value.get<double>();  // JSON would write null
   } else {
     out << value.dump();
+  }
+}
+
+// yaml-cpp passes any bytes on, and takes zero bytes as a sign of UTF-16; JSON values must be
+// UTF-8.
+bool is_text(std::string_view text) {
+  if (text.find('\0') != std::string_view::npos) return false;
+  try {
+    JsonValue(text).dump();
+    return true;
+  } catch (const JsonValue::type_error&) {
+    return false;
   }
 }
 
@@ -166,6 +183,7 @@ void emit(YAML::Emitter& out, const JsonValue& value) {
 JsonValue parse_yaml(std::string_view text, const std::string& origin, const YamlLimits& limits) {
   if (text.size() > limits.bytes)
     fail("{}: {} bytes, more than the {} that are accepted", origin, text.size(), limits.bytes);
+  if (!is_text(text)) fail("{}: not valid UTF-8 text", origin);
   std::istringstream stream{std::string(text)};
   Builder builder(origin, limits);
   try {
