@@ -180,19 +180,27 @@ void stream(const Product& product, int64_t index) {
   const int32_t* high = panel.high;
   const int32_t* low = panel.low;
   const uint8_t* codes = block.codes;
+  // Runs through all of the block while the codes do, scales and zeros included: a gap of a few
+  // lines would cost a full trip to memory in every block.
+  const uint8_t* ahead = block.scales + kPrefetch;
+  const int64_t header = layout.scale_bytes + layout.zero_bytes;
+  const int64_t header_of_piece = (header / 64 + layout.pieces - 1) / layout.pieces * 64;
   __m512 totals[kHalves * kTokens];
   repeat<kHalves * kTokens>([&](auto i) { totals[i] = _mm512_setzero_ps(); });
   int64_t piece = 0;
   for_each_piece(shape, [&](int64_t group, int64_t, int64_t length) {
     Dots<kTokens> dots;
     for (int64_t k = 0; k < length; k += 8) {
-      Avx512Lanes::prefetch(codes + kPrefetch);
-      Avx512Lanes::prefetch(codes + kPrefetch + 64);
+      Avx512Lanes::prefetch(ahead);
+      Avx512Lanes::prefetch(ahead + 64);
       dots.add(codes, high, low);
+      ahead += kHalves * 64;
       high += 2 * kTokens;
       low += 2 * kTokens;
       codes += kHalves * 64;
     }
+    for (int64_t i = 0; i < header_of_piece; i += 64) Avx512Lanes::prefetch(ahead + i);
+    ahead += header_of_piece;
     repeat<kHalves>([&](auto h) {
       const __m512 scales = group_scales(shape, block, group, h);
       repeat<kTokens>([&](auto t) {
