@@ -20,7 +20,7 @@ struct Module {
 };
 
 // All matrices of an unquantized checkpoint: those of the model and its draft layer in their order,
-// then every other 2-D weight that is not an embedding.
+// then every other 2-D weight; embeddings are not among them.
 std::vector<Module> modules_of(const std::shared_ptr<const nn::Source>& source);
 
 }  // namespace quern::eval

@@ -3,13 +3,15 @@
 #include "base/error.h"
 #include "eval/checks.h"
 #include "eval/sample.h"
+#include "eval/sample_text.h"
 #include "prompt/stop_ids.h"
 #include "prompt/tokenizer.h"
 
 namespace quern::eval {
 namespace {
 
-constexpr int64_t kPromptTokens = 32;
+// Models that were trained at all stay below on any text in a language that they know.
+constexpr double kUnknownText = 200;
 
 void check_gates(const Comparison& c, const VerifyOptions& options, VerifyReport& report) {
   for (const auto& [who, scores] :
@@ -17,6 +19,13 @@ void check_gates(const Comparison& c, const VerifyOptions& options, VerifyReport
     if (scores.not_finite == 0) continue;
     found(report, "", "the logits of {} are not finite for {} of {} tokens", who, scores.not_finite,
           scores.tokens);
+  }
+  if (c.reference.perplexity > kUnknownText) {
+    report.findings.push_back(
+        {Severity::warning, "",
+         fmt::format("the source hardly knows this text (perplexity {:.0f}), so divergence on it "
+                     "says little; give one of the kind that the model was made for",
+                     c.reference.perplexity)});
   }
   // Written so that NaN does not pass.
   if (!(c.mean_kld < options.max_kld)) {
@@ -32,17 +41,15 @@ void check_gates(const Comparison& c, const VerifyOptions& options, VerifyReport
 }
 
 // A loop is the artifact's fault only if the source would not have said the same.
-void check_sample(const Pair& pair, const prompt::Tokenizer& tokenizer, const Window& first,
+void check_sample(const Pair& pair, const prompt::Tokenizer& tokenizer, const std::string& question,
                   const VerifyOptions& options, VerifyReport& report) {
   const auto stops = prompt::stop_ids(pair.source->files.folder(), tokenizer);
-  const int64_t length = std::min(kPromptTokens, std::ssize(first.tokens));
-  const auto prompt = std::span(first.tokens).first(length);
+  const auto prompt = tokenizer.encode(question);
   const auto answer = greedy(pair.artifact, prompt, options.sample_tokens, stops);
-  report.sample = {.prompt = tokenizer.decode(prompt),
-                   .answer = tokenizer.decode(answer),
-                   .degenerate = is_degenerate(answer)};
+  report.sample = {
+      .prompt = question, .answer = tokenizer.decode(answer), .degenerate = is_degenerate(answer)};
   if (!report.sample->degenerate) return;
-  Window said = {{prompt.begin(), prompt.end()}, length};
+  Window said = {prompt, std::ssize(prompt)};
   said.tokens.insert(said.tokens.end(), answer.begin(), answer.end());
   const double agreement =
       compare(pair.source, pair.artifact, std::span(&said, 1), options.score).top1_agreement;
@@ -59,12 +66,13 @@ void check_sample(const Pair& pair, const prompt::Tokenizer& tokenizer, const Wi
 
 void check_quality(const Pair& pair, const VerifyOptions& options, VerifyReport& report) {
   const prompt::Tokenizer tokenizer(pair.source->files.folder());
-  const std::string_view text = options.text.empty() ? sample_text() : options.text;
+  const SampleText sample = sample_text(pair.source->files.folder());
+  const std::string& text = options.text.empty() ? sample.text : options.text;
   const auto windows = text_windows(text, tokenizer, options.windows);
   try {
     report.quality = compare(pair.source, pair.artifact, windows, options.score);
     check_gates(*report.quality, options, report);
-    if (options.sample_tokens > 0) check_sample(pair, tokenizer, windows[0], options, report);
+    if (options.sample_tokens > 0) check_sample(pair, tokenizer, sample.question, options, report);
   } catch (const Error& error) {
     if (error.code() == Exit::internal) throw;
     found(report, "", "the artifact cannot be run: {}", error.what());

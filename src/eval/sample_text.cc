@@ -1,24 +1,79 @@
-#include "eval/verify.h"
+#include "eval/sample_text.h"
+
+#include <nlohmann/json.hpp>
+#include <optional>
+#include <string_view>
+
+#include "base/json.h"
+#include "prompt/chat_template.h"
 
 namespace quern::eval {
+namespace {
 
-std::string_view sample_text() {
-  return R"text(The mill stood where the brook leaves the wood. It was older than anybody in the village could say, and for most of its life it had done one thing: a wheel turned a shaft, the shaft turned a stone, and between that stone and another one grain became flour. A farmer who came with twelve sacks in the morning could drive home before dark with flour for the winter.
+namespace fs = std::filesystem;
 
-The stones had to be dressed every few weeks. The miller lifted the upper one with a crane of oak, laid it on its back, and cut the furrows anew with a steel pick. If he cut too deep, the flour came out coarse; if he cut too little, the stone ran hot and the bread tasted of smoke. "You cannot see a good stone," he used to say, "but you can feel it between two fingers." His daughter Ada learned to judge the meal by rubbing it, and by the time she was fifteen she was right more often than he was.
+// Questions with their answers: simple enough for a model of a few million parameters, because
+// divergence says little about text that the source itself cannot predict.
+constexpr std::string_view kChats = R"([
+["Compute 36 + 22.", "36 + 22 = 58\n#### 58"],
+["Cora has 24 apples. She buys 13 more. How many apples does Cora have now?",
+ "Cora gets 13 more apples. 24 + 13 = 37.\n#### 37"],
+["Facts: Uma lives in Paris. Finn works as a baker. Uma has a pet rabbit.\nWhere does Uma live?", "Paris"],
+["What is the last word of this list? river, lamp, stone, window", "window"],
+["Ben has 45 coins but loses 12 of them. How many coins does Ben have now?",
+ "12 coins are gone. 45 - 12 = 33.\n#### 33"],
+["Return JSON with the fields name, age, job, pet for this text: Rosa works as a nurse. She has a pet cat. She is 34 years old.",
+ "{\"name\": \"Rosa\", \"age\": 34, \"job\": \"nurse\", \"pet\": \"cat\"}"],
+["Passage: The ladder is in the garden. Paul works as a farmer. The drum is in the attic.\nWhere is the drum?", "attic"],
+["Sam has 6 boxes with 4 pencils in each. How many pencils are there in all?",
+ "There are 6 boxes of 4 pencils. 6 * 4 = 24.\n#### 24"],
+["Compute 81 - 30.", "81 - 30 = 51\n#### 51"],
+["What is the first word of this list? bread, cloud, garden", "bread"],
+["Read this: Uma likes to eat soup. Emil works as a pilot. The code of the box is 352. Uma lives in Rome.\nWhat is the job of Emil? Answer with one word.", "pilot"],
+["Ella shares 24 cards equally among 6 friends. How many cards does each friend get?",
+ "24 cards are shared by 6 friends. 24 / 6 = 4.\n#### 4"],
+["Hugo has 3 shelves with 8 books in each. Then Hugo finds 15 more. How many books are there in the end?",
+ "There are 3 shelves of 8 books. 3 * 8 = 24.\nThen Hugo gets 15 more books. 24 + 15 = 39.\n#### 39"],
+["Facts: Ella has a pet dog. The kettle is in the kitchen. Jack lives in Berlin. Ella works as a painter.\nWhat is the pet of Ella?", "dog"],
+["Compute 7 * 8.", "7 * 8 = 56\n#### 56"],
+["Return JSON with the fields name, age, job, pet for this text: Hugo is 51 years old. He works as a singer. He has a pet parrot.",
+ "{\"name\": \"Hugo\", \"age\": 51, \"job\": \"singer\", \"pet\": \"parrot\"}"],
+["Ella has 52 stickers. She gives 21 of them to Finn and buys 10 more. How many stickers does Ella have now?",
+ "Ella gives away 21 stickers. 52 - 21 = 31.\nThen Ella gets 10 more stickers. 31 + 10 = 41.\n#### 41"],
+["What is the last word of this list? coin, kite, snow, ocean, door", "door"],
+["Passage: Rosa lives in Sydney. Rosa likes to eat fish. Carlos works as a tailor.\nWhat does Rosa like to eat?", "fish"],
+["Dan has 18 marbles. He finds 40 more. How many marbles does Dan have now?",
+ "Dan gets 40 more marbles. 18 + 40 = 58.\n#### 58"]
+])";
 
-How much could it grind? On a good day the wheel made eight turns a minute, and a gear of wood made sixteen turns of the stone out of each of them. That is 8 x 16 = 128 turns a minute. With 3 kilograms of grain for every 32 turns, the mill took in 128 / 32 x 3 = 12 kilograms a minute, or 720 kilograms an hour. In a dry August the wheel made only five turns, and the same sum gave 450. Ada wrote both numbers on the door with chalk, so that people would stop asking.
+bool has_template(const fs::path& folder) {
+  if (fs::exists(folder / "chat_template.jinja")) return true;
+  const fs::path config = folder / "tokenizer_config.json";
+  return fs::exists(config) && read_json(config).contains("chat_template");
+}
 
-In the spring of the year when the bridge was carried away, a man came from the city with a leather case. He wanted to know three things: how high the water stood, how wide the channel was, and whether the family would sell. The first two they told him. He measured for two days, drew a map in brown ink, and left on the third with wet shoes and no contract. Some months later a letter arrived in which he thanked them for the soup and explained what a turbine was.
+// What a user of the model would have typed, and perhaps the answer.
+std::string rendered(const prompt::ChatTemplate* chat_template, const JsonValue& chat,
+                     bool answer) {
+  if (!chat_template) {
+    return chat[0].get<std::string>() + "\n" + (answer ? chat[1].get<std::string>() + "\n\n" : "");
+  }
+  JsonValue messages = {{{"role", "user"}, {"content", chat[0]}}};
+  if (answer) messages.push_back({{"role", "assistant"}, {"content", chat[1]}});
+  return chat_template->render(messages, {.add_generation_prompt = !answer});
+}
 
-Ada read the letter twice. Then she took a pencil and made a list:
-1. Ask the smith whether he can cast a wheel of iron.
-2. Find out what a second pair of stones costs.
-3. Keep the old wheel until the new one has worked for a year.
-She did not show it to anyone before Sunday. Her father looked at it for a long time, turned it over to see if there was more on the other side, and said that the third point was the best one.
+}  // namespace
 
-Today the building is a museum. Children may pour wheat into the hopper and watch it creep towards the eye of the stone; a sign asks them, in four languages, to keep their sleeves away from the belt. Most visitors believe that the noise comes from the stones. In truth the stones hardly touch: there is a gap between them as thin as paper, and everything depends on keeping it. What rattles is a small piece of wood called the damsel, which shakes the grain out of its shoe. When the hopper runs empty, a bell rings, and then somebody has to hurry, because stones that run without grain strike sparks.
-)text";
+SampleText sample_text(const fs::path& folder) {
+  std::optional<prompt::ChatTemplate> chat_template;
+  if (has_template(folder)) chat_template = prompt::ChatTemplate::of_folder(folder);
+  const prompt::ChatTemplate* renderer = chat_template ? &*chat_template : nullptr;
+  const JsonValue chats = parse_json(kChats, "the sample conversations");
+  SampleText sample;
+  for (const JsonValue& chat : chats) sample.text += rendered(renderer, chat, /*answer=*/true);
+  sample.question = rendered(renderer, chats[1], /*answer=*/false);
+  return sample;
 }
 
 }  // namespace quern::eval

@@ -40,12 +40,12 @@ struct VerifyOptions {
   bool quality = true;   // the third: off for checkpoints that were never trained
 
   MatrixLimits limits = {};
-  std::string text = {};  // empty: sample_text()
+  std::string text = {};  // empty: short conversations of our own, in the chat format of the source
   WindowOptions windows = {.length = 256};
   ScoreOptions score = {};
   double max_kld = 0.05;       // mean, nats a token
   double min_top1 = 0.90;      // share of tokens
-  int64_t sample_tokens = 32;  // to generate greedily; 0: none
+  int64_t sample_tokens = 80;  // to generate greedily; 0: none
   // Called when a part begins, with its name.
   std::function<void(const std::string& part)> part_begins = {};
 };
@@ -83,8 +83,5 @@ VerifyReport verify(const std::filesystem::path& artifact, const std::filesystem
 
 std::string to_text(const VerifyReport& report);  // several lines, for people
 JsonValue to_json(const VerifyReport& report);
-
-// About 3 KB of plain English, for when there is no text of the user's own.
-std::string_view sample_text();
 
 }  // namespace quern::eval

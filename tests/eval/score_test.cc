@@ -5,6 +5,7 @@
 
 #include <cmath>
 
+#include "base/threads.h"
 #include "eval/distribution.h"
 #include "tests/eval/artifact.h"
 
@@ -90,6 +91,17 @@ TEST_F(ScoreTest, LittleMemoryGivesTheSame) {
   EXPECT_EQ(blocks, 4 * 4);
   EXPECT_EQ(once.tokens, often.tokens);
   EXPECT_NEAR(once.mean_log_prob, often.mean_log_prob, 1e-6);
+}
+
+TEST_F(ScoreTest, TheNumberOfThreadsChangesNothing) {
+  Scratch scratch;
+  write_artifact(test_data("tiny-qwen3.6"), scratch / "out", quant::Format::auto_round);
+  const auto text = windows({.length = 90, .max_windows = 6});
+  auto with_threads = [&](int count) {
+    set_threads(count);
+    return to_json(compare(tiny(), std::make_shared<nn::Source>(scratch / "out"), text)).dump();
+  };
+  EXPECT_EQ(with_threads(1), with_threads(3));
 }
 
 TEST_F(ScoreTest, RefusesTokensOfAnotherModel) {
