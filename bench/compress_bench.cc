@@ -1,0 +1,224 @@
+// Seconds of one AutoRound iteration of one block, and of its bare matrix products by LibTorch on
+// the same threads, in turn.
+//   compress_bench CHECKPOINT [--samples 8] [--length 256] [--iterations 8] [--threads 2] [--block
+//   0]
+// CHECKPOINT is written by make_synthetic (see bench/README.md). Prints one JSON line.
+#include <ATen/Parallel.h>
+
+#include <CLI/CLI.hpp>
+#include <algorithm>
+#include <chrono>
+#include <cstdio>
+#include <nlohmann/json.hpp>
+
+#include "base/threads.h"
+#include "base/version.h"
+#include "compress/autoround.h"
+#include "compress/calibrate.h"
+#include "compress/plan.h"
+#include "kernels/kernels.h"
+#include "models/models.h"
+
+namespace quern {
+namespace {
+
+using Clock = std::chrono::steady_clock;
+
+double seconds_since(Clock::time_point start) {
+  return std::chrono::duration<double>(Clock::now() - start).count();
+}
+
+double median(std::vector<double> values) {
+  std::sort(values.begin(), values.end());
+  return values[values.size() / 2];
+}
+
+// y = x W^T with its backward products: which of them a step needs.
+struct Product {
+  int64_t tokens, rows, columns;
+  bool input_gradient, weight_gradient;
+};
+
+// Every matrix product of an iteration. The block's input needs no gradient, so linears that read
+// it have none to send back.
+std::vector<Product> products_of(const std::vector<nn::LinearSite>& sites,
+                                 const compress::Plan& plan,
+                                 const std::vector<int64_t>& pairs_per_expert, int64_t tokens) {
+  std::vector<Product> products;
+  for (const nn::LinearSite& site : sites) {
+    const bool expert = site.weight.matrices() > 1;
+    const bool first = site.name.find(".in_proj_") != std::string::npos ||
+                       site.name.find(".q_proj") != std::string::npos ||
+                       site.name.find(".k_proj") != std::string::npos ||
+                       site.name.find(".v_proj") != std::string::npos;
+    products.push_back({expert ? pairs_per_expert[site.matrix] : tokens, site.weight.rows(),
+                        site.weight.columns(), !first, plan.quantized(site.name) != nullptr});
+  }
+  return products;
+}
+
+// The products of the chunked delta rule (ops/delta_rule.cc), forward; backward has twice as many.
+struct DeltaProducts {
+  int64_t chunks = 0, heads = 0, key = 0, value = 0;
+};
+
+class Floor {
+ public:
+  Floor(std::vector<Product> products, DeltaProducts delta)
+      : products_(std::move(products)), delta_(delta) {
+    int64_t largest = 0;
+    for (const Product& p : products_) {
+      largest = std::max({largest, p.tokens * p.columns, p.tokens * p.rows});
+      weights_.push_back(at::randn({p.rows, p.columns}));
+      flops_ += 2.0 * static_cast<double>(p.tokens * p.rows * p.columns) *
+                (1 + p.input_gradient + p.weight_gradient);
+    }
+    x_ = at::randn({largest});
+    y_ = at::randn({largest});
+    if (delta_.heads == 0) return;
+    auto random = [&](int64_t rows, int64_t columns) {
+      return at::randn({delta_.heads * delta_.chunks, rows, columns});
+    };
+    qk_ = {random(64, delta_.key), random(delta_.key, 64)};
+    uv_ = {random(64, 64), random(64, delta_.value)};
+    state_ = {at::randn({delta_.heads, 64, delta_.key}),
+              at::randn({delta_.heads, delta_.key, delta_.value})};
+  }
+
+  double flops() const { return flops_; }
+
+  void run() const {
+    for (size_t i = 0; i < products_.size(); ++i) {
+      const Product& p = products_[i];
+      if (p.tokens == 0) continue;
+      Tensor x = x_.narrow(0, 0, p.tokens * p.columns).view({p.tokens, p.columns});
+      Tensor y = y_.narrow(0, 0, p.tokens * p.rows).view({p.tokens, p.rows});
+      at::mm(x, weights_[i].t());
+      if (p.input_gradient) at::mm(y, weights_[i]);
+      if (p.weight_gradient) at::mm(y.t(), x);
+    }
+    for (int pass = 0; delta_.heads > 0 && pass < 3; ++pass) {
+      at::bmm(qk_[0], qk_[1]);
+      at::bmm(qk_[0], qk_[1]);
+      at::bmm(uv_[0], uv_[1]);
+      for (int64_t c = 0; c < delta_.chunks; ++c) {
+        at::bmm(state_[0], state_[1]);
+        at::bmm(state_[0], state_[1]);
+        at::bmm(state_[0].transpose(1, 2),
+                state_[0].narrow(2, 0, std::min(delta_.key, delta_.value)));
+      }
+    }
+  }
+
+ private:
+  std::vector<Product> products_;
+  DeltaProducts delta_;
+  double flops_ = 0;
+  std::vector<Tensor> weights_;
+  Tensor x_, y_;
+  std::vector<Tensor> qk_, uv_, state_;
+};
+
+struct Options {
+  std::string checkpoint;
+  int samples = 8, length = 256, iterations = 8, threads = 2, block = 0;
+};
+
+double floor_seconds(const Floor& floor, int threads) {
+  at::NoGradGuard no_grad;
+  at::set_num_threads(threads);
+  const auto start = Clock::now();
+  floor.run();
+  const double seconds = seconds_since(start);
+  at::set_num_threads(1);
+  return seconds;
+}
+
+void run(const Options& o) {
+  prepare_torch();
+  set_threads(o.threads);
+  auto source = std::make_shared<nn::Source>(o.checkpoint);
+  auto model = models::make_model(source->files.config());
+  const nn::Weights weights(source);
+  std::vector<nn::LinearSite> sites;
+  auto block = model->block(weights.listing(&sites), o.block);
+  compress::RecipeOptions recipe;
+  recipe.iters = 200;
+  const compress::Plan plan =
+      compress::make_plan(*source, compress::list_sites(source, *model),
+                          compress::make_recipe(recipe), quant::Format::auto_round);
+
+  at::manual_seed(1);
+  const int64_t tokens = static_cast<int64_t>(o.samples) * o.length;
+  compress::Samples input{at::randn({tokens, model->hidden()}),
+                          std::vector<int64_t>(o.samples, o.length)};
+  std::vector<int64_t> pairs;
+  compress::Samples target = compress::run_block(*block, input, &pairs);
+
+  std::vector<std::pair<nn::Weight, quant::Scheme>> tuned;
+  int64_t parameters = 0;
+  for (const nn::LinearSite& site : sites) {
+    const compress::Verdict* verdict = plan.quantized(site.name);
+    if (!verdict) continue;
+    parameters += site.weight.rows() * site.weight.columns();
+    const bool known = std::any_of(tuned.begin(), tuned.end(),
+                                   [&](const auto& entry) { return entry.first.is(site.weight); });
+    if (!known) tuned.emplace_back(site.weight, *verdict->scheme);
+  }
+  const Json config = source->files.config();
+  const Json text = config.has("text_config") ? config.at("text_config") : config;
+  DeltaProducts delta;
+  if (text.get<std::vector<std::string>>("layer_types")[o.block] == "linear_attention") {
+    delta = {o.samples * ((o.length + 63) / 64), text.get<int>("linear_num_value_heads"),
+             text.get<int>("linear_key_head_dim"), text.get<int>("linear_value_head_dim")};
+  }
+  const Floor floor(products_of(sites, plan, pairs, tokens), delta);
+  floor_seconds(floor, o.threads);
+
+  std::vector<double> iteration_seconds, floors, ratios;
+  compress::AutoRoundOptions tuning;
+  tuning.iterations = o.iterations + 1;
+  tuning.batch_size = o.samples;
+  PythonRandom random(42);
+  auto start = Clock::now();
+  compress::auto_round(*block, tuned, input, target, tuning, random, [&](int iteration) {
+    const double seconds = seconds_since(start);
+    const double bare = floor_seconds(floor, o.threads);
+    if (iteration > 0) {
+      iteration_seconds.push_back(seconds);
+      floors.push_back(bare);
+      ratios.push_back(seconds / bare);
+    }
+    start = Clock::now();
+  });
+  JsonValue line = {{"benchmark", "autoround_iteration"},
+                    {"version", kVersion},
+                    {"isa", kernels::cpu_kernels().name},
+                    {"dtype", "fp32"},
+                    {"threads", o.threads},
+                    {"tokens", tokens},
+                    {"experts", text.get<int>("num_experts")},
+                    {"tuned_parameters", parameters},
+                    {"seconds", median(iteration_seconds)},
+                    {"gemm_seconds", median(floors)},
+                    {"gemm_gflops_per_second", floor.flops() / median(floors) / 1e9},
+                    {"ratio", median(ratios)},
+                    {"ratios", ratios}};
+  std::printf("%s\n", line.dump().c_str());
+}
+
+}  // namespace
+}  // namespace quern
+
+int main(int argc, char** argv) {
+  quern::Options options;
+  CLI::App app("Seconds of one AutoRound iteration of one block against its bare matrix products.");
+  app.add_option("checkpoint", options.checkpoint)->required();
+  app.add_option("--samples", options.samples, "samples in a batch");
+  app.add_option("--length", options.length, "tokens of a sample");
+  app.add_option("--iterations", options.iterations);
+  app.add_option("--threads", options.threads);
+  app.add_option("--block", options.block);
+  CLI11_PARSE(app, argc, argv);
+  quern::run(options);
+}
