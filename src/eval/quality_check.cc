@@ -1,5 +1,3 @@
-#include <cmath>
-
 #include "base/error.h"
 #include "eval/checks.h"
 #include "eval/sample.h"

@@ -278,6 +278,46 @@ TEST_P(VerifyTest, AWholeExpertMissing) {
       module);
 }
 
+// auto-round splits the stacked experts of a draft layer that it leaves unquantized.
+void split_draft_experts(Tensors& all) {
+  const std::string place = "mtp.layers.0.mlp.experts.";
+  const Tensor both = all.at(place + "gate_up_proj");
+  const int64_t rows = both.size(1) / 2;
+  for (int64_t expert = 0; expert < both.size(0); ++expert) {
+    const std::string name = place + std::to_string(expert);
+    all[name + ".gate_proj.weight"] = both[expert].narrow(0, 0, rows).clone();
+    all[name + ".up_proj.weight"] = both[expert].narrow(0, rows, rows).clone();
+  }
+  all.erase(place + "gate_up_proj");
+}
+
+TEST_P(VerifyTest, StacksMayBeSplit) {
+  const Damaged damaged(artifact(GetParam()), GetParam());
+  damaged.tensors(split_draft_experts);
+  const VerifyReport report = check(damaged.folder());
+  EXPECT_TRUE(report.passed()) << to_text(report);
+}
+
+TEST_P(VerifyTest, SplitStacksMustBeWhatTheyWere) {
+  const std::string module = "mtp.layers.0.mlp.experts.3.up_proj";
+  expect_found(
+      [&](const Damaged& damaged) {
+        damaged.tensors([&](Tensors& all) {
+          split_draft_experts(all);
+          all[module + ".weight"][5][7] += 1;
+        });
+      },
+      module + ".weight");
+  expect_found(
+      [&](const Damaged& damaged) {
+        damaged.tensors([&](Tensors& all) {
+          split_draft_experts(all);
+          all.erase(module + ".weight");
+        });
+      },
+      module);
+}
+
 TEST_P(VerifyTest, ExtraTensor) {
   for (const std::string& name : {layer("0.mlp.experts.8.down_proj") + codes(),
                                   std::string("lm_head.bias"), layer("4.input_layernorm.weight")}) {
