@@ -1,0 +1,306 @@
+// quern compress: a checkpoint goes in, a verified folder of 4-bit weights comes out, or none.
+#include "compress/compress.h"
+
+#include <array>
+#include <memory>
+#include <nlohmann/json.hpp>
+
+#include "base/error.h"
+#include "base/file.h"
+#include "base/log.h"
+#include "checkpoint/output_folder.h"
+#include "cli/compress_progress.h"
+#include "cli/compress_summary.h"
+#include "cli/interrupt.h"
+#include "cli/program.h"
+#include "cli/terminal.h"
+#include "cli/verify.h"
+#include "compress/calibration_rows.h"
+#include "data/mixture.h"
+#include "models/models.h"
+
+namespace quern::cli {
+namespace {
+
+struct CompressCommand {
+  std::string source, output;
+  bool force = false;
+
+  std::string recipe_file, method = "auto-round";
+  compress::RecipeOptions recipe;
+  std::vector<std::string> layer_rules;
+  compress::AutoRoundOptions tuning;
+  std::string format;
+  std::string max_shard_size = "5GB";
+
+  std::vector<std::string> data;
+  compress::CalibrationOptions calibration = {.samples = 128};
+  std::string packing = "concat";
+  uint64_t seed = 42;
+  bool shuffle = true, no_tools = false;
+
+  GateOptions gates;
+  bool no_verify = false;
+  bool json_lines = false;
+};
+
+const std::vector<std::pair<std::string, quant::Format>> kFormats = {
+    {"auto_gptq", quant::Format::auto_round},
+    {"auto_round", quant::Format::auto_round},
+    {"auto_round:auto_gptq", quant::Format::auto_round},
+    {"compressed-tensors", quant::Format::compressed_tensors},
+    {"gptq", quant::Format::gptq},
+};
+
+std::vector<std::string> format_names() {
+  std::vector<std::string> names;
+  for (const auto& [name, format] : kFormats) names.push_back(name);
+  return names;
+}
+
+// A recipe.yaml is llm-compressor's, and so is the format that it leads to.
+quant::Format format_of(const CompressCommand& command) {
+  for (const auto& [name, format] : kFormats)
+    if (name == command.format) return format;
+  return command.recipe_file.empty() ? quant::Format::auto_round
+                                     : quant::Format::compressed_tensors;
+}
+
+size_t parse_size(const std::string& text) {
+  constexpr std::array<std::pair<const char*, double>, 7> kUnits = {{{"GiB", 0x1p30},
+                                                                     {"MiB", 0x1p20},
+                                                                     {"KiB", 0x1p10},
+                                                                     {"GB", 1e9},
+                                                                     {"MB", 1e6},
+                                                                     {"KB", 1e3},
+                                                                     {"", 1}}};
+  char* end = nullptr;
+  const double value = std::strtod(text.c_str(), &end);
+  for (const auto& [unit, bytes] : kUnits)
+    if (end != text.c_str() && std::string_view(end) == unit && value * bytes >= 1 &&
+        value * bytes < 1e15)
+      return static_cast<size_t>(value * bytes);
+  fail(Exit::usage, "--max-shard-size {}: write a number and a unit, as in 5GB, 500MB or 2GiB",
+       text);
+}
+
+compress::Recipe recipe_of(CompressCommand& command) {
+  if (!command.recipe_file.empty()) return compress::read_recipe(command.recipe_file);
+  command.recipe.method =
+      command.method == "rtn" ? compress::Method::round_to_nearest : compress::Method::auto_round;
+  for (const std::string& rule : command.layer_rules)
+    command.recipe.layers.push_back(compress::parse_layer_rule(rule));
+  return compress::make_recipe(command.recipe);
+}
+
+bool needs_data(const compress::Recipe& recipe) {
+  for (const compress::Step& step : recipe.steps)
+    if (step.method == compress::Method::auto_round && step.iters > 0) return true;
+  return false;
+}
+
+JsonValue manifest(const CompressCommand& command, const compress::CalibrationReport& report) {
+  JsonValue sources = JsonValue::array();
+  for (const std::string& text : command.data) {
+    const data::Source source = data::parse_source(text);
+    JsonValue entry = {{"file", source.file.filename().string()},
+                       {"sha256", sha256_of_file(source.file)}};
+    if (source.count) entry["rows"] = *source.count;
+    if (source.share) entry["share"] = *source.share;
+    sources.push_back(entry);
+  }
+  return {{"sources", sources},
+          {"packing", command.packing},
+          {"shuffle", command.shuffle},
+          {"seed", command.seed},
+          {"seqlen", command.calibration.seqlen},
+          {"windows", report.windows},
+          {"rows", report.rows},
+          {"rows_read", report.rows_read},
+          {"rows_dropped", report.rows_dropped},
+          {"short_windows", report.short_windows},
+          {"tokens_used", report.tokens_used},
+          {"tokens_dropped", report.tokens_dropped}};
+}
+
+// Rows of all --data files -> windows of token ids.
+compress::Calibration read_calibration(const CompressCommand& command, const nn::Source& source) {
+  compress::CalibrationOptions options = command.calibration;
+  options.packing = compress::parse_packing(command.packing);
+  options.tools = command.no_tools ? compress::Tools::ignore : compress::Tools::use;
+  options.shuffle_seed.reset();
+  if (command.shuffle) options.shuffle_seed = command.seed;
+  options.vocabulary = models::make_model(source.files.config())->vocabulary();
+
+  std::vector<data::Source> sources;
+  for (const std::string& text : command.data) sources.push_back(data::parse_source(text));
+  const std::vector<data::Row> rows = data::read_mixture(sources, options.shuffle_seed);
+  const prompt::Tokenizer tokenizer(command.source);
+  std::optional<prompt::ChatTemplate> chat;
+  const bool has_chats = std::any_of(rows.begin(), rows.end(), [](const data::Row& row) {
+    return row.contains("messages") || row.contains("conversations") || row.contains("prompt");
+  });
+  if (has_chats) chat = prompt::ChatTemplate::of_folder(command.source);
+  compress::CalibrationWindows made =
+      compress::calibration_windows(rows, tokenizer, chat ? &*chat : nullptr, options);
+  log_info("calibration: {}", compress::to_text(made.report));
+  return {std::move(made.windows), manifest(command, made.report)};
+}
+
+// What must be right before anything is read or written at length.
+void check(const CompressCommand& command, const compress::Recipe& recipe) {
+  if (needs_data(recipe) && command.data.empty())
+    fail(Exit::usage,
+         "AutoRound learns from texts: add --data FILE (jsonl, json, csv, txt or parquet), or "
+         "choose --method rtn, which needs none");
+  if (!needs_data(recipe) && !command.data.empty())
+    log_warning("rounding to nearest uses no data; --data is not read");
+}
+
+void run(CompressCommand& command, bool json) {
+  const compress::Recipe recipe = recipe_of(command);
+  check(command, recipe);
+  const size_t max_shard_bytes = parse_size(command.max_shard_size);
+  const auto source = std::make_shared<nn::Source>(command.source);
+  checkpoint::OutputFolder output(command.output,
+                                  {.source = command.source, .force = command.force});
+  const RemovedOnInterrupt removed(output.path());
+  compress::Calibration calibration;
+  if (needs_data(recipe)) calibration = read_calibration(command, *source);
+
+  command.tuning.seed = command.seed;
+  CompressProgress progress(command.json_lines ? ProgressStyle::json_lines : ProgressStyle::people);
+  CompressSummary summary;
+  {
+    const FinishFirst finish(
+        "interrupted: the block at hand is finished first; once more to stop "
+        "at once");
+    summary.report = compress::compress(source, recipe, calibration,
+                                        {.output = output.path(),
+                                         .format = format_of(command),
+                                         .max_shard_bytes = max_shard_bytes,
+                                         .tuning = command.tuning,
+                                         .stop = &finish.asked()},
+                                        progress.callbacks());
+  }
+  for (const std::string& warning : summary.report.warnings) log_warning("{}", warning);
+  if (!command.no_verify)
+    summary.verification = run_verify(output.path(), command.source, command.gates);
+  const bool passed = !summary.verification || summary.verification->passed();
+  summary.output = passed ? command.output : output.reject().string();
+  if (passed) output.publish();
+
+  if (command.json_lines)
+    print(finished_event(summary).dump() + "\n");
+  else
+    print(json ? quern::to_text(to_json(summary)) : to_text(summary));
+  if (passed) return;
+  const eval::Finding& finding = first_error(*summary.verification);
+  fail(Exit::verification_failed, "verification failed: {}{}{}; the output is in {}",
+       finding.tensor, finding.tensor.empty() ? "" : ": ", finding.message, summary.output);
+}
+
+void declare_method(CLI::App& verb, CompressCommand& command) {
+  auto* recipe = verb.add_option("--recipe", command.recipe_file,
+                                 "recipe.yaml in llm-compressor's schema, instead of the options "
+                                 "of this group");
+  auto only_without_recipe = [&](CLI::Option* option) {
+    option->excludes(recipe)->group("Method");
+  };
+  recipe->group("Method");
+  only_without_recipe(verb.add_option("--method", command.method, "auto-round or rtn")
+                          ->check(CLI::IsMember({"auto-round", "rtn"}))
+                          ->capture_default_str());
+  only_without_recipe(
+      verb.add_option("--bits", command.recipe.bits, "Bits of a weight")->capture_default_str());
+  only_without_recipe(verb.add_option("--group-size", command.recipe.group_size,
+                                      "Weights that share a scale; -1: a whole row")
+                          ->capture_default_str());
+  only_without_recipe(verb.add_flag("--sym,!--asym", command.recipe.symmetric,
+                                    "Symmetric (default), or with zero points"));
+  only_without_recipe(
+      verb.add_option("--iters", command.recipe.iters, "Steps of AutoRound in each block")
+          ->capture_default_str());
+  only_without_recipe(
+      verb.add_option("--lr", command.recipe.lr, "Learning rate (default: 1 / iters)"));
+  only_without_recipe(
+      verb.add_option("--batch-size", command.recipe.batch_size, "Samples of a step")
+          ->capture_default_str());
+  only_without_recipe(verb.add_option("--ignore", command.recipe.ignore,
+                                      "Linears to keep: a name, a part of one, or re:PATTERN"));
+  only_without_recipe(verb.add_option(
+      "--layer-config", command.layer_rules,
+      "PATTERN=bits:16 or PATTERN=group_size:32,sym:false: other treatment of some linears"));
+  verb.add_option("--minmax-lr", command.tuning.minmax_lr,
+                  "Learning rate of the clipping (default: --lr)")
+      ->group("Method");
+  verb.add_option("--gradient-accumulate-steps", command.tuning.gradient_accumulation,
+                  "Batches of a step")
+      ->capture_default_str()
+      ->group("Method");
+  verb.add_option("--momentum", command.tuning.momentum, "Momentum of the sign steps")
+      ->capture_default_str()
+      ->group("Method");
+}
+
+void declare_data(CLI::App& verb, CompressCommand& command) {
+  auto declare = [&](CLI::Option* option) { option->group("Calibration data"); };
+  declare(verb.add_option("--data", command.data,
+                          "FILE, FILE=200 (rows) or FILE=0.5 (share): jsonl, json, csv, txt or "
+                          "parquet; may be repeated"));
+  declare(verb.add_option("--nsamples", command.calibration.samples, "Windows, at most")
+              ->capture_default_str());
+  declare(verb.add_option("--seqlen", command.calibration.seqlen, "Tokens of a window")
+              ->capture_default_str());
+  declare(verb.add_option("--packing", command.packing,
+                          "concat: rows are joined and cut; truncate: a row a window; drop: only "
+                          "rows that fill one")
+              ->check(CLI::IsMember({"concat", "truncate", "drop"}))
+              ->capture_default_str());
+  declare(verb.add_flag("--shuffle,!--no-shuffle", command.shuffle,
+                        "Rows in random order (default), or as they come"));
+  declare(verb.add_flag("--no-tools", command.no_tools, "Leave out the rows' tools column"));
+  declare(verb.add_option("--seed", command.seed, "Of the shuffle and of AutoRound's batches")
+              ->capture_default_str());
+}
+
+void declare_output(CLI::App& verb, CompressCommand& command) {
+  auto declare = [&](CLI::Option* option) { option->group("Output"); };
+  declare(verb.add_option("-o,--output", command.output, "Folder to make")->required());
+  declare(verb.add_option("--format", command.format,
+                          "auto_gptq (default), compressed-tensors (default with --recipe) or gptq")
+              ->check(CLI::IsMember(format_names())));
+  declare(verb.add_option("--max-shard-size", command.max_shard_size, "Of a safetensors file")
+              ->capture_default_str());
+  declare(verb.add_flag("--force", command.force, "Replace a model folder of this name"));
+  declare(verb.add_flag("--no-verify", command.no_verify, "Do not check the result"));
+  declare(verb.add_flag("--json-lines", command.json_lines,
+                        "Print events, one JSON object a line, as the work goes on"));
+}
+
+}  // namespace
+
+void add_compress(CLI::App& app, Program& program) {
+  auto command = std::make_shared<CompressCommand>();
+  CLI::App* verb = app.add_subcommand("compress", "Make 4-bit weights of a model, and verify them");
+  verb->footer(R"(
+Examples:
+  quern compress MODEL -o OUT --data chats.jsonl
+  quern compress MODEL -o OUT --data a.jsonl=0.7 --data b.parquet=0.3 --nsamples 256 --iters 400
+  quern compress MODEL -o OUT --data chats.jsonl --ignore shared_expert --group-size 32
+  quern compress MODEL -o OUT --recipe recipe.yaml --data chats.jsonl
+  quern compress MODEL -o OUT --method rtn --format compressed-tensors
+
+OUT appears when it is complete and verified. What fails verification is called OUT.rejected and
+the exit code is 5. Ctrl-C finishes the block at hand, a second one stops at once; both leave
+nothing behind.)");
+  verb->add_option("MODEL", command->source, "Model folder; it is only read")->required();
+  declare_output(*verb, *command);
+  declare_method(*verb, *command);
+  declare_data(*verb, *command);
+  add_gate_options(*verb, command->gates);
+  verb->callback(
+      [&program, command] { program.run = [&program, command] { run(*command, program.json); }; });
+}
+
+}  // namespace quern::cli

@@ -1,0 +1,235 @@
+// quern generate: answers from a model, dense or packed, as they are made. One prompt, or a
+// conversation whose turns are the lines of standard input.
+#include <unistd.h>
+
+#include <chrono>
+#include <iostream>
+#include <memory>
+#include <nlohmann/json.hpp>
+
+#include "base/error.h"
+#include "base/log.h"
+#include "cli/interrupt.h"
+#include "cli/program.h"
+#include "cli/terminal.h"
+#include "engine/engine.h"
+#include "prompt/chat_template.h"
+#include "prompt/stop_ids.h"
+#include "prompt/tokenizer.h"
+
+namespace quern::cli {
+namespace {
+
+struct GenerateOptions {
+  std::string model;
+  std::optional<std::string> prompt;
+  std::string system;
+  int64_t max_tokens = 512;
+  std::optional<double> temperature, top_p, min_p, repetition_penalty;
+  std::optional<int64_t> top_k;
+  uint64_t seed = 0;
+  bool raw = false;
+  std::optional<bool> thinking;
+};
+
+engine::Sampling sampling_of(const GenerateOptions& options) {
+  engine::Sampling sampling = engine::recommended_sampling(options.model);
+  sampling.temperature = options.temperature.value_or(sampling.temperature);
+  sampling.top_k = options.top_k.value_or(sampling.top_k);
+  sampling.top_p = options.top_p.value_or(sampling.top_p);
+  sampling.min_p = options.min_p.value_or(sampling.min_p);
+  sampling.repetition_penalty = options.repetition_penalty.value_or(sampling.repetition_penalty);
+  sampling.seed = options.seed;
+  sampling.check();
+  return sampling;
+}
+
+struct Answer {
+  std::string text;
+  int64_t prompt_tokens = 0, tokens = 0;
+  double prompt_seconds = 0, seconds = 0;  // until the first token; after it
+  engine::Finish finish = engine::Finish::length;
+
+  // Of the tokens after the first, which took a pass each.
+  double tokens_per_second() const {
+    return seconds > 0 ? static_cast<double>(tokens - 1) / seconds : 0;
+  }
+};
+
+const char* finish_name(engine::Finish finish) {
+  switch (finish) {
+    case engine::Finish::stop:
+      return "stop";
+    case engine::Finish::length:
+      return "length";
+    case engine::Finish::cancelled:
+      return "cancelled";
+  }
+  return "";
+}
+
+class Generator {
+ public:
+  Generator(const GenerateOptions& options, bool stream)
+      : options_(options),
+        stream_(stream),
+        sampling_(sampling_of(options)),
+        source_(std::make_shared<nn::Source>(options.model)),
+        tokenizer_(options.model),
+        stops_(prompt::stop_ids(options.model, tokenizer_)),
+        engine_(source_, {.ids = tokenizer_.ids()}) {
+    if (!options.raw) template_ = prompt::ChatTemplate::of_folder(options.model);
+    if (!options.system.empty())
+      messages_.push_back({{"role", "system"}, {"content", options.system}});
+  }
+
+  // One turn of the conversation. An interrupt ends the answer, not the program.
+  Answer answer(const std::string& question) {
+    FinishFirst finish("interrupted; once more to quit");
+    const std::string text = options_.raw ? question : render(question);
+    Answer answer =
+        run(tokenizer_.encode(text, options_.raw ? prompt::Special::add : prompt::Special::none),
+            finish.asked());
+    messages_.push_back({{"role", "assistant"}, {"content", answer.text}});
+    return answer;
+  }
+
+ private:
+  std::string render(const std::string& question) {
+    messages_.push_back({{"role", "user"}, {"content", question}});
+    prompt::ChatOptions chat{.add_generation_prompt = true};
+    if (options_.thinking) chat.variables["enable_thinking"] = *options_.thinking;
+    return template_->render(messages_, chat);
+  }
+
+  Answer run(std::vector<int32_t> prompt, const std::atomic<bool>& interrupted) {
+    using Clock = std::chrono::steady_clock;
+    auto since = [](Clock::time_point start) {
+      return std::chrono::duration<double>(Clock::now() - start).count();
+    };
+    Answer answer;
+    answer.prompt_tokens = static_cast<int64_t>(prompt.size());
+    const int64_t request = engine_.submit({.tokens = std::move(prompt),
+                                            .max_tokens = options_.max_tokens,
+                                            .sampling = sampling_,
+                                            .stop_ids = stops_});
+    prompt::Detokenizer detokenizer(tokenizer_);
+    auto start = Clock::now();
+    while (!engine_.idle()) {
+      if (interrupted) engine_.cancel(request);
+      for (const engine::Update& update : engine_.step()) {
+        for (int32_t token : update.tokens) {
+          if (answer.tokens++ == 0) {
+            answer.prompt_seconds = since(start);
+            start = Clock::now();
+          }
+          deliver(answer, detokenizer.push(token));
+        }
+        if (update.finish) answer.finish = *update.finish;
+      }
+    }
+    answer.seconds = answer.tokens > 0 ? since(start) : 0;
+    deliver(answer, detokenizer.flush());
+    return answer;
+  }
+
+  void deliver(Answer& answer, const std::string& text) const {
+    answer.text += text;
+    if (stream_ && !text.empty()) print(text);
+  }
+
+  const GenerateOptions& options_;
+  bool stream_;
+  engine::Sampling sampling_;
+  std::shared_ptr<const nn::Source> source_;
+  prompt::Tokenizer tokenizer_;
+  std::vector<int32_t> stops_;
+  engine::Engine engine_;
+  std::optional<prompt::ChatTemplate> template_;
+  JsonValue messages_ = JsonValue::array();
+};
+
+std::string summary(const Answer& answer) {
+  return fmt::format("{} tokens of prompt in {}, {} new tokens at {:.1f} tokens/s, ended by {}",
+                     answer.prompt_tokens, time_text(answer.prompt_seconds), answer.tokens,
+                     answer.tokens_per_second(), finish_name(answer.finish));
+}
+
+JsonValue json_of(const Answer& answer) {
+  return {{"text", answer.text},
+          {"prompt_tokens", answer.prompt_tokens},
+          {"tokens", answer.tokens},
+          {"prompt_seconds", answer.prompt_seconds},
+          {"tokens_per_second", answer.tokens_per_second()},
+          {"finish", finish_name(answer.finish)}};
+}
+
+void run_once(const GenerateOptions& options, bool json) {
+  const Answer answer = Generator(options, /*stream=*/!json).answer(*options.prompt);
+  print(json ? to_text(json_of(answer)) : "\n");
+  log_info("{}", standard_error().dim(summary(answer)));
+  if (answer.finish == engine::Finish::cancelled) fail(Exit::interrupted, "interrupted");
+}
+
+void run_chat(const GenerateOptions& options) {
+  const bool person = ::isatty(STDIN_FILENO) && standard_error().interactive();
+  Generator generator(options, /*stream=*/true);
+  if (person) log_info("Chat with {}. Ctrl-C ends an answer, Ctrl-D ends the chat.", options.model);
+  std::string line;
+  for (;;) {
+    if (person) std::fputs("> ", stderr);
+    if (!std::getline(std::cin, line)) break;
+    if (line.empty()) continue;
+    const Answer answer = generator.answer(line);
+    print("\n");
+    if (person) log_info("{}", standard_error().dim(summary(answer)));
+    // Without a person there is nobody who could want the next answer.
+    if (!person && answer.finish == engine::Finish::cancelled)
+      fail(Exit::interrupted, "interrupted");
+  }
+}
+
+void run(const GenerateOptions& options, bool json) {
+  if (options.prompt) return run_once(options, json);
+  if (json) fail(Exit::usage, "--json gives one answer: add --prompt TEXT");
+  if (options.raw) fail(Exit::usage, "--raw continues one text: add --prompt TEXT");
+  run_chat(options);
+}
+
+void declare(CLI::App& verb, GenerateOptions& options) {
+  verb.add_option("MODEL", options.model, "Model folder")->required();
+  verb.add_option("--prompt", options.prompt,
+                  "What to answer; without it a chat over standard input, a line a turn");
+  verb.add_option("--system", options.system, "System message");
+  verb.add_option("--max-tokens", options.max_tokens, "New tokens, at most")->capture_default_str();
+  verb.add_option("--temperature", options.temperature, "0 takes the likeliest token always");
+  verb.add_option("--top-k", options.top_k, "Draw from the k likeliest; 0: from all");
+  verb.add_option("--top-p", options.top_p, "Draw from the likeliest that hold this share");
+  verb.add_option("--min-p", options.min_p, "No token below this fraction of the likeliest");
+  verb.add_option("--repetition-penalty", options.repetition_penalty,
+                  "Above 1: tokens that were there already become less likely");
+  verb.add_option("--seed", options.seed, "Equal seeds give equal answers")->capture_default_str();
+  auto* raw = verb.add_flag("--raw", options.raw, "Continue the prompt as it is, without template");
+  verb.get_option("--system")->excludes(raw);
+  verb.add_flag("--enable-thinking,!--no-thinking", options.thinking,
+                "Ask the chat template for thoughts before the answer, or for none");
+}
+
+}  // namespace
+
+void add_generate(CLI::App& app, Program& program) {
+  auto options = std::make_shared<GenerateOptions>();
+  CLI::App* verb = app.add_subcommand("generate", "Answer a prompt, or chat");
+  verb->footer(R"(
+Examples:
+  quern generate MODEL --prompt "What is 17 + 25?"
+  quern generate MODEL                                      a chat
+  quern generate MODEL --prompt "def fib(n):" --raw --temperature 0
+
+Sampling settings that are not given come from the model's generation_config.json.)");
+  declare(*verb, *options);
+  verb->callback(
+      [&program, options] { program.run = [&program, options] { run(*options, program.json); }; });
+}
+
+}  // namespace quern::cli

@@ -1,0 +1,28 @@
+// Verification as two verbs run it: `verify`, and `compress` at its end.
+#pragma once
+
+#include <filesystem>
+#include <string>
+
+#include "cli/program.h"
+#include "eval/verify.h"
+
+namespace quern::cli {
+
+struct GateOptions {
+  std::string text;  // a file; empty: eval::sample_text()
+  double max_kld = 0.05;
+  double min_top1 = 0.90;
+  bool no_quality = false;
+};
+
+void add_gate_options(CLI::App& verb, GateOptions& options);
+
+// Says on standard error what it is doing.
+eval::VerifyReport run_verify(const std::filesystem::path& artifact,
+                              const std::filesystem::path& source, const GateOptions& options);
+
+// Of a report that did not pass.
+const eval::Finding& first_error(const eval::VerifyReport& report);
+
+}  // namespace quern::cli
