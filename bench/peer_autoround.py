@@ -10,7 +10,6 @@ Prints one JSON line.
 import argparse
 import json
 import os
-import tempfile
 import time
 
 parser = argparse.ArgumentParser()
@@ -31,20 +30,15 @@ torch.set_num_threads(options.threads)
 
 def tune(iterations):
     from auto_round import AutoRound
-    from transformers import AutoModelForImageTextToText, AutoProcessor, AutoTokenizer
+    from transformers import AutoConfig, AutoTokenizer
 
-    model = AutoModelForImageTextToText.from_pretrained(options.checkpoint, dtype="auto")
     tokenizer = AutoTokenizer.from_pretrained(options.checkpoint)
-    vocabulary = model.config.get_text_config().vocab_size
+    vocabulary = AutoConfig.from_pretrained(options.checkpoint).get_text_config().vocab_size
     generator = torch.Generator().manual_seed(1)
     rows = [torch.randint(16, vocabulary, (1, options.length), generator=generator) for _ in range(options.samples)]
     data = [{"input_ids": ids, "attention_mask": torch.ones_like(ids)} for ids in rows]
-    try:
-        processor = AutoProcessor.from_pretrained(options.checkpoint)
-    except (OSError, ValueError):
-        processor = None
-    tuner = AutoRound(model, tokenizer, processor=processor, scheme="W4A16", iters=iterations, nsamples=options.samples,
-                      seqlen=options.length, batch_size=options.samples, dataset=data, enable_torch_compile=False,
+    tuner = AutoRound(options.checkpoint, tokenizer, scheme="W4A16", group_size=128, iters=iterations,
+                      nsamples=options.samples, seqlen=options.length, batch_size=options.samples, dataset=data, enable_torch_compile=False,
                       device_map="cpu", seed=42)
     start = time.time()
     tuner.quantize()
