@@ -143,7 +143,7 @@ compress::Calibration read_calibration(const CompressCommand& command, const nn:
   if (has_chats) chat = prompt::ChatTemplate::of_folder(command.source);
   compress::CalibrationWindows made =
       compress::calibration_windows(rows, tokenizer, chat ? &*chat : nullptr, options);
-  log_info("calibration: {}", compress::to_text(made.report));
+  log_info("{}", compress::to_text(made.report));
   return {std::move(made.windows), manifest(command, made.report)};
 }
 
@@ -227,10 +227,14 @@ void declare_method(CLI::App& verb, CompressCommand& command) {
       verb.add_option("--batch-size", command.recipe.batch_size, "Samples of a step")
           ->capture_default_str());
   only_without_recipe(verb.add_option("--ignore", command.recipe.ignore,
-                                      "Linears to keep: a name, a part of one, or re:PATTERN"));
-  only_without_recipe(verb.add_option(
-      "--layer-config", command.layer_rules,
-      "PATTERN=bits:16 or PATTERN=group_size:32,sym:false: other treatment of some linears"));
+                                      "Linears to keep: a name, a part of one, or re:PATTERN; may "
+                                      "be repeated")
+                          ->allow_extra_args(false));
+  only_without_recipe(
+      verb.add_option(
+              "--layer-config", command.layer_rules,
+              "PATTERN=bits:16 or PATTERN=group_size:32,sym:false: other treatment of some linears")
+          ->allow_extra_args(false));
   verb.add_option("--minmax-lr", command.tuning.minmax_lr,
                   "Learning rate of the clipping (default: --lr)")
       ->group("Method");
@@ -247,7 +251,8 @@ void declare_data(CLI::App& verb, CompressCommand& command) {
   auto declare = [&](CLI::Option* option) { option->group("Calibration data"); };
   declare(verb.add_option("--data", command.data,
                           "FILE, FILE=200 (rows) or FILE=0.5 (share): jsonl, json, csv, txt or "
-                          "parquet; may be repeated"));
+                          "parquet; may be repeated")
+              ->allow_extra_args(false));
   declare(verb.add_option("--nsamples", command.calibration.samples, "Windows, at most")
               ->capture_default_str());
   declare(verb.add_option("--seqlen", command.calibration.seqlen, "Tokens of a window")

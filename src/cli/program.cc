@@ -150,8 +150,7 @@ int run_program(int argc, char** argv) {
     try {
       app.parse(argc, argv);
     } catch (const CLI::CallForHelp&) {
-      const auto chosen = app.get_subcommands();
-      print(chosen.empty() ? app.help() : chosen.front()->help());
+      print(app.help());  // of the chosen verb, if there is one
       return 0;
     } catch (const CLI::CallForVersion&) {
       print(version_text());
