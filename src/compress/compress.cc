@@ -5,6 +5,7 @@
 
 #include <algorithm>
 #include <chrono>
+#include <mutex>
 #include <nlohmann/json.hpp>
 
 #include "base/error.h"
@@ -17,6 +18,7 @@
 #include "compress/plan.h"
 #include "compress/provenance.h"
 #include "models/models.h"
+#include "quant/record.h"
 
 namespace quern::compress {
 namespace {
@@ -225,7 +227,11 @@ class Run {
   }
 
   void write(const std::string& module, const Tensor& original, const quant::QuantWeight& packed) {
-    records_.add(module, original, packed);
+    quant::MatrixRecord record = quant::record_of(original, packed);
+    {
+      const std::lock_guard lock(records_mutex_);
+      records_[module] = std::move(record);
+    }
     for (const auto& [name, tensor] : quant::to_disk(module, packed, options_.format))
       writer_.write(name, tensor);
   }
@@ -248,7 +254,7 @@ class Run {
                                  {"config.json", "quantization_config.json", "recipe.yaml"});
     const std::string recipe = recipe_yaml(recipe_, {plan_.verdicts, plan_.warnings});
     write_file(options_.output / "recipe.yaml", recipe);
-    write_file(options_.output / "quantization_errors.json", to_text(records_.json()));
+    write_file(options_.output / quant::kRecordFile, to_text(quant::to_json(records_)));
     report_.seconds =
         std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
     write_file(
@@ -287,7 +293,8 @@ class Run {
   Plan plan_;
   checkpoint::ShardWriter writer_;
   PythonRandom random_;
-  MatrixRecords records_;
+  std::mutex records_mutex_;
+  quant::MatrixRecords records_;
   Samples original_,
       quantized_;  // inputs of the next block: of the original model, and after packed blocks
   CompressReport report_;

@@ -8,18 +8,11 @@
 #include "base/version.h"
 #include "base/yaml.h"
 #include "kernels/kernels.h"
-#include "quant/dequantize.h"
 
 namespace quern::compress {
 namespace {
 
 namespace fs = std::filesystem;
-
-std::string bytes_of(const Tensor& x) {
-  if (!x.defined()) return "";
-  const Tensor dense = x.contiguous();
-  return {static_cast<const char*>(dense.const_data_ptr()), dense.nbytes()};
-}
 
 JsonValue hashes(const fs::path& folder, const std::vector<fs::path>& files) {
   std::vector<std::string> sums(files.size());
@@ -45,36 +38,13 @@ JsonValue block_entry(const BlockReport& block) {
           {"loss_before", block.loss_before},
           {"loss_after", block.loss_after},
           {"best_iteration", block.best_iteration},
-          {"expert_tokens",
-           {{"least", block.expert_tokens.least},
+          {"tokens_per_expert",
+           {{"min", block.expert_tokens.least},
             {"median", block.expert_tokens.median},
             {"dead", block.expert_tokens.dead}}}};
 }
 
 }  // namespace
-
-std::string digest(const quant::QuantWeight& weight) {
-  return sha256(bytes_of(weight.codes) + bytes_of(weight.scales) + bytes_of(weight.zeros));
-}
-
-void MatrixRecords::add(const std::string& module, const Tensor& original,
-                        const quant::QuantWeight& weight) {
-  Record record{quant::relative_error(original, weight), digest(weight)};
-  std::lock_guard lock(mutex_);
-  records_[module] = std::move(record);
-}
-
-JsonValue MatrixRecords::json() const {
-  JsonValue list = JsonValue::object();
-  auto& entries = list.get_ref<JsonValue::object_t&>();
-  for (const auto& [module, record] : records_) {
-    JsonValue entry = {{"relative_error", record.relative_error}, {"sha256", record.sha256}};
-    // The names are sorted and different, so there is nothing to look for, which operator[] would
-    // do at every insertion.
-    entries.Container::emplace_back(module, std::move(entry));
-  }
-  return list;
-}
 
 JsonValue provenance(const nn::Source& source, const fs::path& output,
                      const std::string& recipe_text, const Calibration& calibration,

@@ -3,6 +3,7 @@
 #include "base/file.h"
 #include "checkpoint/carry_over.h"
 #include "eval/checks.h"
+#include "quant/record.h"
 
 namespace quern::eval {
 namespace {
@@ -38,8 +39,8 @@ void compare_json(const JsonValue& source, const JsonValue& artifact, const std:
 // Those may be the artifact's own: its card, and what compress writes.
 bool may_differ(const fs::path& file) {
   return file == "README.md" || file == "config.json" || file == "quantization_config.json" ||
-         file == "recipe.yaml" || file == "quantization.yaml" ||
-         file == "quantization_errors.json" || checkpoint::is_weight_file(file);
+         file == "recipe.yaml" || file == "quantization.yaml" || file == quant::kRecordFile ||
+         checkpoint::is_weight_file(file);
 }
 
 }  // namespace

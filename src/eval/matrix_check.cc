@@ -6,10 +6,10 @@
 #include "base/threads.h"
 #include "checkpoint/dtype.h"
 #include "eval/checks.h"
-#include "eval/record.h"
 #include "quant/dequantize.h"
 #include "quant/grid.h"
 #include "quant/matrix_rows.h"
+#include "quant/record.h"
 #include "quant/rows.h"
 
 namespace quern::eval {
@@ -93,7 +93,7 @@ Distances distances_of(const Tensor& weight, const QuantWeight& quantized, doubl
 class MatrixChecker {
  public:
   MatrixChecker(const nn::Source& artifact, const Module& module, const MatrixLimits& limits,
-                const MatrixRecord* record)
+                const quant::MatrixRecord* record)
       : artifact_(artifact),
         module_(module),
         limits_(limits),
@@ -179,7 +179,7 @@ class MatrixChecker {
   }
 
   void check_record(const QuantWeight& weight) {
-    const bool same_bytes = digest(weight) == record_->sha256;
+    const bool same_bytes = quant::digest(weight) == record_->sha256;
     const double distance = std::abs(check_.relative_error - record_->relative_error);
     const bool same_error = distance <= kRecordSlack * record_->relative_error;
     check_.recorded = same_bytes && same_error;
@@ -187,19 +187,20 @@ class MatrixChecker {
       add(name(code_name(format_)),
           fmt::format("is not what compress wrote: its hash differs from that in {} (relative "
                       "error then {:.6f}, now {:.6f})",
-                      kRecordFile, record_->relative_error, check_.relative_error));
+                      quant::kRecordFile, record_->relative_error, check_.relative_error));
     } else if (!same_error) {
       add(module_.source,
           fmt::format("{} was not made of this: its relative error is {:.6f}, {} says {:.6f}; is "
                       "it the right source?",
-                      module_.name, check_.relative_error, kRecordFile, record_->relative_error));
+                      module_.name, check_.relative_error, quant::kRecordFile,
+                      record_->relative_error));
     }
   }
 
   const nn::Source& artifact_;
   const Module& module_;
   const MatrixLimits& limits_;
-  const MatrixRecord* record_;
+  const quant::MatrixRecord* record_;
   quant::Format format_;
   MatrixCheck check_;
   std::vector<Finding> findings_;
@@ -224,11 +225,10 @@ std::vector<const Module*> packed_modules(const Pair& pair) {
 
 void check_matrices(const Pair& pair, const MatrixLimits& limits, VerifyReport& report) {
   if (!pair.artifact->quantization) return;
-  const auto record = read_record(pair.artifact->files);
+  const auto record = quant::read_records(pair.artifact->files.folder());
   report.has_record = record.has_value();
   const std::vector<const Module*> modules = packed_modules(pair);
-  std::map<std::string, MatrixRecord> unseen =
-      record.value_or(std::map<std::string, MatrixRecord>());
+  quant::MatrixRecords unseen = record.value_or(quant::MatrixRecords());
   for (size_t first = 0; first < modules.size();) {
     size_t end = first;
     for (size_t bytes = 0; end < modules.size() && bytes < kBytesAtOnce; ++end)
@@ -236,10 +236,10 @@ void check_matrices(const Pair& pair, const MatrixLimits& limits, VerifyReport& 
     const auto part = std::span(modules).subspan(first, end - first);
     std::vector<MatrixChecker> checkers;
     for (const Module* module : part) {
-      const MatrixRecord* its = nullptr;
+      const quant::MatrixRecord* its = nullptr;
       if (record && record->contains(module->name)) its = &record->at(module->name);
       if (record && !its)
-        found(report, module->name, "is quantized, but {} does not know it", kRecordFile);
+        found(report, module->name, "is quantized, but {} does not know it", quant::kRecordFile);
       checkers.emplace_back(*pair.artifact, *module, limits, its);
       unseen.erase(module->name);
     }
@@ -249,7 +249,8 @@ void check_matrices(const Pair& pair, const MatrixLimits& limits, VerifyReport& 
     first = end;
   }
   for (const auto& [module, entry] : unseen)
-    found(report, module, "was quantized by compress, going by {}, but is not now", kRecordFile);
+    found(report, module, "was quantized by compress, going by {}, but is not now",
+          quant::kRecordFile);
 }
 
 }  // namespace quern::eval

@@ -194,9 +194,9 @@ std::string_view format_name(Format format) {
     case Format::compressed_tensors:
       return "compressed-tensors";
     case Format::auto_round:
-      return "auto_round";
-    case Format::gptq:
       return "auto_gptq";
+    case Format::gptq:
+      return "gptq";
   }
   return "";
 }

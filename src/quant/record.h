@@ -1,0 +1,37 @@
+// What compress writes down of every matrix that it quantized, so that a later reader can prove
+// that nothing has changed since: quantization_errors.json,
+//   {"<module>": {"relative_error": 0.0931..., "sha256": "<hex>"}, ...}
+#pragma once
+
+#include <filesystem>
+#include <map>
+#include <optional>
+#include <string>
+
+#include "base/json.h"
+#include "quant/scheme.h"
+#include "tensor/tensor.h"
+
+namespace quern::quant {
+
+inline constexpr const char* kRecordFile = "quantization_errors.json";
+
+struct MatrixRecord {
+  double relative_error = 0;  // |w - dequantized| / |w|; see quant/dequantize.h
+  std::string sha256;         // digest() of its QuantWeight
+};
+using MatrixRecords = std::map<std::string, MatrixRecord>;  // by module name
+
+// `original` is the matrix that `weight` stands for.
+MatrixRecord record_of(const Tensor& original, const QuantWeight& weight);
+
+// Hexadecimal SHA-256 over the bytes of the codes, then the scales, then the zeros if there are
+// any.
+std::string digest(const QuantWeight& weight);
+
+JsonValue to_json(const MatrixRecords& records);
+
+// None when the folder has no such file.
+std::optional<MatrixRecords> read_records(const std::filesystem::path& folder);
+
+}  // namespace quern::quant
