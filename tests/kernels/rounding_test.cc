@@ -13,8 +13,10 @@ std::vector<float> hard_weights(int64_t count, int64_t group) {
     for (int64_t k = index * group; k < (index + 1) * group; ++k) w[k] = value;
   };
   fill(0, 0);
-  w[group] = 0.5f;
-  w[group + 1] = -0.5f;
+  if (count > group) {
+    w[group] = 0.5f;
+    w[group + 1] = -0.5f;
+  }
   fill(2, 0);
   if (count > 2 * group) w[2 * group + 3] = -0.25f;
   for (int64_t k = 3 * group; k < std::min(4 * group, count); ++k) w[k] *= 1e-5f;
