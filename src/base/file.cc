@@ -11,6 +11,7 @@
 #include <cerrno>
 #include <cstring>
 #include <memory>
+#include <utility>
 
 #include "base/error.h"
 
@@ -18,22 +19,13 @@ namespace quern {
 namespace fs = std::filesystem;
 namespace {
 
-class Descriptor {
- public:
-  Descriptor(const fs::path& file, int flags, mode_t mode = 0644)
-      : fd_(::open(file.c_str(), flags | O_CLOEXEC, mode)) {
-    if (fd_ < 0)
-      fail(errno == ENOSPC ? Exit::disk : Exit::invalid_input, "{}: cannot open: {}", file.string(),
-           std::strerror(errno));
-  }
-  ~Descriptor() { ::close(fd_); }
-  Descriptor(const Descriptor&) = delete;
-  Descriptor& operator=(const Descriptor&) = delete;
-  int get() const { return fd_; }
-
- private:
-  int fd_;
-};
+Descriptor open_file(const fs::path& file, int flags) {
+  Descriptor opened(::open(file.c_str(), flags | O_CLOEXEC, 0644));
+  if (!opened.open())
+    fail(errno == ENOSPC ? Exit::disk : Exit::invalid_input, "{}: cannot open: {}", file.string(),
+         std::strerror(errno));
+  return opened;
+}
 
 size_t size_of(int fd, const fs::path& file) {
   struct stat status{};
@@ -64,8 +56,19 @@ class Sha256 {
 
 }  // namespace
 
+Descriptor::~Descriptor() {
+  if (fd_ >= 0) ::close(fd_);
+}
+
+Descriptor::Descriptor(Descriptor&& other) noexcept : fd_(std::exchange(other.fd_, -1)) {}
+
+Descriptor& Descriptor::operator=(Descriptor&& other) noexcept {
+  std::swap(fd_, other.fd_);
+  return *this;
+}
+
 std::string read_file(const fs::path& file, size_t limit) {
-  Descriptor fd(file, O_RDONLY);
+  const Descriptor fd = open_file(file, O_RDONLY);
   size_t size = size_of(fd.get(), file);
   if (size > limit)
     fail("{}: {} bytes, more than the {} that are accepted", file.string(), size, limit);
@@ -85,7 +88,7 @@ void write_file(const fs::path& file, std::string_view text) {
   fs::path temporary = file;
   temporary += ".part";
   {
-    Descriptor fd(temporary, O_WRONLY | O_CREAT | O_TRUNC | O_NOFOLLOW);
+    const Descriptor fd = open_file(temporary, O_WRONLY | O_CREAT | O_TRUNC | O_NOFOLLOW);
     size_t done = 0;
     while (done < text.size()) {
       ssize_t put = ::write(fd.get(), text.data() + done, text.size() - done);
@@ -102,12 +105,12 @@ void write_file(const fs::path& file, std::string_view text) {
 }
 
 void sync_folder(const fs::path& folder) {
-  Descriptor fd(folder, O_RDONLY | O_DIRECTORY);
+  const Descriptor fd = open_file(folder, O_RDONLY | O_DIRECTORY);
   if (::fsync(fd.get()) != 0)
     fail(Exit::disk, "{}: cannot sync: {}", folder.string(), std::strerror(errno));
 }
 
-MappedFile::MappedFile(const fs::path& file) : MappedFile(Descriptor(file, O_RDONLY).get(), file) {}
+MappedFile::MappedFile(const fs::path& file) : MappedFile(open_file(file, O_RDONLY).get(), file) {}
 
 MappedFile::MappedFile(int descriptor, const fs::path& file) : size_(size_of(descriptor, file)) {
   if (size_ == 0) return;
@@ -134,7 +137,7 @@ std::string sha256(std::string_view bytes) {
 }
 
 std::string sha256_of_file(const fs::path& file) {
-  Descriptor fd(file, O_RDONLY);
+  const Descriptor fd = open_file(file, O_RDONLY);
   Sha256 hash;
   std::string buffer(1u << 20, '\0');
   for (;;) {

@@ -9,6 +9,21 @@
 
 namespace quern {
 
+// An open file descriptor.
+class Descriptor {
+ public:
+  explicit Descriptor(int fd = -1) : fd_(fd) {}
+  ~Descriptor();
+  Descriptor(Descriptor&& other) noexcept;
+  Descriptor& operator=(Descriptor&& other) noexcept;
+
+  int get() const { return fd_; }
+  bool open() const { return fd_ >= 0; }
+
+ private:
+  int fd_;
+};
+
 // Fails when the file is missing or longer than `limit` bytes.
 std::string read_file(const std::filesystem::path& file, size_t limit = 256u << 20);
 

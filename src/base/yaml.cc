@@ -16,6 +16,7 @@
 
 #include "base/error.h"
 #include "base/file.h"
+#include "base/utf8.h"
 
 namespace quern {
 namespace {
@@ -166,24 +167,15 @@ void emit(YAML::Emitter& out, const JsonValue& value) {
   }
 }
 
-// yaml-cpp passes any bytes on, and takes zero bytes as a sign of UTF-16; JSON values must be
-// UTF-8.
-bool is_text(std::string_view text) {
-  if (text.find('\0') != std::string_view::npos) return false;
-  try {
-    JsonValue(text).dump();
-    return true;
-  } catch (const JsonValue::type_error&) {
-    return false;
-  }
-}
-
 }  // namespace
 
 JsonValue parse_yaml(std::string_view text, const std::string& origin, const YamlLimits& limits) {
   if (text.size() > limits.bytes)
     fail("{}: {} bytes, more than the {} that are accepted", origin, text.size(), limits.bytes);
-  if (!is_text(text)) fail("{}: not valid UTF-8 text", origin);
+  // yaml-cpp passes any bytes on, and takes zero bytes as a sign of UTF-16; JSON values must be
+  // UTF-8.
+  if (!is_utf8(text) || text.find('\0') != std::string_view::npos)
+    fail("{}: not valid UTF-8 text", origin);
   std::istringstream stream{std::string(text)};
   Builder builder(origin, limits);
   try {

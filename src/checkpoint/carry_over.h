@@ -11,8 +11,7 @@ namespace quern::checkpoint {
 
 struct CarriedOver {
   std::vector<std::filesystem::path> copied;
-  std::vector<std::filesystem::path>
-      weights;  // left out: weights, in any format, and their indexes
+  std::vector<std::filesystem::path> weights;  // left out, with their indexes; of any format
 };
 
 // Copies every other file of `source` into `folder`, byte for byte, subfolders included, except

@@ -76,8 +76,8 @@ void Checkpoint::open_index() {
   JsonValue document = read_json_in(folder_, kIndex);
   Json index(document, (folder() / kIndex).string());
   Json map = index.at("weight_map");
-  std::map<std::string, std::vector<std::string>>
-      shards;  // file -> tensors that the index puts there
+  // File -> tensors that the index puts there.
+  std::map<std::string, std::vector<std::string>> shards;
   for (const auto& [name, file] : map.value().items()) {
     if (!file.is_string()) fail("{}: the file of {} must be a string", map.path(), printable(name));
     shards[file.get<std::string>()].push_back(name);

@@ -33,8 +33,8 @@ class Checkpoint {
   // Shard by shard in the order of their names, each in the order of its data.
   const std::vector<std::string>& names() const { return names_; }
   bool has(std::string_view name) const;
-  const TensorInfo& info(
-      std::string_view name) const;  // fails when there is none, naming the nearest
+  // Fails when there is none, naming the nearest.
+  const TensorInfo& info(std::string_view name) const;
   // Looks into the mapped file and keeps it alive; read-only. Copied only if its data is not
   // aligned for its dtype.
   Tensor tensor(std::string_view name) const;

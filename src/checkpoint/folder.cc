@@ -43,17 +43,6 @@ int open_beneath(int root, const fs::path& root_path, const fs::path& name, uint
 
 }  // namespace
 
-Descriptor::~Descriptor() {
-  if (fd_ >= 0) ::close(fd_);
-}
-
-Descriptor::Descriptor(Descriptor&& other) noexcept : fd_(std::exchange(other.fd_, -1)) {}
-
-Descriptor& Descriptor::operator=(Descriptor&& other) noexcept {
-  std::swap(fd_, other.fd_);
-  return *this;
-}
-
 Folder::Folder(fs::path path) : path_(std::move(path)), root_(open_folder(path_)) {
   if (!root_.open()) fail("{}: cannot open this folder: {}", path_.string(), std::strerror(errno));
   canonical_ = fs::canonical(path_);

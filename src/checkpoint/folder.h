@@ -7,22 +7,9 @@
 #include <string_view>
 #include <vector>
 
+#include "base/file.h"
+
 namespace quern::checkpoint {
-
-// An open file descriptor.
-class Descriptor {
- public:
-  explicit Descriptor(int fd = -1) : fd_(fd) {}
-  ~Descriptor();
-  Descriptor(Descriptor&& other) noexcept;
-  Descriptor& operator=(Descriptor&& other) noexcept;
-
-  int get() const { return fd_; }
-  bool open() const { return fd_ >= 0; }
-
- private:
-  int fd_;
-};
 
 // The one exception to "no link leads out": in a snapshot of Hugging Face's download cache
 // (models--ORG--NAME/snapshots/REVISION) every file is a link to models--ORG--NAME/blobs/HASH, and

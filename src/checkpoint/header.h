@@ -26,8 +26,8 @@ struct TensorInfo {
 
 struct Header {
   std::vector<TensorInfo> tensors;  // in the order of their data
-  std::vector<std::pair<std::string, std::string>>
-      metadata;  // "__metadata__", in the order of the file
+  // "__metadata__", in the order of the file.
+  std::vector<std::pair<std::string, std::string>> metadata;
 };
 
 // Limits of the format (header) and of our own (the rest).

@@ -10,9 +10,8 @@
 namespace quern::checkpoint {
 
 struct OutputOptions {
-  std::filesystem::path source =
-      {};                   // the folder that is read, which is never touched; may be empty
-  size_t needed_bytes = 0;  // refused at once when the disk has less
+  std::filesystem::path source = {};  // the folder that is read; never touched, may be empty
+  size_t needed_bytes = 0;            // refused at once when the disk has less
   bool force = false;   // replace an existing model folder, at the moment the new one is complete
   bool resume = false;  // take up what an interrupted run left instead of removing it
 };
@@ -31,10 +30,12 @@ class OutputFolder {
   const std::filesystem::path& path() const { return part_; }  // where to write
   bool resumed() const { return resumed_; }
 
-  void publish();  // it becomes OUT
-  std::filesystem::path
-  reject();     // it becomes OUT.rejected, which is returned; an older one is replaced
-  void keep();  // it stays for a later run with `resume`
+  // It becomes OUT.
+  void publish();
+  // It becomes OUT.rejected, which is returned; an older one is replaced.
+  std::filesystem::path reject();
+  // It stays for a later run with `resume`.
+  void keep();
 
  private:
   void take_leftovers(bool resume);

@@ -26,9 +26,8 @@ class SafetensorsFile {
   SafetensorsFile(SafetensorsFile&&) = default;  // not copied: places_ looks into header_
 
   const std::filesystem::path& path() const { return path_; }
-  const std::vector<TensorInfo>& tensors() const {
-    return header_.tensors;
-  }  // in the order of their data
+  // In the order of their data.
+  const std::vector<TensorInfo>& tensors() const { return header_.tensors; }
   const std::vector<std::pair<std::string, std::string>>& metadata() const {
     return header_.metadata;
   }

@@ -44,24 +44,19 @@ struct CompressCommand {
   bool json_lines = false;
 };
 
-const std::vector<std::pair<std::string, quant::Format>> kFormats = {
-    {"auto_gptq", quant::Format::auto_round},
-    {"auto_round", quant::Format::auto_round},
-    {"auto_round:auto_gptq", quant::Format::auto_round},
-    {"compressed-tensors", quant::Format::compressed_tensors},
-    {"gptq", quant::Format::gptq},
-};
+constexpr quant::Format kFormats[] = {quant::Format::auto_round, quant::Format::compressed_tensors,
+                                      quant::Format::gptq};
 
 std::vector<std::string> format_names() {
   std::vector<std::string> names;
-  for (const auto& [name, format] : kFormats) names.push_back(name);
+  for (quant::Format format : kFormats) names.emplace_back(quant::format_name(format));
   return names;
 }
 
 // A recipe.yaml is llm-compressor's, and so is the format that it leads to.
 quant::Format format_of(const CompressCommand& command) {
-  for (const auto& [name, format] : kFormats)
-    if (name == command.format) return format;
+  for (quant::Format format : kFormats)
+    if (quant::format_name(format) == command.format) return format;
   return command.recipe_file.empty() ? quant::Format::auto_round
                                      : quant::Format::compressed_tensors;
 }
@@ -95,7 +90,7 @@ compress::Recipe recipe_of(CompressCommand& command) {
 
 bool needs_data(const compress::Recipe& recipe) {
   for (const compress::Step& step : recipe.steps)
-    if (step.method == compress::Method::auto_round && step.iters > 0) return true;
+    if (step.method == compress::Method::auto_round) return true;
   return false;
 }
 
@@ -157,32 +152,39 @@ void check(const CompressCommand& command, const compress::Recipe& recipe) {
     log_warning("rounding to nearest uses no data; --data is not read");
 }
 
+compress::CompressOptions options_of(const CompressCommand& command) {
+  compress::CompressOptions options = {.format = format_of(command),
+                                       .max_shard_bytes = parse_size(command.max_shard_size),
+                                       .tuning = command.tuning};
+  options.tuning.seed = command.seed;
+  return options;
+}
+
+// Everything but verification. `source` is the model at command.source.
+compress::CompressReport compress_model(const std::shared_ptr<const nn::Source>& source,
+                                        const compress::Recipe& recipe,
+                                        const CompressCommand& command,
+                                        compress::CompressOptions options) {
+  compress::Calibration calibration;
+  if (needs_data(recipe)) calibration = read_calibration(command, *source);
+  CompressProgress progress(command.json_lines ? ProgressStyle::json_lines : ProgressStyle::people);
+  const FinishFirst finish(
+      "interrupted: the block at hand is finished first; once more to stop at once");
+  options.stop = &finish.asked();
+  return compress::compress(source, recipe, calibration, options, progress.callbacks());
+}
+
 void run(CompressCommand& command, bool json) {
   const compress::Recipe recipe = recipe_of(command);
   check(command, recipe);
-  const size_t max_shard_bytes = parse_size(command.max_shard_size);
-  const auto source = std::make_shared<nn::Source>(command.source);
+  compress::CompressOptions options = options_of(command);
+  const auto source = std::make_shared<const nn::Source>(command.source);
   checkpoint::OutputFolder output(command.output,
                                   {.source = command.source, .force = command.force});
   const RemovedOnInterrupt removed(output.path());
-  compress::Calibration calibration;
-  if (needs_data(recipe)) calibration = read_calibration(command, *source);
-
-  command.tuning.seed = command.seed;
-  CompressProgress progress(command.json_lines ? ProgressStyle::json_lines : ProgressStyle::people);
   CompressSummary summary;
-  {
-    const FinishFirst finish(
-        "interrupted: the block at hand is finished first; once more to stop "
-        "at once");
-    summary.report = compress::compress(source, recipe, calibration,
-                                        {.output = output.path(),
-                                         .format = format_of(command),
-                                         .max_shard_bytes = max_shard_bytes,
-                                         .tuning = command.tuning,
-                                         .stop = &finish.asked()},
-                                        progress.callbacks());
-  }
+  options.output = output.path();
+  summary.report = compress_model(source, recipe, command, options);
   for (const std::string& warning : summary.report.warnings) log_warning("{}", warning);
   if (!command.no_verify)
     summary.verification = run_verify(output.path(), command.source, command.gates);
@@ -195,9 +197,8 @@ void run(CompressCommand& command, bool json) {
   else
     print(json ? quern::to_text(to_json(summary)) : to_text(summary));
   if (passed) return;
-  const eval::Finding& finding = first_error(*summary.verification);
-  fail(Exit::verification_failed, "verification failed: {}{}{}; the output is in {}",
-       finding.tensor, finding.tensor.empty() ? "" : ": ", finding.message, summary.output);
+  fail(Exit::verification_failed, "verification failed: {}; the output is in {}",
+       eval::to_text(first_error(*summary.verification)), summary.output);
 }
 
 void declare_method(CLI::App& verb, CompressCommand& command) {
@@ -278,7 +279,7 @@ void declare_output(CLI::App& verb, CompressCommand& command) {
   declare(verb.add_option("--max-shard-size", command.max_shard_size, "Of a safetensors file")
               ->capture_default_str());
   declare(verb.add_flag("--force", command.force, "Replace a model folder of this name"));
-  declare(verb.add_flag("--no-verify", command.no_verify, "Do not check the result"));
+  verb.add_flag("--no-verify", command.no_verify, "Do not check the result")->group("Verification");
   declare(verb.add_flag("--json-lines", command.json_lines,
                         "Print events, one JSON object a line, as the work goes on"));
 }
@@ -303,7 +304,7 @@ nothing behind.)");
   declare_output(*verb, *command);
   declare_method(*verb, *command);
   declare_data(*verb, *command);
-  add_gate_options(*verb, command->gates);
+  add_gate_options(*verb, command->gates, "Verification");
   verb->callback(
       [&program, command] { program.run = [&program, command] { run(*command, program.json); }; });
 }

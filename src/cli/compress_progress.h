@@ -36,7 +36,7 @@ class CompressProgress {
   std::vector<double> block_seconds_;
 };
 
-// "block 3/40: loss 0.000123 -> 0.000045 (best of iteration 187), tokens per expert ..."
+// "block 3/40: 72 linears, loss 0.0123 -> 0.0045 (iteration 187), tokens per expert min ..."
 std::string to_text(const compress::BlockReport& report);
 JsonValue to_json(const compress::BlockReport& report);
 

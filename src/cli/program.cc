@@ -6,10 +6,10 @@
 
 #include "base/error.h"
 #include "base/log.h"
+#include "base/nearest.h"
 #include "base/threads.h"
 #include "cli/interrupt.h"
 #include "cli/terminal.h"
-#include "compress/nearest.h"
 #include "tensor/tensor.h"
 
 namespace quern::cli {
@@ -39,7 +39,7 @@ const CLI::App& verb_named(const CLI::App& app, const std::string& name) {
     known.push_back(verb->get_name());
   }
   fail(Exit::usage, "there is no verb \"{}\"; did you mean \"quern {}\"?", name,
-       compress::nearest(name, known));
+       nearest(name, known));
 }
 
 std::vector<std::string> long_options(const CLI::App& app) {
@@ -54,8 +54,7 @@ void check_option(const CLI::App& app, const CLI::App* verb, const std::string& 
   if (verb)
     for (const std::string& option : long_options(*verb)) known.push_back(option);
   if (std::find(known.begin(), known.end(), name) == known.end())
-    fail(Exit::usage, "there is no option {}; did you mean {}?", name,
-         compress::nearest(name, known));
+    fail(Exit::usage, "there is no option {}; did you mean {}?", name, nearest(name, known));
 }
 
 bool takes_value(const CLI::App& app, const std::string& option) {
@@ -73,6 +72,15 @@ int report(Exit code, const std::string& message) {
   log_message(LogLevel::info, standard_error().red("error:") + " " + message);
   return static_cast<int>(code);
 }
+
+// Without CLI11's list of the options that an option excludes; its description says so.
+class HelpFormatter : public CLI::Formatter {
+ public:
+  std::string make_option_opts(const CLI::Option* option) const override {
+    const std::string text = Formatter::make_option_opts(option);
+    return text.substr(0, text.find(" " + get_label("Excludes") + ":"));
+  }
+};
 
 // What the libraries below throw, besides our own Error.
 int report_foreign(const std::exception& error) {
@@ -99,6 +107,7 @@ int usage_error(const CLI::App& app, const CLI::ParseError& error) {
 
 void declare(CLI::App& app, Program& program) {
   app.name("quern");
+  app.formatter(std::make_shared<HelpFormatter>());  // of the verbs too, which are added below
   app.footer(kExamples);
   app.fallthrough();
   app.require_subcommand(1);

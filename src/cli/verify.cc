@@ -12,14 +12,17 @@
 
 namespace quern::cli {
 
-void add_gate_options(CLI::App& verb, GateOptions& options) {
-  verb.add_option("--text", options.text, "Text to compare on (default: a small one of our own)");
-  verb.add_option("--max-kld", options.max_kld, "Largest mean KL divergence, nats a token")
-      ->capture_default_str();
-  verb.add_option("--min-top1", options.min_top1, "Smallest share of equal likeliest tokens")
-      ->capture_default_str();
-  verb.add_flag("--no-quality-gate", options.no_quality,
-                "Do not compare predictions: for models that were never trained");
+void add_gate_options(CLI::App& verb, GateOptions& options, const std::string& group) {
+  auto declare = [&](CLI::Option* option) { option->group(group); };
+  declare(verb.add_option("--text", options.text,
+                          "Text to compare on (default: a small one of our own)"));
+  declare(verb.add_option("--max-kld", options.max_kld, "Largest mean KL divergence, nats a token")
+              ->capture_default_str());
+  declare(
+      verb.add_option("--min-top1", options.min_top1, "Smallest share of equal likeliest tokens")
+          ->capture_default_str());
+  declare(verb.add_flag("--no-quality-gate", options.no_quality,
+                        "Do not compare predictions: for models that were never trained"));
 }
 
 eval::VerifyReport run_verify(const std::filesystem::path& artifact,
@@ -55,9 +58,8 @@ void run(const VerifyCommand& command, bool json) {
   const eval::VerifyReport report = run_verify(command.artifact, command.source, command.gates);
   print(json ? to_text(eval::to_json(report)) : eval::to_text(report));
   if (report.passed()) return;
-  const eval::Finding& finding = first_error(report);
-  fail(Exit::verification_failed, "{}: verification failed: {}{}{}", command.artifact,
-       finding.tensor, finding.tensor.empty() ? "" : ": ", finding.message);
+  fail(Exit::verification_failed, "{}: verification failed: {}", command.artifact,
+       eval::to_text(first_error(report)));
 }
 
 }  // namespace

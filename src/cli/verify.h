@@ -16,7 +16,8 @@ struct GateOptions {
   bool no_quality = false;
 };
 
-void add_gate_options(CLI::App& verb, GateOptions& options);
+// `group` is the heading of the options in the help.
+void add_gate_options(CLI::App& verb, GateOptions& options, const std::string& group = "Options");
 
 // Says on standard error what it is doing.
 eval::VerifyReport run_verify(const std::filesystem::path& artifact,

@@ -47,9 +47,10 @@ class SampleOrder {
   PythonRandom& random_;
 };
 
+// Losses are the mean squared error of the block's output.
 struct Tuned {
-  double loss_before,
-      loss_after;  // mean squared error of the block's output: round-to-nearest, best iteration
+  double loss_before;  // round-to-nearest
+  double loss_after;   // of the best iteration
   int best_iteration;
 };
 

@@ -52,8 +52,7 @@ struct CalibrationReport {
   int64_t tokens_read = 0;     // of the rows read
   int64_t tokens_used = 0;     // in windows
   int64_t tokens_dropped = 0;  // cut off, left over, or of dropped rows
-  int64_t tokens_padded =
-      0;  // always 0: short windows stay short, because blocks take ragged input
+  int64_t tokens_padded = 0;   // none: short windows stay short, because blocks take ragged input
 };
 
 // One line for people.

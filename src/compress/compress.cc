@@ -89,8 +89,7 @@ class Run {
                        [&](const Verdict& verdict) { return tuned(verdict); });
   }
   bool tuned(const Verdict& verdict) const {
-    const Step& step = recipe_.steps[verdict.step];
-    return verdict.scheme && step.method == Method::auto_round && step.iters > 0;
+    return verdict.scheme && recipe_.steps[verdict.step].method == Method::auto_round;
   }
 
   void stop_if_asked() const {
@@ -222,7 +221,7 @@ class Run {
     auto one = [&](int64_t matrix) {
       write(entry.modules[matrix], dense.matrices[matrix], nearest(entry, dense.matrices[matrix]));
     };
-    // One matrix is rounded by all threads, a stack by one thread for each matrix.
+    // A single matrix is rounded by all threads, because a loop of one item leaves them free.
     parallel_for(entry.weight.matrices(), one);
   }
 
@@ -295,8 +294,8 @@ class Run {
   PythonRandom random_;
   std::mutex records_mutex_;
   quant::MatrixRecords records_;
-  Samples original_,
-      quantized_;  // inputs of the next block: of the original model, and after packed blocks
+  // Inputs of the next block: of the original model, and after packed blocks.
+  Samples original_, quantized_;
   CompressReport report_;
 };
 

@@ -24,8 +24,8 @@ struct Calibration {
 };
 
 struct CompressOptions {
-  std::filesystem::path
-      output;  // a folder that exists and is empty (checkpoint::OutputFolder::path)
+  // A folder that exists and is empty (checkpoint::OutputFolder::path).
+  std::filesystem::path output;
   quant::Format format = quant::Format::auto_round;
   size_t max_shard_bytes = 5'000'000'000;
   // Iterations, learning rate and batch size come from the recipe.

@@ -8,27 +8,6 @@
 namespace quern::compress {
 namespace {
 
-Role role_of(const nn::LinearSite& site) {
-  switch (site.role) {
-    case nn::Role::ordinary:
-      return Role::ordinary;
-    case nn::Role::router:
-      return Role::router;
-    case nn::Role::shared_gate:
-      return Role::shared_expert_gate;
-    case nn::Role::head:
-      return Role::lm_head;
-    case nn::Role::draft:
-      return Role::draft;
-    case nn::Role::vision:
-      return Role::vision;
-    case nn::Role::audio:
-      return Role::audio;
-  }
-  QUERN_CHECK(false);
-  return Role::ordinary;
-}
-
 // A matrix of a tower that the text model does not run; embeddings are tables, not linears.
 bool is_tower_linear(const std::string& name, const checkpoint::TensorInfo& tensor) {
   return tensor.shape.size() == 2 && name.ends_with(".weight") &&
@@ -82,6 +61,39 @@ std::map<std::string, std::vector<const nn::LinearSite*>> by_source(
   return found;
 }
 
+std::vector<LinearInfo> linears_of(const std::vector<nn::LinearSite>& sites) {
+  std::vector<LinearInfo> linears;
+  for (const nn::LinearSite& site : sites) {
+    linears.push_back(
+        {site.name, site.weight.rows(), site.weight.columns(), site.role, site.fused});
+  }
+  return linears;
+}
+
+// Every tensor of the source in its order, as it is or as the tensors that its matrices become.
+std::vector<checkpoint::PlannedTensor> plan_tensors(const nn::Source& source,
+                                                    const std::vector<nn::LinearSite>& sites,
+                                                    const Plan& plan, quant::Format format) {
+  const auto parts_of = by_source(sites, plan);
+  std::vector<checkpoint::PlannedTensor> tensors;
+  for (const std::string& name : source.files.names()) {
+    const auto parts = parts_of.find(name);
+    if (parts == parts_of.end() || !plan.quantized(parts->second[0]->name)) {
+      tensors.push_back(checkpoint::PlannedTensor::copy_of(source.files.info(name)));
+      continue;
+    }
+    for (const nn::LinearSite* site : parts->second) {
+      const quant::Scheme& scheme = *plan.quantized(site->name)->scheme;
+      for (quant::PlannedTensor& made : quant::planned(site->name, site->weight.rows(),
+                                                       site->weight.columns(), scheme, format)) {
+        tensors.push_back({std::move(made.name), made.dtype, std::move(made.shape),
+                           checkpoint::Fate::quantized, name});
+      }
+    }
+  }
+  return tensors;
+}
+
 }  // namespace
 
 const Verdict* Plan::quantized(const std::string& module) const {
@@ -110,12 +122,7 @@ Plan make_plan(const nn::Source& source, const std::vector<nn::LinearSite>& site
         "checkpoint",
         source.files.folder().string());
   }
-  std::vector<LinearInfo> linears;
-  for (const nn::LinearSite& site : sites) {
-    linears.push_back(
-        {site.name, site.weight.rows(), site.weight.columns(), role_of(site), site.fused});
-  }
-  Resolution resolution = resolve(recipe, linears);
+  Resolution resolution = resolve(recipe, linears_of(sites));
   Plan plan;
   plan.verdicts = std::move(resolution.verdicts);
   plan.warnings = std::move(resolution.warnings);
@@ -128,25 +135,8 @@ Plan make_plan(const nn::Source& source, const std::vector<nn::LinearSite>& site
     plan.place_[verdict.name] = i;
     plan.modules.push_back({verdict.name, verdict.scheme});
   }
-
-  const auto parts_of = by_source(sites, plan);
-  for (const std::string& name : source.files.names()) {
-    const checkpoint::TensorInfo& tensor = source.files.info(name);
-    plan.source_bytes += tensor.end - tensor.begin;
-    const auto parts = parts_of.find(name);
-    if (parts == parts_of.end() || !plan.quantized(parts->second[0]->name)) {
-      plan.tensors.push_back(checkpoint::PlannedTensor::copy_of(tensor));
-      continue;
-    }
-    for (const nn::LinearSite* site : parts->second) {
-      const quant::Scheme& scheme = *plan.quantized(site->name)->scheme;
-      for (quant::PlannedTensor& made : quant::planned(site->name, site->weight.rows(),
-                                                       site->weight.columns(), scheme, format)) {
-        plan.tensors.push_back({std::move(made.name), made.dtype, std::move(made.shape),
-                                checkpoint::Fate::quantized, name});
-      }
-    }
-  }
+  plan.tensors = plan_tensors(source, sites, plan, format);
+  plan.source_bytes = source.files.total_bytes();
   plan.output_bytes = checkpoint::planned_bytes(plan.tensors);
   return plan;
 }

@@ -16,8 +16,8 @@
 namespace quern::compress {
 
 struct Plan {
-  std::vector<Verdict>
-      verdicts;  // of every linear, in the order of the model; scale dtypes are those of the format
+  // Of every linear, in the order of the model; scale dtypes are those of the format.
+  std::vector<Verdict> verdicts;
   std::vector<std::string> warnings;
   std::vector<checkpoint::PlannedTensor> tensors;  // of the output, in the order of the source
   std::vector<quant::ModuleScheme> modules;        // for quantization_config

@@ -6,8 +6,8 @@
 #include <nlohmann/json.hpp>
 
 #include "base/error.h"
+#include "base/nearest.h"
 #include "base/yaml.h"
-#include "compress/nearest.h"
 
 namespace quern::compress {
 namespace {

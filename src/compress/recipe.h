@@ -12,20 +12,21 @@
 #include <vector>
 
 #include "base/json.h"
+#include "nn/weights.h"
 #include "quant/grid.h"
 #include "quant/scheme.h"
 
 namespace quern::compress {
 
-enum class Method { round_to_nearest, auto_round };
+enum class Method { round_to_nearest, auto_round };  // AutoRound of 0 iterations is the former
 
 // Whose meaning the rules of a recipe have.
 //   llm_compressor  a plain entry is a full name or a class, "re:" is a Python regular expression
 //                   that matches from the start of the name;
-//   auto_round      a plain ignore entry is a full name, or else a substring (one that ends in a
-//                   digit gets a dot, so that layers.1 is not layers.10); layer rules are full
-//                   names or expressions that are searched for; linears whose rows or columns are
-//                   no multiple of 32 are kept.
+//   auto_round      an ignore entry is a full name, "re:" as above, or else a substring (one that
+//                   ends in a digit gets a dot, so that layers.1 is not layers.10); layer rules are
+//                   full names or expressions that are searched for; linears whose rows or columns
+//                   are no multiple of 32 are kept.
 enum class RuleStyle { llm_compressor, auto_round };
 
 // A scheme for the linears that its targets name.
@@ -85,7 +86,7 @@ struct RecipeOptions {
 };
 Recipe make_recipe(const RecipeOptions& options);
 
-enum class Role { ordinary, router, shared_expert_gate, lm_head, draft, vision, audio };
+using nn::Role;
 
 // A linear of the checkpoint, as a model lists it.
 struct LinearInfo {
@@ -100,6 +101,7 @@ struct Verdict {
   std::string name;
   std::optional<quant::Scheme> scheme;  // none: kept as it is
   std::string reason;                   // the rule that decided, for people
+  bool too_narrow = false;              // kept because its shape is no multiple of 32
   size_t step = 0;                      // of the recipe; meaningless when kept
   quant::Observer observer = quant::Observer::minmax;
   quant::ShrinkSearch shrink = {};
@@ -117,8 +119,8 @@ struct Resolution {
 // name. Fails when a target, a layer rule or a plain ignore entry matches nothing (with the nearest
 // names), when a group does not divide the columns, when linears that vLLM loads as one get
 // different schemes, and when nothing is quantized. An ignore expression that matches nothing is a
-// warning: recipes list alternatives (card 000 has both attention and self_attn). The scale_dtype
-// of the schemes is left to the output format.
+// warning: recipes list alternatives, such as both attention and self_attn. The scale_dtype of the
+// schemes is left to the output format.
 Resolution resolve(const Recipe& recipe, const std::vector<LinearInfo>& linears);
 
 // recipe.yaml in llm-compressor's schema, which gives the same verdicts when it is read again.

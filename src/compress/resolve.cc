@@ -1,13 +1,12 @@
 // From the rules of a recipe to one verdict for each linear.
 #include <algorithm>
 #include <map>
-#include <nlohmann/json.hpp>
 #include <unordered_map>
 #include <unordered_set>
 
 #include "base/error.h"
-#include "base/yaml.h"
-#include "compress/nearest.h"
+#include "base/nearest.h"
+#include "compress/auto_round_rules.h"
 #include "compress/recipe.h"
 #include "prompt/pattern.h"
 
@@ -29,20 +28,19 @@ class Matcher {
   }
 
   // auto-round's ignore entry: the linear of that name if there is one, else every name that
-  // contains it. "layers.1" must not hit layers.10, so a dot is added after a digit.
+  // contains it. Ours as well: an "re:" expression.
   static Matcher substring(std::string text, const std::unordered_set<std::string_view>& names) {
+    if (text.starts_with("re:")) return target(text);
     std::erase(text, ' ');
     Matcher matcher(text);
-    if (names.contains(text)) return matcher;
-    bool digit = !text.empty() && text.back() >= '0' && text.back() <= '9';
-    matcher.part_ = digit ? text + "." : text;
+    if (!names.contains(text)) matcher.part_ = ignored_part(text);
     return matcher;
   }
 
   // auto-round's layer rule: the linear of that name if there is one, else a search.
   static Matcher layer(const std::string& text, const std::unordered_set<std::string_view>& names) {
     Matcher matcher(text);
-    if (!names.contains(text)) matcher.expression_.emplace("(?s:.*?)(?:" + text + ")");
+    if (!names.contains(text)) matcher.expression_.emplace(search_expression(text));
     return matcher;
   }
 
@@ -244,7 +242,7 @@ class AutoRoundRules : public StepRules {
       return by_layer_rule(linear, hit, layer);
     }
     if (linear.role != Role::ordinary) return kept_for_role(linear);
-    if (too_narrow(linear)) return kept(linear, narrow_reason(linear));
+    if (too_narrow(linear)) return kept_for_shape(linear);
     return Verdict{.name = linear.name, .scheme = usual_, .reason = "the scheme for all linears"};
   }
 
@@ -269,15 +267,18 @@ class AutoRoundRules : public StepRules {
     return linear.rows % 32 != 0 || linear.columns % 32 != 0;
   }
 
-  static std::string narrow_reason(const LinearInfo& linear) {
-    return fmt::format("[{}, {}] is no multiple of 32", linear.rows, linear.columns);
+  static Verdict kept_for_shape(const LinearInfo& linear) {
+    Verdict verdict =
+        kept(linear, fmt::format("[{}, {}] is no multiple of 32", linear.rows, linear.columns));
+    verdict.too_narrow = true;
+    return verdict;
   }
 
   Verdict by_layer_rule(const LinearInfo& linear, Hit hit, const Layer& layer) const {
     std::string reason = fmt::format("layer rule \"{}\"", layer.matcher.text());
     if (layer.rule.keep) return kept(linear, reason);
     if (!reaches(linear, hit, layer.matcher.text())) return kept_for_role(linear);
-    if (hit != Hit::name && too_narrow(linear)) return kept(linear, narrow_reason(linear));
+    if (hit != Hit::name && too_narrow(linear)) return kept_for_shape(linear);
     quant::Scheme scheme = usual_;
     if (layer.rule.group_size) scheme.group_size = *layer.rule.group_size;
     if (layer.rule.symmetric) scheme.symmetric = *layer.rule.symmetric;
@@ -362,90 +363,6 @@ void check_units(const std::vector<LinearInfo>& linears, const Resolution& resol
   }
 }
 
-// ---- back to recipe.yaml
-
-std::string escaped(std::string_view text) {
-  std::string pattern;
-  for (char c : text) {
-    if (std::string_view(".^$*+?()[]{}|\\").find(c) != std::string_view::npos) pattern += '\\';
-    pattern += c;
-  }
-  return pattern;
-}
-
-// auto-round's rules in llm-compressor's words: a full name stays, all else becomes an expression.
-std::string as_target(const Matcher& matcher, const std::string& expression) {
-  return matcher.is_expression() ? "re:" + expression : matcher.text();
-}
-
-Step translated(const Step& step, const Resolution& resolution) {
-  Step result = step;
-  result.ignore.clear();
-  result.layers.clear();
-  std::unordered_set<std::string_view> names;
-  for (const Verdict& verdict : resolution.verdicts) names.insert(verdict.name);
-  for (std::string entry : step.ignore) {
-    std::erase(entry, ' ');
-    bool digit = !entry.empty() && entry.back() >= '0' && entry.back() <= '9';
-    bool whole = names.contains(entry);
-    result.ignore.push_back(whole ? entry : "re:.*" + escaped(entry) + (digit ? "\\." : ""));
-  }
-  for (const LayerRule& rule : step.layers) {
-    Matcher matcher = Matcher::layer(rule.pattern, names);
-    std::string target = as_target(matcher, "(?s:.*?)(?:" + rule.pattern + ")");
-    if (rule.keep) {
-      result.ignore.push_back(target);
-      continue;
-    }
-    SchemeGroup group{.name = fmt::format("group_{}", result.groups.size()),
-                      .targets = {target},
-                      .scheme = step.groups.front().scheme};
-    if (rule.group_size) group.scheme.group_size = *rule.group_size;
-    if (rule.symmetric) group.scheme.symmetric = *rule.symmetric;
-    result.groups.push_back(group);
-  }
-  for (const Verdict& verdict : resolution.verdicts) {
-    if (verdict.reason.ends_with("no multiple of 32")) result.ignore.push_back(verdict.name);
-  }
-  return result;
-}
-
-JsonValue group_json(const SchemeGroup& group) {
-  JsonValue weights = {
-      {"num_bits", group.scheme.bits}, {"type", "int"}, {"symmetric", group.scheme.symmetric}};
-  bool channel = group.scheme.group_size == -1;
-  if (!channel) weights["group_size"] = group.scheme.group_size;
-  weights["strategy"] = channel ? "channel" : "group";
-  weights["observer"] = group.observer == quant::Observer::mse ? "mse" : "memoryless_minmax";
-  if (group.observer == quant::Observer::mse) {
-    weights["observer_kwargs"] = {{"maxshrink", group.shrink.maxshrink},
-                                  {"patience", group.shrink.patience},
-                                  {"grid", group.shrink.grid},
-                                  {"norm", group.shrink.norm}};
-  }
-  return {{"targets", group.targets}, {"weights", weights}};
-}
-
-JsonValue step_json(const Step& step) {
-  JsonValue json = JsonValue::object();
-  bool plain = step.groups.size() == 1 && step.groups[0].scheme.group_size == 128 &&
-               step.groups[0].observer == quant::Observer::minmax;
-  if (plain) json["targets"] = step.groups[0].targets;
-  for (const SchemeGroup& group : step.groups) {
-    if (!plain) json["config_groups"][group.name] = group_json(group);
-  }
-  if (!step.groups.empty()) json["ignore"] = step.ignore;
-  if (plain) json["scheme"] = step.groups[0].scheme.symmetric ? "W4A16" : "W4A16_ASYM";
-  json["bypass_divisibility_checks"] = false;
-  if (step.modifier == "AutoRoundModifier") {
-    json["iters"] = step.iters;
-    json["enable_torch_compile"] = false;
-    json["batch_size"] = step.batch_size;
-    if (step.lr) json["lr"] = *step.lr;
-  }
-  return json;
-}
-
 }  // namespace
 
 int64_t Resolution::quantized() const {
@@ -476,21 +393,6 @@ Resolution resolve(const Recipe& recipe, const std::vector<LinearInfo>& linears)
   check_groups(linears, resolution);
   check_units(linears, resolution);
   return resolution;
-}
-
-std::string recipe_yaml(const Recipe& recipe, const Resolution& resolution) {
-  JsonValue stage = JsonValue::object();
-  for (const Step& step : recipe.steps) {
-    bool auto_round = recipe.style == RuleStyle::auto_round;
-    JsonValue fields = step_json(auto_round ? translated(step, resolution) : step);
-    // A mapping holds a modifier once, so a repeated one starts a mapping of its own.
-    std::string group = "default_modifiers";
-    for (int i = 1; stage.contains(group) && stage[group].contains(step.modifier); ++i) {
-      group = fmt::format("default_{}_modifiers", i);
-    }
-    stage[group][step.modifier] = fields;
-  }
-  return to_yaml({{"default_stage", stage}});
 }
 
 }  // namespace quern::compress

@@ -30,6 +30,4 @@ class LineReader {
   size_t at_ = 0;
 };
 
-bool is_utf8(std::string_view text);
-
 }  // namespace quern::data

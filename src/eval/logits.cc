@@ -53,7 +53,7 @@ class PartFile {
 
  private:
   fs::path file_, part_;
-  checkpoint::Descriptor open_;
+  Descriptor open_;
   bool finished_ = false;
 };
 

@@ -63,8 +63,7 @@ std::string findings_text(const VerifyReport& report) {
   std::string text;
   for (size_t i = 0; i < std::min(report.findings.size(), kFindingsShown); ++i) {
     const Finding& finding = report.findings[i];
-    text += fmt::format("{:<10} {}{}{}\n", severity_name(finding.severity), finding.tensor,
-                        finding.tensor.empty() ? "" : ": ", finding.message);
+    text += fmt::format("{:<10} {}\n", severity_name(finding.severity), to_text(finding));
   }
   if (report.findings.size() > kFindingsShown)
     text += fmt::format("           and {} more\n", report.findings.size() - kFindingsShown);
@@ -73,9 +72,16 @@ std::string findings_text(const VerifyReport& report) {
 
 }  // namespace
 
+std::string to_text(const Finding& finding) {
+  return finding.tensor.empty() ? finding.message : finding.tensor + ": " + finding.message;
+}
+
 std::string to_text(const VerifyReport& report) {
-  std::string text = fmt::format("tensors    {} in the source, {} of them unchanged\n",
-                                 report.tensors, report.copied);
+  std::string text;
+  if (report.tensors > 0) {
+    text += fmt::format("tensors    {} in the source, {} of them unchanged\n", report.tensors,
+                        report.copied);
+  }
   if (!report.matrices.empty()) text += matrices_text(report);
   if (report.quality) text += quality_text(*report.quality);
   if (report.sample) text += fmt::format("sample     {}\n", on_one_line(report.sample->answer));

@@ -1,6 +1,7 @@
 #include "eval/verify.h"
 
 #include <algorithm>
+#include <functional>
 
 #include "base/error.h"
 #include "eval/checks.h"
@@ -8,14 +9,13 @@
 namespace quern::eval {
 namespace {
 
-// Null, and a finding, when there is no reading it: a shard cut short, an index that lies.
-SourcePointer open_artifact(const std::filesystem::path& folder, VerifyReport& report) {
+// What a check cannot read is a finding: a shard cut short, an index that lies, JSON that is none.
+void guarded(VerifyReport& report, const std::function<void()>& check) {
   try {
-    return std::make_shared<nn::Source>(folder);
+    check();
   } catch (const Error& error) {
-    if (error.code() == Exit::internal) throw;
+    if (error.code() != Exit::invalid_input) throw;
     found(report, "", "the artifact cannot be read: {}", error.what());
-    return nullptr;
   }
 }
 
@@ -31,19 +31,21 @@ VerifyReport verify(const std::filesystem::path& artifact, const std::filesystem
   auto begin = [&](const char* part) {
     if (options.part_begins) options.part_begins(part);
   };
+  if (!std::filesystem::is_directory(artifact))
+    fail("{}: there is no such folder", artifact.string());
   VerifyReport report;
   Pair pair;
   pair.source = std::make_shared<nn::Source>(source);
   pair.modules = modules_of(pair.source);
   begin("tensors");
-  pair.artifact = open_artifact(artifact, report);
+  guarded(report, [&] { pair.artifact = std::make_shared<nn::Source>(artifact); });
   if (!pair.artifact) return report;
   check_tensors(pair, report);
-  check_files(pair, report);
-  check_config(pair, report);
+  guarded(report, [&] { check_files(pair, report); });
+  guarded(report, [&] { check_config(pair, report); });
   if (options.matrices) {
     begin("matrices");
-    check_matrices(pair, options.limits, report);
+    guarded(report, [&] { check_matrices(pair, options.limits, report); });
   }
   if (options.quality) {
     begin("quality");

@@ -25,6 +25,9 @@ struct Finding {
   std::string message;
 };
 
+// "model.norm.weight: is missing"
+std::string to_text(const Finding& finding);
+
 // How far a quantized matrix may be from the weight that it stands for. The distances of a code are
 // those from weight / scale, after clamping to what the group can hold: 0.5 at most when rounded to
 // nearest; AutoRound may round to the other side, which is 1 at most.
@@ -78,7 +81,8 @@ struct VerifyReport {
   bool passed() const;  // no finding is an error
 };
 
-// Fails only when the source cannot be read; whatever is wrong with the artifact is a finding.
+// Fails when the source cannot be read or there is no folder `artifact`; whatever is wrong with
+// what the folder holds is a finding.
 VerifyReport verify(const std::filesystem::path& artifact, const std::filesystem::path& source,
                     const VerifyOptions& options = {});
 

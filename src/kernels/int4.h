@@ -1,9 +1,9 @@
 // Products with 4-bit weights: the arrangement of a weight in memory that the kernels stream, and
 // the form of the activations that they multiply it with.
 //
-//   out[t, r] = sum over pieces p of  scale[r, group(p)] * x_scale[t, p]
-//                                     * sum over k in p of (code[r, k] - zero[r, group(p)]) * x[t,
-//                                     k]
+//   out[t, r] = sum over pieces p of scale[r, g] * x_scale[t, p]
+//                   * sum over columns k of p of (code[r, k] - zero[r, g]) * x[t, k]
+//   where g is the group of p
 //
 // A piece is a group, or 128 columns of a longer one. x[t, k] is the activation as a 16-bit integer
 // on a grid of its own for each token and piece, so the inner sum is exact in 32 bits; the outer

@@ -1,5 +1,6 @@
-// AutoRound's tuned rounding of one matrix, after spec/auto-round.md 1.1-1.5: per weight an offset
-// V, per group two factors alpha and beta on its smallest and largest weight.
+// AutoRound's tuned rounding of one matrix (Cheng et al., "Optimize Weight Rounding via Signed
+// Gradient Descent", 2023; auto-round's data_type/int.py and sign_round/sign_sgd.py): per weight an
+// offset V, per group two factors alpha and beta on its smallest and largest weight.
 //
 //   symmetric:  a = -low * alpha, b = high * beta, s = (b < a ? a : -b) / 8, zero = 0,
 //               q = clamp(round(w / s + V), -8, 7)                      code = q + 8

@@ -153,7 +153,7 @@ class SparseMlp {
       : gate_(w.linear("gate", c.experts, c.hidden, Role::router)),
         experts_(w.experts("experts", c.experts, c.hidden, c.expert_inner)),
         shared_expert_(w.mlp("shared_expert", c.hidden, c.shared_inner)),
-        shared_expert_gate_(w.linear("shared_expert_gate", 1, c.hidden, Role::shared_gate)),
+        shared_expert_gate_(w.linear("shared_expert_gate", 1, c.hidden, Role::shared_expert_gate)),
         experts_per_token_(c.experts_per_token) {}
 
   Tensor operator()(const Tensor& x, Pass& pass) const {
@@ -212,8 +212,8 @@ class Qwen36Head : public Head {
  public:
   Qwen36Head(const Weights& root, const Weights& text, const Config& c)
       : norm_(text.norm_plus_one("norm", c.hidden, c.eps)),
-        lm_head_(c.tied ? text.linear("embed_tokens", c.vocab, c.hidden, Role::head)
-                        : root.linear("lm_head", c.vocab, c.hidden, Role::head)) {}
+        lm_head_(c.tied ? text.linear("embed_tokens", c.vocab, c.hidden, Role::lm_head)
+                        : root.linear("lm_head", c.vocab, c.hidden, Role::lm_head)) {}
 
   Tensor norm(const Tensor& hidden) const override { return norm_(hidden); }
   Tensor logits(const Tensor& normed) const override { return lm_head_(normed); }

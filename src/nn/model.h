@@ -53,8 +53,8 @@ class Model {
   virtual std::unique_ptr<Stem> stem(const Weights& root) const = 0;
   virtual std::unique_ptr<Block> block(const Weights& root, int index) const = 0;
   virtual std::unique_ptr<Head> head(const Weights& root) const = 0;
-  virtual std::unique_ptr<Draft> draft(
-      const Weights& root) const = 0;  // null if the checkpoint has none
+  // Null if the checkpoint has none.
+  virtual std::unique_ptr<Draft> draft(const Weights& root) const = 0;
 };
 
 }  // namespace quern::nn

@@ -36,9 +36,8 @@ class Weight {
   Weight(std::string name, int64_t rows, int64_t columns,
          std::variant<Dense, Rounding, Packed> form);
 
-  const std::string& name() const {
-    return stored_->name;
-  }  // of the module; a stack: of the module above the experts
+  // Of the module; of a stack: the experts' module and the projection, "...mlp.experts.up_proj".
+  const std::string& name() const { return stored_->name; }
   // Whether both are handles of one stored weight.
   bool is(const Weight& other) const { return stored_ == other.stored_; }
   int64_t matrices() const;

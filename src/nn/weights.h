@@ -17,16 +17,16 @@
 namespace quern::nn {
 
 // What a linear does, where that decides whether it may be quantized.
-enum class Role { ordinary, router, shared_gate, head, draft, vision, audio };
+enum class Role { ordinary, router, shared_expert_gate, lm_head, draft, vision, audio };
 
-// One matrix of the model under its checkpoint name, as compress and inspect see it.
+// One matrix of the model under its checkpoint name, as compress and verify see it.
 struct LinearSite {
   std::string name;  // of the module, "model.layers.0.mlp.experts.3.up_proj"
   Weight weight;
   int64_t matrix;      // of the weight's stack
   std::string source;  // the tensor that holds it; fused experts share one
-  std::string
-      fused;  // the module that vLLM makes of it and its siblings, with the same prefix; "" if none
+  // The module that vLLM makes of it and its siblings, with the same prefix; "" if none.
+  std::string fused;
   Role role;
 };
 

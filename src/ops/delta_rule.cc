@@ -33,11 +33,11 @@ struct ChunkResult {
   Tensor state;
 };
 
-// One sequence, key heads with their value heads. Within a chunk, with G the running sum of the
-// decays and S0 the state at its start:  (I + L) U = beta V - beta exp(G) K S0,  L_ij = beta_i (k_i
-// . k_j) exp(G_i - G_j) for j < i;
-//   o_i = exp(G_i) S0^T q_i + sum_{j <= i} (q_i . k_j) exp(G_i - G_j) u_j;  S1 = exp(G_C) S0 +
-//   sum_j exp(G_C - G_j) k_j u_j^T.
+// One sequence, key heads with their value heads. Within a chunk of C tokens, with G the running
+// sum of the decays and S0 the state at its start:
+//   (I + L) U = beta V - beta exp(G) K S0,  L_ij = beta_i (k_i . k_j) exp(G_i - G_j) for j < i
+//   o_i = exp(G_i) S0^T q_i + sum_{j <= i} (q_i . k_j) exp(G_i - G_j) u_j
+//   S1 = exp(G_C) S0 + sum_j exp(G_C - G_j) k_j u_j^T
 // Only differences G_i - G_j with j <= i are exponentiated, which are never positive.
 ChunkResult chunked(const DeltaInputs& in, const Tensor& initial) {
   const int64_t tokens = in.v.size(0), heads = in.v.size(1), key_width = in.k.size(2),
@@ -54,8 +54,8 @@ ChunkResult chunked(const DeltaInputs& in, const Tensor& initial) {
   Tensor total = in_chunks(in.decay.unsqueeze(-1), chunks).cumsum(2);  // G, [heads, chunks, 64, 1]
 
   Tensor lower = at::ones({kChunk, kChunk}, at::kFloat).tril();
-  Tensor between = (total - total.transpose(2, 3)).mul(lower).exp() *
-                   lower;  // exp(G_i - G_j) for j <= i, else 0
+  // exp(G_i - G_j) for j <= i, else 0.
+  Tensor between = (total - total.transpose(2, 3)).mul(lower).exp() * lower;
   Tensor system = (k * beta).matmul(k.transpose(2, 3)) * between;
   Tensor right = at::cat({v * beta, k * beta * total.exp()}, -1);
   Tensor solved = at::linalg_solve_triangular(system, right, /*upper=*/false, /*left=*/true,

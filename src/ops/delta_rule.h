@@ -8,18 +8,19 @@
 
 namespace quern::ops {
 
-// Depthwise convolution over the sequence, then SiLU: y[t, c] = silu(sum_j weight[c, j] x[t - taps
-// + 1 + j, c]). x fp32 [tokens, channels], weight fp32 [channels, taps]. `past`, if defined, holds
-// the taps - 1 inputs before the only sequence of `bounds` [taps - 1, channels]; otherwise they are
-// zero. Gradients flow to x.
+// Depthwise convolution over the sequence, then SiLU:
+//   y[t, c] = silu(sum_j weight[c, j] x[t - taps + 1 + j, c])
+// x fp32 [tokens, channels], weight fp32 [channels, taps]. `past`, if defined, holds the taps - 1
+// inputs before the only sequence of `bounds` [taps - 1, channels]; otherwise they are zero.
+// Gradients flow to x.
 Tensor causal_conv_silu(const Tensor& x, const Tensor& weight, const Bounds& bounds,
                         const Tensor& past);
 
 struct DeltaInputs {
-  Tensor q, k;  // [tokens, key heads, key width], as they leave the convolution: they are
-                // normalized and scaled inside
-  Tensor v;     // [tokens, value heads, value width]; value head h uses key head h / (value heads /
-                // key heads)
+  // [tokens, key heads, key width], as they leave the convolution: normalized and scaled inside.
+  Tensor q, k;
+  // [tokens, value heads, value width]; value head h uses key head h / (value heads / key heads).
+  Tensor v;
   Tensor decay;  // g <= 0, [tokens, value heads]
   Tensor beta;   // [tokens, value heads]
 };

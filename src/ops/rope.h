@@ -23,8 +23,8 @@ class Rope {
  private:
   int64_t rotated_;     // r
   Tensor frequencies_;  // fp32 [r / 2]
-  std::vector<int64_t>
-      axis_of_;  // which of time, height, width turns frequency j; empty: positions have one axis
+  // Which of time, height, width turns frequency j; empty: positions have one axis.
+  std::vector<int64_t> axis_of_;
 };
 
 }  // namespace quern::ops

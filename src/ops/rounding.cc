@@ -4,18 +4,12 @@
 
 #include "base/error.h"
 #include "base/threads.h"
+#include "ops/float_type.h"
 
 namespace quern::ops {
 namespace {
 
 constexpr int64_t kRowTile = 64;
-
-kernels::FloatType float_type(DType dtype) {
-  if (dtype == at::kBFloat16) return kernels::FloatType::bf16;
-  if (dtype == at::kHalf) return kernels::FloatType::fp16;
-  QUERN_CHECK(dtype == at::kFloat);
-  return kernels::FloatType::fp32;
-}
 
 int64_t item_bytes(DType dtype) { return static_cast<int64_t>(c10::elementSize(dtype)); }
 

@@ -1,7 +1,7 @@
 // A stack of weights while AutoRound tunes it (Cheng et al., "Optimize Weight Rounding via Signed
 // Gradient Descent", 2023): for each weight a rounding offset V, for each group two clip factors
 // alpha and beta; the product uses the fake-quantized w^ = s * clamp(round(w / s + V), -8, 7).
-// Gradients have a closed form (spec of the method, section 1.4), so that a step needs nothing but
+// Gradients have a closed form (kernels/rounding.h), so that a step needs nothing but
 // dL/dw^, tile by tile.
 #pragma once
 

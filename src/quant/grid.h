@@ -1,14 +1,14 @@
 // Round to nearest: from a weight to codes, scales and zeros. The two grids are those of the two
 // tools whose files the world reads, bit for bit:
-//   compressed_tensors  symmetric: scale = absmax / 7.5; asymmetric: (max - min) / 15. Every step
-//   is
-//                       rounded to the weight's dtype; the quotient is clamped, then rounded half
-//                       to even; a group of zeros has the dtype's epsilon for a scale.
-//   auto_round          symmetric: the extreme of largest magnitude maps to code 0 (-8), so that
-//   all
-//                       16 codes are used and the scale is negative where the maximum dominates or
-//                       ties; asymmetric: (max - min) / 15. The scale is rounded to its dtype, then
-//                       kept at least 1e-5 away from zero; the quotient is rounded, then clamped.
+//
+//   compressed_tensors: symmetric, scale = absmax / 7.5; asymmetric, (max - min) / 15. Every step
+//   is rounded to the weight's dtype; the quotient is clamped, then rounded half to even; a group
+//   of zeros has the dtype's epsilon for a scale.
+//
+//   auto_round: symmetric, the extreme of largest magnitude maps to code 0 (-8), so that all 16
+//   codes are used and the scale is negative where the maximum dominates or ties; asymmetric,
+//   (max - min) / 15. The scale is rounded to its dtype, then kept at least 1e-5 away from zero;
+//   the quotient is rounded, then clamped.
 #pragma once
 
 #include <optional>

@@ -1,13 +1,14 @@
 // The tensors that a QuantWeight is on disk, in the three layouts that quern writes and reads:
-//   compressed_tensors  "pack-quantized": <module>.weight_packed int32 [out, ceil(in / 8)], eight
-//   codes
-//                       a word, the first in the lowest bits; .weight_scale [out, groups];
-//                       .weight_shape int64 [2]; asymmetric: .weight_zero_point int32
-//                       [ceil(out / 8), groups], packed along the rows.
-//   auto_round          "auto_round:auto_gptq": .qweight int32 [in / 8, out], eight input columns a
-//                       word; .qzeros int32 [groups, out / 8], zeros minus one modulo 16; .scales
-//                       fp16 [groups, out], may be negative.
-//   gptq                as auto_round, and .g_idx int32 [in], the group of each column.
+//
+//   compressed_tensors, "pack-quantized": <module>.weight_packed int32 [out, ceil(in / 8)], eight
+//   codes a word, the first in the lowest bits; .weight_scale [out, groups]; .weight_shape int64
+//   [2]; asymmetric: .weight_zero_point int32 [ceil(out / 8), groups], packed along the rows.
+//
+//   auto_round, "auto_round:auto_gptq": .qweight int32 [in / 8, out], eight input columns a word;
+//   .qzeros int32 [groups, out / 8], zeros minus one modulo 16; .scales fp16 [groups, out], may be
+//   negative.
+//
+//   gptq, AutoGPTQ's: as auto_round, and .g_idx int32 [in], the group of each column.
 #pragma once
 
 #include <functional>
@@ -23,7 +24,8 @@ namespace quern::quant {
 
 enum class Format { compressed_tensors, auto_round, gptq };
 
-std::string_view format_name(Format format);  // as users write it after --format
+// As users write it after --format: compressed-tensors, auto_gptq, gptq.
+std::string_view format_name(Format format);
 
 // What scales are stored in: the weight's own dtype, or fp16.
 DType scale_dtype(Format format, DType weight_dtype);

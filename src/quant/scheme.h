@@ -24,13 +24,13 @@ struct Scheme {
 };
 
 // One matrix [out, in], or a stack of equal-shaped ones [experts, out, in]:
-//   weight[o, i] = scale[o, i / group] * (code[o, i] - zero[o, i / group]),  codes and zeros in
-//   0..15; zero is 8 if symmetric.
+//   weight[o, i] = scale[o, i / group] * (code[o, i] - zero[o, i / group])
+// with codes and zeros in 0..15; zero is 8 if symmetric.
 struct QuantWeight {
   Scheme scheme;
   int64_t columns = 0;  // in
-  Tensor codes;   // uint8 [.., out, ceil(in / 2)]: column 2j in the low nibble of byte j, 2j + 1 in
-                  // the high one
+  // uint8 [.., out, ceil(in / 2)]: column 2j in the low nibble of byte j, 2j + 1 in the high one.
+  Tensor codes;
   Tensor scales;  // scheme.scale_dtype [.., out, groups]; may be negative
   Tensor zeros;   // uint8 [.., out, groups], not packed; undefined if symmetric
 

@@ -2,7 +2,9 @@
 
 #include <gtest/gtest.h>
 
+#include <limits>
 #include <nlohmann/json.hpp>
+#include <string_view>
 
 #include "base/error.h"
 
@@ -36,6 +38,26 @@ TEST(Yaml, RefusesBombs) {
 TEST(Yaml, WritesWhatItReads) {
   JsonValue value = JsonValue::parse(
       R"({"a":{"b":[1,2,"x"],"c":"1","d":"true","e":null,"f":"re:^a\\.b(?:\\..*)?$"},"g":[{"h":1}],"i":1e-06})");
+  EXPECT_EQ(parse_yaml(to_yaml(value), "r.yaml"), value);
+}
+
+TEST(Yaml, RefusesBytesThatAreNoText) {
+  for (std::string_view bytes : {std::string_view("a: \xff"), std::string_view("a: \xc0\xaf"),
+                                 std::string_view("a: \xed\xa0\x80"), std::string_view("a: b\0", 5),
+                                 std::string_view("a\0:\0 \0b\0", 8)}) {
+    EXPECT_THROW(parse_yaml(bytes, "r.yaml"), Error) << bytes;
+  }
+  EXPECT_EQ(parse_yaml("a: \xc3\xa9", "r.yaml")["a"], "\xc3\xa9");
+}
+
+TEST(Yaml, InfinitiesAndControlCharactersSurviveWriting) {
+  const double infinity = std::numeric_limits<double>::infinity();
+  JsonValue value = {{"most", infinity}, {"least", -infinity}, {"list", {infinity, 1.5}}};
+  for (char c = 1; c < ' '; ++c) {
+    value[fmt::format("text {}", static_cast<int>(c))] = fmt::format("a{}b", c);
+  }
+  value["ends in a break"] = "a\n";
+  value["looks infinite"] = ".inf";
   EXPECT_EQ(parse_yaml(to_yaml(value), "r.yaml"), value);
 }
 

@@ -13,7 +13,6 @@
 #include "base/file.h"
 #include "base/json.h"
 #include "base/yaml.h"
-#include "compress/nearest.h"
 
 namespace quern::compress {
 namespace {
@@ -136,7 +135,7 @@ std::optional<std::string> recipe_of_card(const std::string& number) {
   return std::nullopt;
 }
 
-TEST(Card000, ResolvesAsWrittenOnSarvam) {
+TEST(PublishedRecipe, ResolvesAsWrittenOnSarvam) {
   auto text = recipe_of_card("000");
   if (!text)
     GTEST_SKIP() << "the model cards are not there: set QUERN_ASSETS to the folder with cards/";
@@ -158,13 +157,13 @@ TEST(Card000, ResolvesAsWrittenOnSarvam) {
   EXPECT_EQ(again.quantized(), resolution.quantized());
 }
 
-RecipeOptions card_003() {
+RecipeOptions published_options() {
   return {.group_size = 128,
           .iters = 400,
           .ignore = {"mtp.fc", "linear_attn.in_proj_a", "linear_attn.in_proj_b", "shared_expert"}};
 }
 
-TEST(Card003, QuantizesTheNumberOfLinearsThatTheCardSays) {
+TEST(PublishedOptions, QuantizeTheNumberOfLinearsThatTheModelCardSays) {
   std::vector<LinearInfo> linears = qwen36();
   // The card counts neither routers (parameters upstream) nor the draft layer (not loaded).
   int64_t counted = 0;
@@ -172,14 +171,14 @@ TEST(Card003, QuantizesTheNumberOfLinearsThatTheCardSays) {
     counted += linear.role != Role::router && linear.role != Role::draft;
   }
   EXPECT_EQ(counted, 31181);
-  Resolution resolution = resolve(make_recipe(card_003()), linears);
+  Resolution resolution = resolve(make_recipe(published_options()), linears);
   EXPECT_EQ(resolution.quantized(), 30850);
   EXPECT_TRUE(has(verdict_of(resolution, "mtp.fc").reason, "mtp.fc"));
   EXPECT_TRUE(has(verdict_of(resolution, "mtp.layers.0.mlp.experts.3.up_proj").reason, "draft"));
 }
 
-TEST(Card003, ItsRecipeFileGivesTheSameVerdicts) {
-  RecipeOptions options = card_003();
+TEST(PublishedOptions, TheirRecipeFileGivesTheSameVerdicts) {
+  RecipeOptions options = published_options();
   options.layers = {parse_layer_rule("self_attn\\.o_proj$=group_size:32"),
                     parse_layer_rule("layers.5.linear_attn.out_proj=bits:16")};
   Recipe recipe = make_recipe(options);
@@ -354,6 +353,21 @@ TEST(Errors, RulesThatMatchNothingNameTheNearest) {
   EXPECT_TRUE(has(message_of([&] { resolve(make_recipe(options), qwen36()); }), "self_attn."));
 }
 
+TEST(AutoRoundStyle, IgnoresExpressions) {
+  std::vector<LinearInfo> linears = {{"model.layers.1.up", 64, 64},
+                                     {"model.layers.1.down", 64, 64}};
+  RecipeOptions options{.group_size = 32, .ignore = {R"(re:.*\.\d+\.up$)"}};
+  Resolution resolution = resolve(make_recipe(options), linears);
+  Resolution again = resolve(parse(recipe_yaml(make_recipe(options), resolution)), linears);
+  for (const Resolution& made : {resolution, again}) {
+    EXPECT_FALSE(made.verdicts[0].scheme);
+    EXPECT_TRUE(made.verdicts[1].scheme);
+  }
+  options.ignore = {"re:.*\\.side$"};
+  EXPECT_TRUE(
+      has(message_of([&] { resolve(make_recipe(options), linears); }), "matches no linear"));
+}
+
 TEST(Errors, GroupsThatDoNotDivideNameSizesThatDo) {
   std::vector<LinearInfo> linears = {{"model.layers.0.mlp.down_proj", 4096, 10944}};
   std::string message = message_of([&] {
@@ -443,12 +457,6 @@ quant_stage:
   EXPECT_EQ(step.iters, 50);
   EXPECT_EQ(step.lr, 0.01);
   EXPECT_EQ(step.batch_size, 2);
-}
-
-TEST(Nearest, CountsEdits) {
-  EXPECT_EQ(edit_distance("kitten", "sitting"), 3);
-  EXPECT_EQ(edit_distance("", "abc"), 3);
-  EXPECT_EQ(nearest("itres", {"lr", "iters", "batch_size"}), "iters");
 }
 
 }  // namespace

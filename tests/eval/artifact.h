@@ -17,10 +17,9 @@
 #include "checkpoint/config_patch.h"
 #include "checkpoint/shard_writer.h"
 #include "eval/modules.h"
-#include "eval/record.h"
 #include "nn/weights.h"
-#include "quant/dequantize.h"
 #include "quant/grid.h"
+#include "quant/record.h"
 
 namespace quern::eval {
 
@@ -48,8 +47,8 @@ class Scratch {
   std::filesystem::path path_;
 };
 
-// The trunk without routers, gates, in_proj_a and in_proj_b, head, drafts and vision: what
-// spec/peers-measured.md 3.1 quantized.
+// The trunk without routers, gates, in_proj_a and in_proj_b, head, drafts and vision: what the
+// peers quantized for the figures of score_test.cc.
 inline bool is_quantized(const Module& module) {
   return module.role == nn::Role::ordinary && !module.name.ends_with("in_proj_a") &&
          !module.name.ends_with("in_proj_b");
@@ -65,7 +64,7 @@ inline void write_artifact(const std::filesystem::path& source_folder,
   std::vector<quant::ModuleScheme> linears;
   std::map<std::string, std::vector<checkpoint::PlannedTensor>> packed;  // by the source's tensor
   std::vector<std::pair<std::string, Tensor>> tensors;
-  JsonValue record = JsonValue::object();
+  quant::MatrixRecords records;
   for (const Module& module : modules_of(source)) {
     if (!is_quantized(module)) {
       linears.push_back({module.name, std::nullopt});
@@ -80,8 +79,7 @@ inline void write_artifact(const std::filesystem::path& source_folder,
                                        checkpoint::Fate::quantized, module.source});
       tensors.emplace_back(name, tensor);
     }
-    record[module.name] = {{"relative_error", quant::relative_error(module.weight, weight)},
-                           {"sha256", digest(weight)}};
+    records[module.name] = quant::record_of(module.weight, weight);
   }
   std::vector<checkpoint::PlannedTensor> plan;
   for (const std::string& name : source->files.names()) {
@@ -103,7 +101,7 @@ inline void write_artifact(const std::filesystem::path& source_folder,
              checkpoint::with_key(read_file(original), "quantization_config", config, "config"));
   if (format == quant::Format::auto_round)
     write_file(folder / "quantization_config.json", quern::to_text(config));
-  write_file(folder / kRecordFile, quern::to_text(record));
+  write_file(folder / quant::kRecordFile, quern::to_text(quant::to_json(records)));
 }
 
 }  // namespace quern::eval

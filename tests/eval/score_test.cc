@@ -43,7 +43,7 @@ TEST_F(ScoreTest, PerplexitiesOfTheReadme) {
   }
 }
 
-// spec/peers-measured.md 3.1: llm-compressor's and auto-round's round-to-nearest, by score.py.
+// llm-compressor's and auto-round's round-to-nearest of this model, scored through transformers.
 TEST_F(ScoreTest, DivergenceOfBothGrids) {
   const auto text = windows({.length = 512, .max_windows = 40});
   struct Row {

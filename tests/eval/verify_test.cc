@@ -94,7 +94,7 @@ class VerifyTest : public testing::TestWithParam<quant::Format> {
   void expect_found(const std::function<void(const Damaged&)>& damage, const std::string& tensor) {
     for (bool recorded : {true, false}) {
       const Damaged damaged(artifact(GetParam()), GetParam());
-      if (!recorded) fs::remove(damaged.folder() / kRecordFile);
+      if (!recorded) fs::remove(damaged.folder() / quant::kRecordFile);
       damage(damaged);
       const VerifyReport report = check(damaged.folder());
       EXPECT_FALSE(report.passed());
@@ -233,7 +233,7 @@ TEST_P(VerifyTest, OneBitFlipped) {
   const VerifyReport report = check(damaged.folder());
   ASSERT_FALSE(report.findings.empty());
   for (const Finding& finding : report.findings) EXPECT_EQ(finding.tensor, module + codes());
-  EXPECT_NE(report.findings.back().message.find(kRecordFile), std::string::npos);
+  EXPECT_NE(report.findings.back().message.find(quant::kRecordFile), std::string::npos);
 }
 
 TEST_P(VerifyTest, NormRewritten) {
@@ -350,6 +350,12 @@ TEST_P(VerifyTest, TruncatedShard) {
       whole.tensors().back().name);
 }
 
+TEST_P(VerifyTest, RecordThatIsNoJson) {
+  expect_found(
+      [](const Damaged& damaged) { write_file(damaged.folder() / quant::kRecordFile, "{"); },
+      quant::kRecordFile);
+}
+
 // quantization_config in both of its places.
 void edit_quantization(const Damaged& damaged, const std::function<void(JsonValue&)>& edit) {
   damaged.json("config.json", [&](JsonValue& json) { edit(json["quantization_config"]); });
@@ -447,7 +453,7 @@ TEST_P(VerifyTest, FormatsOwnShapes) {
 TEST_P(VerifyTest, AnotherSourceThanCompressed) {
   const std::string name = layer("0.linear_attn.in_proj_qkv");
   const Damaged damaged(artifact(GetParam()), GetParam());
-  damaged.json(kRecordFile, [&](JsonValue& json) { json[name]["relative_error"] = 0.05; });
+  damaged.json(quant::kRecordFile, [&](JsonValue& json) { json[name]["relative_error"] = 0.05; });
   const VerifyReport report = check(damaged.folder());
   ASSERT_EQ(report.findings.size(), 1u) << to_text(report);
   EXPECT_EQ(report.findings[0].tensor, name + ".weight");
@@ -456,7 +462,7 @@ TEST_P(VerifyTest, AnotherSourceThanCompressed) {
 TEST_P(VerifyTest, RecordsAndMatricesMustMatch) {
   const std::string name = layer("0.linear_attn.in_proj_qkv");
   const Damaged damaged(artifact(GetParam()), GetParam());
-  damaged.json(kRecordFile, [&](JsonValue& json) {
+  damaged.json(quant::kRecordFile, [&](JsonValue& json) {
     json["no.such.module"] = json[name];
     json.erase(name);
   });

@@ -1,4 +1,4 @@
-#include "compress/nearest.h"
+#include "base/nearest.h"
 
 #include <algorithm>
 #include <cctype>
@@ -7,7 +7,7 @@
 
 #include "base/error.h"
 
-namespace quern::compress {
+namespace quern {
 namespace {
 
 // Edits that turn `a` into `b`, or into the closest part of it when `anywhere`.
@@ -65,4 +65,4 @@ std::vector<std::string> names_like(std::string_view part, const std::vector<std
   return closest;
 }
 
-}  // namespace quern::compress
+}  // namespace quern

@@ -1,0 +1,110 @@
+// From a recipe, and what came of it, to recipe.yaml.
+#include <fmt/format.h>
+
+#include <nlohmann/json.hpp>
+#include <string>
+#include <string_view>
+#include <unordered_set>
+
+#include "base/yaml.h"
+#include "compress/auto_round_rules.h"
+#include "compress/recipe.h"
+
+namespace quern::compress {
+namespace {
+
+std::string escaped(std::string_view text) {
+  std::string pattern;
+  for (char c : text) {
+    if (std::string_view(".^$*+?()[]{}|\\").find(c) != std::string_view::npos) pattern += '\\';
+    pattern += c;
+  }
+  return pattern;
+}
+
+// auto-round's rules in llm-compressor's words: a full name stays, all else becomes an expression.
+Step translated(const Step& step, const Resolution& resolution) {
+  Step result = step;
+  result.ignore.clear();
+  result.layers.clear();
+  std::unordered_set<std::string_view> names;
+  for (const Verdict& verdict : resolution.verdicts) names.insert(verdict.name);
+  for (std::string entry : step.ignore) {
+    if (!entry.starts_with("re:")) std::erase(entry, ' ');
+    const bool whole = names.contains(entry) || entry.starts_with("re:");
+    result.ignore.push_back(whole ? entry : "re:.*" + escaped(ignored_part(entry)));
+  }
+  for (const LayerRule& rule : step.layers) {
+    const bool whole = names.contains(rule.pattern);
+    const std::string target = whole ? rule.pattern : "re:" + search_expression(rule.pattern);
+    if (rule.keep) {
+      result.ignore.push_back(target);
+      continue;
+    }
+    SchemeGroup group{.name = fmt::format("group_{}", result.groups.size()),
+                      .targets = {target},
+                      .scheme = step.groups.front().scheme};
+    if (rule.group_size) group.scheme.group_size = *rule.group_size;
+    if (rule.symmetric) group.scheme.symmetric = *rule.symmetric;
+    result.groups.push_back(group);
+  }
+  for (const Verdict& verdict : resolution.verdicts) {
+    if (verdict.too_narrow) result.ignore.push_back(verdict.name);
+  }
+  return result;
+}
+
+JsonValue group_json(const SchemeGroup& group) {
+  JsonValue weights = {
+      {"num_bits", group.scheme.bits}, {"type", "int"}, {"symmetric", group.scheme.symmetric}};
+  bool channel = group.scheme.group_size == -1;
+  if (!channel) weights["group_size"] = group.scheme.group_size;
+  weights["strategy"] = channel ? "channel" : "group";
+  weights["observer"] = group.observer == quant::Observer::mse ? "mse" : "memoryless_minmax";
+  if (group.observer == quant::Observer::mse) {
+    weights["observer_kwargs"] = {{"maxshrink", group.shrink.maxshrink},
+                                  {"patience", group.shrink.patience},
+                                  {"grid", group.shrink.grid},
+                                  {"norm", group.shrink.norm}};
+  }
+  return {{"targets", group.targets}, {"weights", weights}};
+}
+
+JsonValue step_json(const Step& step) {
+  JsonValue json = JsonValue::object();
+  bool plain = step.groups.size() == 1 && step.groups[0].scheme.group_size == 128 &&
+               step.groups[0].observer == quant::Observer::minmax;
+  if (plain) json["targets"] = step.groups[0].targets;
+  for (const SchemeGroup& group : step.groups) {
+    if (!plain) json["config_groups"][group.name] = group_json(group);
+  }
+  if (!step.groups.empty()) json["ignore"] = step.ignore;
+  if (plain) json["scheme"] = step.groups[0].scheme.symmetric ? "W4A16" : "W4A16_ASYM";
+  json["bypass_divisibility_checks"] = false;
+  if (step.modifier == "AutoRoundModifier") {
+    json["iters"] = step.iters;
+    json["enable_torch_compile"] = false;
+    json["batch_size"] = step.batch_size;
+    if (step.lr) json["lr"] = *step.lr;
+  }
+  return json;
+}
+
+}  // namespace
+
+std::string recipe_yaml(const Recipe& recipe, const Resolution& resolution) {
+  JsonValue stage = JsonValue::object();
+  for (const Step& step : recipe.steps) {
+    bool auto_round = recipe.style == RuleStyle::auto_round;
+    JsonValue fields = step_json(auto_round ? translated(step, resolution) : step);
+    // A mapping holds a modifier once, so a repeated one starts a mapping of its own.
+    std::string group = "default_modifiers";
+    for (int i = 1; stage.contains(group) && stage[group].contains(step.modifier); ++i) {
+      group = fmt::format("default_{}_modifiers", i);
+    }
+    stage[group][step.modifier] = fields;
+  }
+  return to_yaml({{"default_stage", stage}});
+}
+
+}  // namespace quern::compress

@@ -1,0 +1,24 @@
+#include "base/nearest.h"
+
+#include <gtest/gtest.h>
+
+namespace quern {
+namespace {
+
+TEST(Nearest, CountsEdits) {
+  EXPECT_EQ(edit_distance("kitten", "sitting"), 3);
+  EXPECT_EQ(edit_distance("", "abc"), 3);
+  EXPECT_EQ(nearest("itres", {"lr", "iters", "batch_size"}), "iters");
+}
+
+// Names of different layers are one to a person.
+TEST(Nearest, NamesThatDifferInNumbersCountOnce) {
+  const std::vector<std::string> names = {"layers.0.mlp.up_proj", "layers.1.mlp.up_proj",
+                                          "layers.0.self_attn.q_proj", "lm_head"};
+  EXPECT_EQ(
+      names_like("upproj", names),
+      (std::vector<std::string>{"layers.0.mlp.up_proj", "layers.0.self_attn.q_proj", "lm_head"}));
+}
+
+}  // namespace
+}  // namespace quern
