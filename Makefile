@@ -32,8 +32,8 @@ test: setup build/build.ninja build-dev/build.ninja  ## build all, run all tests
 	@python3 tools/run_tests.py build build-dev='$(SANITIZED)'
 
 bench: setup build/build.ninja  ## build and run the benchmarks; each prints one JSON line per figure
-	cmake --build build -j $(JOBS) --target benchmarks
-	@for b in build/bench/*_bench; do echo "$$b"; "$$b" || exit 1; done
+	cmake --build build -j $(JOBS) --target benchmarks make_synthetic
+	@bench/run build
 
 format:           ## format all C++ and Rust sources
 	@tools/setup clang-format-19

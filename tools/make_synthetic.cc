@@ -276,6 +276,7 @@ int run(int argc, char** argv) {
       {"--vocab", "vocab_size"},
       {"--experts", "num_experts"},
       {"--experts-per-token", "num_experts_per_tok"},
+      {"--full-attention-interval", "full_attention_interval"},
       {"--expert-width", "moe_intermediate_size"},
       {"--shared-width", "shared_expert_intermediate_size"},
       {"--heads", "num_attention_heads"},

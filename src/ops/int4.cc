@@ -7,32 +7,31 @@
 #include <vector>
 
 #include "base/error.h"
+#include "ops/float_type.h"
 
 namespace quern::ops {
 namespace {
 
 constexpr size_t kLine = 64;
-// Large buffers start on a huge page, which saves the kernels most of their address translation.
 constexpr size_t kHugePage = 2u << 20;
-
-kernels::FloatType float_type(DType dtype) {
-  if (dtype == at::kBFloat16) return kernels::FloatType::bf16;
-  if (dtype == at::kHalf) return kernels::FloatType::fp16;
-  QUERN_CHECK(dtype == at::kFloat);
-  return kernels::FloatType::fp32;
-}
 
 }  // namespace
 
 AlignedBytes::AlignedBytes(size_t size) {
-  const size_t alignment = size >= kHugePage ? kHugePage : kLine;
-  const size_t rounded = (std::max<size_t>(size, 1) + alignment - 1) / alignment * alignment;
-  bytes_.reset(static_cast<uint8_t*>(std::aligned_alloc(alignment, rounded)));
-  if (!bytes_) fail(Exit::memory, "no memory for {} bytes of packed weights", size);
-  if (alignment == kHugePage) ::madvise(bytes_.get(), rounded, MADV_HUGEPAGE);
+  const bool large = size >= kHugePage;
+  const size_t alignment = large ? kHugePage : kLine, room = size + alignment;
+  void* memory =
+      large ? ::mmap(nullptr, room, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0)
+            : std::malloc(room);
+  if (!memory || memory == MAP_FAILED)
+    fail(Exit::memory, "no memory for {} bytes of packed weights", size);
+  owner_ = std::shared_ptr<void>(memory, [large, room](void* start) {
+    large ? void(::munmap(start, room)) : std::free(start);
+  });
+  const auto address = reinterpret_cast<uintptr_t>(memory);
+  data_ = reinterpret_cast<uint8_t*>((address + alignment - 1) / alignment * alignment);
+  if (large) ::madvise(data_, size, MADV_HUGEPAGE);
 }
-
-void AlignedBytes::Free::operator()(uint8_t* bytes) const { std::free(bytes); }
 
 Int4Stack::Int4Stack(const std::string& name, int64_t matrices, int64_t rows, int64_t columns,
                      const quant::Scheme& scheme)

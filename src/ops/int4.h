@@ -10,18 +10,17 @@
 
 namespace quern::ops {
 
-// Memory that starts on a 64-byte line and may be large.
+// Memory that starts on a 64-byte line. A large piece is a mapping of its own on huge pages, which
+// save the kernels most of their address translation.
 class AlignedBytes {
  public:
   AlignedBytes() = default;
   explicit AlignedBytes(size_t size);
-  uint8_t* data() const { return bytes_.get(); }
+  uint8_t* data() const { return data_; }
 
  private:
-  struct Free {
-    void operator()(uint8_t* bytes) const;
-  };
-  std::unique_ptr<uint8_t[], Free> bytes_;
+  std::shared_ptr<void> owner_;
+  uint8_t* data_ = nullptr;
 };
 
 // Activations as 16-bit integers; they belong to the weight that made them and weights of equal

@@ -19,7 +19,8 @@ namespace quern {
 using Tensor = at::Tensor;
 using DType = at::ScalarType;
 
-// To be called once before any other use: one LibTorch thread, no hidden parallelism.
+// To be called once before any other use: one LibTorch thread, no hidden parallelism, and a heap
+// that keeps the memory of activations.
 void prepare_torch();
 
 // "[3, 4]"
