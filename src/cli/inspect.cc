@@ -49,12 +49,12 @@ JsonValue json_of(const nn::Source& source, const TensorTree& tree) {
 std::string text_of(const nn::Source& source, const TensorTree& tree) {
   const checkpoint::Checkpoint& files = source.files;
   std::string text = fmt::format(
-      "{}\n  architecture  {}\n  tensors       {} in {} shards\n  size          {} ({}, {} "
+      "{}\n  architecture  {}\n  tensors       {} in {} shard{}\n  size          {} ({}, {} "
       "bytes)\n",
       standard_output().bold(files.folder().string()), files.architecture(),
       count_text(static_cast<int64_t>(files.names().size())), files.shards().size(),
-      bytes_text(files.total_bytes()), gib_text(files.total_bytes()),
-      count_text(static_cast<int64_t>(files.total_bytes())));
+      files.shards().size() == 1 ? "" : "s", bytes_text(files.total_bytes()),
+      gib_text(files.total_bytes()), count_text(static_cast<int64_t>(files.total_bytes())));
   if (source.quantization)
     text += fmt::format("  format        {}\n", quant::format_name(source.quantization->format()));
   for (const auto& [scheme, modules] : count_schemes(source))

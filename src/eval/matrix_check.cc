@@ -6,6 +6,7 @@
 #include "base/threads.h"
 #include "checkpoint/dtype.h"
 #include "eval/checks.h"
+#include "eval/code_distance.h"
 #include "quant/dequantize.h"
 #include "quant/grid.h"
 #include "quant/matrix_rows.h"
@@ -223,8 +224,10 @@ std::vector<const Module*> packed_modules(const Pair& pair) {
 
 }  // namespace
 
-void check_matrices(const Pair& pair, const MatrixLimits& limits, VerifyReport& report) {
+void check_matrices(const Pair& pair, const MatrixLimits& usual, VerifyReport& report) {
   if (!pair.artifact->quantization) return;
+  MatrixLimits limits = usual;
+  limits.code_distance = code_distance(pair.artifact->files, usual.code_distance);
   const auto record = quant::read_records(pair.artifact->files.folder());
   report.has_record = record.has_value();
   const std::vector<const Module*> modules = packed_modules(pair);

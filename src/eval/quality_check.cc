@@ -32,8 +32,8 @@ void check_gates(const Comparison& c, const VerifyOptions& options, VerifyReport
   }
   if (!(c.top1_agreement > options.min_top1)) {
     found(report, "",
-          "the likeliest token is the source's for {:.2f} % of the tokens, it must be "
-          "for more than {:.2f} %",
+          "the likeliest token is the source's for {:.2f}% of the tokens, it must be "
+          "for more than {:.2f}%",
           100 * c.top1_agreement, 100 * options.min_top1);
   }
 }
@@ -44,8 +44,9 @@ void check_sample(const Pair& pair, const prompt::Tokenizer& tokenizer, const st
   const auto stops = prompt::stop_ids(pair.source->files.folder(), tokenizer);
   const auto prompt = tokenizer.encode(question);
   const auto answer = greedy(pair.artifact, prompt, options.sample_tokens, stops);
-  report.sample = {
-      .prompt = question, .answer = tokenizer.decode(answer), .degenerate = is_degenerate(answer)};
+  report.sample = {.prompt = question,
+                   .answer = tokenizer.decode(answer, prompt::Show::text),
+                   .degenerate = is_degenerate(answer)};
   if (!report.sample->degenerate) return;
   Window said = {prompt, std::ssize(prompt)};
   said.tokens.insert(said.tokens.end(), answer.begin(), answer.end());
@@ -55,7 +56,7 @@ void check_sample(const Pair& pair, const prompt::Tokenizer& tokenizer, const st
     report.findings.push_back(
         {Severity::note, "", "the sample repeats itself, as the source's would"});
   } else {
-    found(report, "", "the sample repeats itself, and the source would have said {:.0f} % of it",
+    found(report, "", "the sample repeats itself, and the source would have said {:.0f}% of it",
           100 * agreement);
   }
 }

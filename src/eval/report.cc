@@ -49,7 +49,7 @@ std::string quality_text(const Comparison& c) {
   return fmt::format(
       "quality    perplexity {:.5f} (source {:.5f}) over {} tokens\n"
       "           KL divergence {:.5f} +- {:.5f} nats a token, {:.2f} at most; same likeliest "
-      "token {:.2f} %\n",
+      "token {:.2f}%\n",
       c.artifact.perplexity, c.reference.perplexity, c.artifact.tokens, c.mean_kld, c.kld_error,
       c.max_kld, 100 * c.top1_agreement);
 }

@@ -30,7 +30,8 @@ std::string to_text(const Finding& finding);
 
 // How far a quantized matrix may be from the weight that it stands for. The distances of a code are
 // those from weight / scale, after clamping to what the group can hold: 0.5 at most when rounded to
-// nearest; AutoRound may round to the other side, which is 1 at most.
+// nearest; AutoRound may round to the other side, which is 1 at most unless the artifact's recipe
+// has a larger learning rate (eval/code_distance.h).
 struct MatrixLimits {
   double code_distance = 1;
   // Its error over that of round-to-nearest with the same scheme. AutoRound trades error of the

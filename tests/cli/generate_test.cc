@@ -17,7 +17,7 @@ std::vector<std::string> ask(const std::string& question) {
 TEST(InspectTest, FoldsBlocksAndCountsBytes) {
   const Ran text = quern({"inspect", model()});
   EXPECT_EQ(text.code, 0) << text.err;
-  EXPECT_NE(text.out.find("14482480 bytes"), std::string::npos) << text.out;
+  EXPECT_NE(text.out.find("14,482,480 bytes"), std::string::npos) << text.out;
   EXPECT_NE(text.out.find("Qwen3_5MoeForConditionalGeneration"), std::string::npos);
   EXPECT_LT(std::count(text.out.begin(), text.out.end(), '\n'), 124) << "as many lines as tensors";
 

@@ -213,6 +213,25 @@ TEST_P(VerifyTest, LowestBitsFlipped) {
       module + codes());
 }
 
+// Some codes one further than rounding put them: up to 1.5 from weight / scale.
+TEST_P(VerifyTest, CodesMayBeAsFarAsTheLearningRateInTheRecipeTakesThem) {
+  const std::string module = layer("3.self_attn.o_proj");
+  const Damaged damaged(artifact(GetParam()), GetParam());
+  fs::remove(damaged.folder() / quant::kRecordFile);
+  damaged.matrix(module, [](quant::QuantWeight& weight) {
+    Tensor row = weight.codes[0];
+    const Tensor low = row.bitwise_and(15);
+    row.add_(low.ge(4).bitwise_and(low.le(11)).to(at::kByte));
+  });
+  EXPECT_FALSE(check(damaged.folder()).passed());
+  const std::string recipe = "a_stage: {b_modifiers: {AutoRoundModifier: {iters: 50, lr: ";
+  write_file(damaged.folder() / "recipe.yaml", recipe + "0.02}}}\n");
+  EXPECT_FALSE(check(damaged.folder()).passed());
+  write_file(damaged.folder() / "recipe.yaml", recipe + "0.04}}}\n");
+  const VerifyReport report = check(damaged.folder());
+  EXPECT_TRUE(report.passed()) << to_text(report);
+}
+
 TEST_P(VerifyTest, NibblesInTheWrongOrder) {
   const std::string module = layer("1.linear_attn.in_proj_z");
   expect_found(
