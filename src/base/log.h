@@ -9,9 +9,8 @@
 
 namespace quern {
 
-enum class LogLevel { debug, info, warning, error };
+enum class LogLevel { info, warning };
 
-void set_log_level(LogLevel level);
 void log_message(LogLevel level, const std::string& text);
 
 template <class... Args>

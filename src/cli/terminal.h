@@ -21,7 +21,6 @@ class Terminal {
   std::string bold(std::string_view text) const { return styled("1", text); }
   std::string dim(std::string_view text) const { return styled("2", text); }
   std::string red(std::string_view text) const { return styled("31", text); }
-  std::string green(std::string_view text) const { return styled("32", text); }
 
  private:
   std::string styled(const char* code, std::string_view text) const;

@@ -14,8 +14,6 @@ namespace quern::eval {
 struct Window {
   std::vector<int32_t> tokens;
   int64_t first_scored = 1;  // earlier tokens are context; >= 1
-
-  int64_t scored() const { return static_cast<int64_t>(tokens.size()) - first_scored; }
 };
 
 struct WindowOptions {
