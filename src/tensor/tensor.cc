@@ -2,22 +2,12 @@
 
 #include <ATen/Parallel.h>
 #include <fmt/ranges.h>
-#include <malloc.h>
-
-#include <limits>
 
 #include "base/error.h"
 
 namespace quern {
 
-void prepare_torch() {
-  at::set_num_threads(1);
-  // Activations of tens of megabytes come and go with every function. From a mapping of their own
-  // the kernel would clear their pages each time; from the heap they keep them. compress gives the
-  // heap back after each block.
-  mallopt(M_MMAP_MAX, 0);
-  mallopt(M_TRIM_THRESHOLD, std::numeric_limits<int>::max());
-}
+void prepare_torch() { at::set_num_threads(1); }
 
 std::string shape_text(at::IntArrayRef shape) {
   return fmt::format("[{}]", fmt::join(shape, ", "));

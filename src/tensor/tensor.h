@@ -19,8 +19,7 @@ namespace quern {
 using Tensor = at::Tensor;
 using DType = at::ScalarType;
 
-// To be called once before any other use: one LibTorch thread, no hidden parallelism, and a heap
-// that keeps the memory of activations.
+// To be called once before any other use: one LibTorch thread, no hidden parallelism.
 void prepare_torch();
 
 // "[3, 4]"
