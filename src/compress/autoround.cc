@@ -77,10 +77,6 @@ void send_back(const Forward& forward, double elements) {
 
 }  // namespace
 
-double mean_squared_error(const Tensor& a, const Tensor& b) {
-  return squared_error(difference_of(a, b)) / static_cast<double>(a.numel());
-}
-
 Samples Samples::pick(const std::vector<int64_t>& which) const {
   std::vector<int64_t> begin(lengths.size() + 1, 0);
   std::partial_sum(lengths.begin(), lengths.end(), begin.begin() + 1);

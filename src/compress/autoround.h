@@ -63,7 +63,4 @@ Tuned auto_round(const nn::Block& block,
                  const Samples& input, const Samples& target, const AutoRoundOptions& options,
                  PythonRandom& random, const std::function<void(int iteration)>& progress);
 
-// Mean of the squared difference, in a fixed order of summation.
-double mean_squared_error(const Tensor& a, const Tensor& b);
-
 }  // namespace quern::compress
