@@ -128,12 +128,11 @@ Gradients backward_out(const Job& job, const Tensor& gate, const Tensor& up, con
   return d;
 }
 
-// dx[token] = sum over its experts of dgate W_gate + dup W_up, by column tiles as in project_out.
+// dx[token] = sum over its experts of dgate W_gate + dup W_up. The products of all pairs are kept,
+// fp32 [pairs, hidden], and then added up by column tiles in the experts' order, as in project_out.
 Tensor backward_in(const Job& job, const Gradients& d, int64_t tokens) {
   const int64_t inner = job.inner(), hidden = job.hidden();
   Tensor dx = at::zeros({tokens, hidden}, at::kFloat);
-  // One expert's rows at a time, all columns: the sums over a token's experts follow below in the
-  // experts' order.
   const int64_t pairs_total = static_cast<int64_t>(job.lists.token.size());
   Tensor dpairs = at::empty({pairs_total, hidden}, at::kFloat);
   parallel_for(static_cast<int64_t>(job.order.size()), [&](int64_t i) {
