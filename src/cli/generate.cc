@@ -12,7 +12,8 @@
 #include "cli/interrupt.h"
 #include "cli/program.h"
 #include "cli/terminal.h"
-#include "engine/engine.h"
+#include "engine/model_engine.h"
+#include "engine/sampler.h"
 #include "prompt/chat_template.h"
 #include "prompt/stop_ids.h"
 #include "prompt/tokenizer.h"
@@ -55,18 +56,6 @@ struct Answer {
     return seconds > 0 ? static_cast<double>(tokens - 1) / seconds : 0;
   }
 };
-
-const char* finish_name(engine::Finish finish) {
-  switch (finish) {
-    case engine::Finish::stop:
-      return "stop";
-    case engine::Finish::length:
-      return "length";
-    case engine::Finish::cancelled:
-      return "cancelled";
-  }
-  return "";
-}
 
 class Generator {
  public:
@@ -144,7 +133,7 @@ class Generator {
   std::shared_ptr<const nn::Source> source_;
   prompt::Tokenizer tokenizer_;
   std::vector<int32_t> stops_;
-  engine::Engine engine_;
+  engine::ModelEngine engine_;
   std::optional<prompt::ChatTemplate> template_;
   JsonValue messages_ = JsonValue::array();
 };
@@ -152,7 +141,7 @@ class Generator {
 std::string summary(const Answer& answer) {
   return fmt::format("{} tokens of prompt in {}, {} new tokens at {:.1f} tokens/s, ended by {}",
                      answer.prompt_tokens, time_text(answer.prompt_seconds), answer.tokens,
-                     answer.tokens_per_second(), finish_name(answer.finish));
+                     answer.tokens_per_second(), name_of(answer.finish));
 }
 
 JsonValue json_of(const Answer& answer) {
@@ -161,7 +150,7 @@ JsonValue json_of(const Answer& answer) {
           {"tokens", answer.tokens},
           {"prompt_seconds", answer.prompt_seconds},
           {"tokens_per_second", answer.tokens_per_second()},
-          {"finish", finish_name(answer.finish)}};
+          {"finish", name_of(answer.finish)}};
 }
 
 void run_once(const GenerateOptions& options, bool json) {

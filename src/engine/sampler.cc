@@ -13,11 +13,6 @@ namespace {
 // Below this a temperature means "the likeliest", as in vLLM: dividing by it would overflow.
 constexpr double kGreedyBelow = 1e-5;
 
-void check_range(const char* name, double value, double least, double most) {
-  if (!(value >= least && value <= most))
-    fail(Exit::usage, "{} is {}, it must lie between {} and {}", name, value, least, most);
-}
-
 bool comes_later(const Choice& a, const Choice& b) {
   return a.probability != b.probability ? a.probability < b.probability : a.id > b.id;
 }
@@ -48,14 +43,6 @@ std::vector<Choice> take_mass(std::vector<Choice>& heap, double mass) {
 }
 
 }  // namespace
-
-void Sampling::check() const {
-  check_range("temperature", temperature, 0, 100);
-  check_range("top_p", top_p, 1e-9, 1);
-  check_range("min_p", min_p, 0, 1);
-  check_range("repetition_penalty", repetition_penalty, 1e-3, 1e3);
-  if (top_k < 0) fail(Exit::usage, "top_k is {}, it must be 0 (all tokens) or more", top_k);
-}
 
 Sampling recommended_sampling(const std::filesystem::path& folder) {
   Sampling sampling;
@@ -106,7 +93,7 @@ std::vector<Choice> choices(std::span<const float> logits, const Sampling& sampl
 }
 
 Sampler::Sampler(const Sampling& sampling, int64_t ids)
-    : sampling_(sampling), ids_(ids), random_(sampling.seed) {
+    : sampling_(sampling), ids_(ids), random_(sampling.seed.value_or(0)) {
   sampling_.check();
 }
 

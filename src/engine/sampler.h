@@ -9,20 +9,9 @@
 #include <vector>
 
 #include "base/random.h"
+#include "engine/request.h"
 
 namespace quern::engine {
-
-struct Sampling {
-  double temperature = 1;         // 0: always the likeliest token
-  int64_t top_k = 0;              // only the k likeliest; 0: all
-  double top_p = 1;               // the likeliest until they hold this share of the probability
-  double min_p = 0;               // none below this fraction of the likeliest one's probability
-  double repetition_penalty = 1;  // divides positive and multiplies negative logits of seen tokens
-  uint64_t seed = 0;              // equal seeds and equal logits give equal tokens
-
-  // Fails with Exit::usage, naming the setting that is out of its range.
-  void check() const;
-};
 
 // What generation_config.json of a model folder recommends; what it does not say stays as above. As
 // in vLLM, `do_sample` is not looked at.

@@ -2,14 +2,14 @@
 
 #include <algorithm>
 
-#include "engine/engine.h"
+#include "engine/model_engine.h"
 
 namespace quern::eval {
 
 std::vector<int32_t> greedy(const std::shared_ptr<const nn::Source>& source,
                             std::span<const int32_t> prompt, int64_t count,
                             std::span<const int32_t> stops) {
-  engine::Engine engine(source);
+  engine::ModelEngine engine(source);
   engine.submit({.tokens = {prompt.begin(), prompt.end()},
                  .max_tokens = count,
                  .sampling = {.temperature = 0},

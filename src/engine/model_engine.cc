@@ -1,13 +1,15 @@
-#include "engine/engine.h"
+#include "engine/model_engine.h"
 
 #include <algorithm>
+#include <limits>
 
 #include "base/error.h"
+#include "engine/sampler.h"
 #include "models/models.h"
 
 namespace quern::engine {
 
-struct Engine::Sequence {
+struct ModelEngine::Sequence {
   Sequence(int64_t id, Request accepted, int64_t ids)
       : id(id),
         request(std::move(accepted)),
@@ -33,36 +35,36 @@ struct Engine::Sequence {
   int64_t cached = 0;           // of them, how many the caches have seen
   nn::Caches caches;
   Sampler sampler;
-  bool cancelled = false;
+  bool begun = false, cancelled = false;
 };
 
-Engine::Engine(std::shared_ptr<const nn::Source> source, const EngineOptions& options)
+ModelEngine::ModelEngine(std::shared_ptr<const nn::Source> source, const EngineOptions& options)
     : source_(std::move(source)),
       options_(options),
       model_(models::make_model(source_->files.config())) {
-  QUERN_CHECK(options_.prefill_tokens > 0);
+  QUERN_CHECK(options_.max_num_batched_tokens > 0);
   at::NoGradGuard no_grad;
   const nn::Weights root(source_);
   stem_ = model_->stem(root);
   for (int i = 0; i < model_->blocks(); ++i) blocks_.push_back(model_->block(root, i));
   head_ = model_->head(root);
-  if (options_.ids <= 0 || options_.ids > vocabulary()) options_.ids = vocabulary();
+  const int64_t vocabulary = model_->vocabulary();
+  if (options_.ids <= 0 || options_.ids > vocabulary) options_.ids = vocabulary;
+  limits_ = {.vocabulary = vocabulary,
+             .max_model_len = std::numeric_limits<int64_t>::max(),
+             .max_num_seqs = 1,
+             .max_num_batched_tokens = options_.max_num_batched_tokens};
 }
 
-Engine::~Engine() = default;
+ModelEngine::~ModelEngine() = default;
 
-int64_t Engine::submit(Request request) {
-  if (request.tokens.empty()) fail(Exit::usage, "the prompt is empty: it has no tokens");
-  if (request.max_tokens < 1)
-    fail(Exit::usage, "max_tokens is {}, it must be at least 1", request.max_tokens);
-  for (int32_t id : request.tokens)
-    if (id < 0 || id >= vocabulary())
-      fail("token id {} of the prompt: the model has ids from 0 to {}", id, vocabulary() - 1);
+int64_t ModelEngine::submit(Request request) {
+  check(request, limits_);
   sequences_.push_back(std::make_unique<Sequence>(submitted_, std::move(request), options_.ids));
   return submitted_++;
 }
 
-Tensor Engine::run(Sequence& sequence, int64_t count) {
+Tensor ModelEngine::run(Sequence& sequence, int64_t count) {
   const auto begin = sequence.tokens.begin() + sequence.cached;
   const std::vector<int64_t> ids(begin, begin + count);
   nn::Pass pass = nn::Pass::next(sequence.cached, count, sequence.caches);
@@ -73,20 +75,24 @@ Tensor Engine::run(Sequence& sequence, int64_t count) {
   return head_->logits(head_->norm(hidden.narrow(0, count - 1, 1)));
 }
 
-std::vector<Update> Engine::step() {
+std::vector<Update> ModelEngine::step() {
   // Not InferenceMode: it holds for one thread, and the threads of parallel_for could not write to
   // tensors that were made in it.
   at::NoGradGuard no_grad;
   std::vector<Update> updates;
   std::erase_if(sequences_, [&](const auto& sequence) {
-    if (sequence->cancelled) updates.push_back({sequence->id, {}, Finish::cancelled});
+    if (sequence->cancelled)
+      updates.push_back({.request = sequence->id, .finish = Finish::cancelled});
     return sequence->cancelled;
   });
   if (sequences_.empty()) return updates;
 
   Sequence& sequence = *sequences_.front();
-  const Tensor logits = run(sequence, std::min(sequence.waiting(), options_.prefill_tokens));
-  Update update{.request = sequence.id, .tokens = {}, .finish = {}};
+  const Tensor logits =
+      run(sequence, std::min(sequence.waiting(), options_.max_num_batched_tokens));
+  Update update{.request = sequence.id};
+  if (sequence.generated() == 0 && !sequence.begun) update.cached_tokens = 0;
+  sequence.begun = true;
   if (logits.defined()) {
     const int32_t token = sequence.sampler.next(
         {logits.const_data_ptr<float>(), static_cast<size_t>(logits.numel())});
@@ -99,9 +105,16 @@ std::vector<Update> Engine::step() {
   return updates;
 }
 
-void Engine::cancel(int64_t request) {
+void ModelEngine::cancel(int64_t request) {
   for (auto& sequence : sequences_)
     if (sequence->id == request) sequence->cancelled = true;
+}
+
+EngineState ModelEngine::state() const {
+  EngineState state = state_;
+  state.running = std::min<int64_t>(1, std::ssize(sequences_));
+  state.waiting = std::ssize(sequences_) - state.running;
+  return state;
 }
 
 }  // namespace quern::engine

@@ -1,5 +1,5 @@
 // The engine against the goldens of the fixture, and against itself on packed weights.
-#include "engine/engine.h"
+#include "engine/model_engine.h"
 
 #include <gtest/gtest.h>
 
@@ -64,7 +64,7 @@ class EngineTest : public testing::Test {
 };
 
 TEST_F(EngineTest, GreedyContinuations) {
-  Engine engine(std::make_shared<nn::Source>(fixture()));
+  ModelEngine engine(std::make_shared<nn::Source>(fixture()));
   for (int prompt = 0; prompt < 3; ++prompt) engine.submit(greedy(prompt));
   const auto answers = run(engine);
   ASSERT_EQ(answers.size(), 3u);
@@ -76,7 +76,7 @@ TEST_F(EngineTest, GreedyContinuations) {
 
 TEST_F(EngineTest, PromptsInChunks) {
   for (int64_t chunk : {1, 7, 69, 70}) {
-    Engine engine(std::make_shared<nn::Source>(fixture()), {.prefill_tokens = chunk});
+    ModelEngine engine(std::make_shared<nn::Source>(fixture()), {.max_num_batched_tokens = chunk});
     const int64_t request = engine.submit(greedy(2));
     const Answer answer = run(engine).at(request);
     EXPECT_EQ(answer.tokens, expected(2)) << "chunks of " << chunk;
@@ -85,7 +85,7 @@ TEST_F(EngineTest, PromptsInChunks) {
 }
 
 TEST_F(EngineTest, StopIdIsTheLastToken) {
-  Engine engine(std::make_shared<nn::Source>(fixture()));
+  ModelEngine engine(std::make_shared<nn::Source>(fixture()));
   Request request = greedy(1);
   const int32_t stop = expected(1)[5];
   request.stop_ids = {stop};
@@ -98,7 +98,7 @@ TEST_F(EngineTest, StopIdIsTheLastToken) {
 }
 
 TEST_F(EngineTest, EqualSeedsGiveEqualAnswers) {
-  Engine engine(std::make_shared<nn::Source>(fixture()));
+  ModelEngine engine(std::make_shared<nn::Source>(fixture()));
   Request request = greedy(0);
   request.sampling = {.temperature = 2, .seed = 11};
   engine.submit(request);
@@ -111,7 +111,7 @@ TEST_F(EngineTest, EqualSeedsGiveEqualAnswers) {
 }
 
 TEST_F(EngineTest, CancelledRequestsEndOnce) {
-  Engine engine(std::make_shared<nn::Source>(fixture()));
+  ModelEngine engine(std::make_shared<nn::Source>(fixture()));
   const int64_t running = engine.submit(greedy(0)), waiting = engine.submit(greedy(1)),
                 last = engine.submit(greedy(2, 1));
   engine.step();
@@ -129,7 +129,7 @@ TEST_F(EngineTest, CancelledRequestsEndOnce) {
 
 TEST_F(EngineTest, IdsBeyondTheTokenizerAreNotDrawn) {
   const int64_t ids = expected(0)[0];  // the golden's first choice is the first that is not allowed
-  Engine engine(std::make_shared<nn::Source>(fixture()), {.ids = ids});
+  ModelEngine engine(std::make_shared<nn::Source>(fixture()), {.ids = ids});
   engine.submit(greedy(0));
   const auto answers = run(engine);
   ASSERT_EQ(answers.at(0).tokens.size(), 24u);
@@ -137,7 +137,7 @@ TEST_F(EngineTest, IdsBeyondTheTokenizerAreNotDrawn) {
 }
 
 TEST_F(EngineTest, RefusesBadRequests) {
-  Engine engine(std::make_shared<nn::Source>(fixture()));
+  ModelEngine engine(std::make_shared<nn::Source>(fixture()));
   EXPECT_THROW(engine.submit({.tokens = {}}), Error);
   EXPECT_THROW(engine.submit({.tokens = {1, 512}}), Error);
   EXPECT_THROW(engine.submit({.tokens = {-1}}), Error);
@@ -198,7 +198,7 @@ class PackedTest : public EngineTest {
   }
 
   std::vector<std::vector<int32_t>> answers(const char* name) const {
-    Engine engine(std::make_shared<nn::Source>(folder_ / name));
+    ModelEngine engine(std::make_shared<nn::Source>(folder_ / name));
     for (int prompt = 0; prompt < 3; ++prompt) engine.submit(greedy(prompt));
     std::vector<std::vector<int32_t>> all;
     for (const auto& [request, answer] : run(engine)) all.push_back(answer.tokens);
