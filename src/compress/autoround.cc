@@ -59,11 +59,13 @@ Tensor difference_of(const Tensor& a, const Tensor& b) {
   return out;
 }
 
-Forward run(const nn::Block& block, const Samples& input, const Samples& target) {
+// target: fp32, of the shape of the rows.
+Forward run(const nn::Block& block, const Samples& input, const Tensor& target) {
   at::AutoGradMode with_grad(true);
   nn::Pass pass = nn::Pass::whole(input.lengths);
+  pass.shared = input.shared;
   Tensor output = block(input.rows, pass);
-  Tensor difference = difference_of(output.detach(), target.rows);
+  Tensor difference = difference_of(output.detach(), target);
   return {output, difference, squared_error(difference)};
 }
 
@@ -77,19 +79,19 @@ void send_back(const Forward& forward, double elements) {
 
 }  // namespace
 
-Samples Samples::pick(const std::vector<int64_t>& which) const {
+Tensor Samples::rows_of(const std::vector<int64_t>& which) const {
   std::vector<int64_t> begin(lengths.size() + 1, 0);
   std::partial_sum(lengths.begin(), lengths.end(), begin.begin() + 1);
-  Samples picked;
+  std::vector<Tensor> parts;
+  for (int64_t sample : which)
+    parts.push_back(at::arange(begin[sample], begin[sample + 1], at::kLong));
+  return at::cat(parts);
+}
+
+Samples Samples::pick(const std::vector<int64_t>& which) const {
+  const Tensor chosen = rows_of(which);
+  Samples picked{rows.index_select(0, chosen), {}, shared.pick(chosen)};
   for (int64_t sample : which) picked.lengths.push_back(lengths[sample]);
-  const int64_t total = std::accumulate(picked.lengths.begin(), picked.lengths.end(), int64_t{0});
-  picked.rows = at::empty({total, rows.size(1)}, at::kFloat);
-  int64_t place = 0;
-  for (int64_t sample : which) {
-    picked.rows.narrow(0, place, lengths[sample])
-        .copy_(rows.narrow(0, begin[sample], lengths[sample]));
-    place += lengths[sample];
-  }
   return picked;
 }
 
@@ -130,7 +132,8 @@ Tuned auto_round(const nn::Block& block,
       const std::vector<int64_t> batch(
           chosen.begin() + i * options.batch_size,
           chosen.begin() + std::min<int64_t>(count, (i + 1) * options.batch_size));
-      Forward forward = run(block, input.pick(batch), target.pick(batch));
+      Forward forward =
+          run(block, input.pick(batch), target.rows.index_select(0, target.rows_of(batch)));
       sum += forward.squared_error;
       elements += static_cast<double>(forward.difference.numel());
       // The loss of the whole iteration is known before its last backward pass, which takes the

@@ -29,8 +29,11 @@ struct AutoRoundOptions {
 struct Samples {
   Tensor rows;
   std::vector<int64_t> lengths;
+  nn::Shared shared = {};  // what earlier blocks tell later ones
 
-  // Some of the samples, in this order.
+  // Rows of some of the samples, in this order: int64 [their tokens].
+  Tensor rows_of(const std::vector<int64_t>& which) const;
+  // Those samples, copied.
   Samples pick(const std::vector<int64_t>& which) const;
 };
 

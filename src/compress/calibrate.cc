@@ -13,19 +13,23 @@ Samples embed(const nn::Stem& stem, const std::vector<std::vector<int32_t>>& win
   at::NoGradGuard no_grad;
   Samples samples;
   std::vector<Tensor> rows;
+  std::vector<nn::Shared> shared;
   for (const std::vector<int32_t>& window : windows) {
     nn::Pass pass = nn::Pass::whole({static_cast<int64_t>(window.size())});
     rows.push_back(stem(at::tensor(window, at::kInt).to(at::kLong), pass));
     samples.lengths.push_back(static_cast<int64_t>(window.size()));
+    shared.push_back(std::move(pass.shared));
   }
   samples.rows = at::cat(rows);
+  samples.shared = nn::Shared::cat(shared);
   return samples;
 }
 
 Samples run_block(const nn::Block& block, const Samples& input,
                   std::vector<int64_t>* pairs_per_expert) {
   at::NoGradGuard no_grad;
-  Samples output{at::empty_like(input.rows), input.lengths};
+  Samples output{at::empty_like(input.rows), input.lengths, input.shared};
+  std::vector<nn::Shared> added;
   int64_t row = 0;
   for (size_t first = 0; first < input.lengths.size();) {
     std::vector<int64_t> lengths;
@@ -36,9 +40,12 @@ Samples run_block(const nn::Block& block, const Samples& input,
     } while (first < input.lengths.size() && tokens + input.lengths[first] <= kPassTokens);
     nn::Pass pass = nn::Pass::whole(lengths);
     pass.pairs_per_expert = pairs_per_expert;
+    pass.shared = input.shared.narrow(row, tokens);
     output.rows.narrow(0, row, tokens).copy_(block(input.rows.narrow(0, row, tokens), pass));
+    added.push_back(pass.shared.beyond(input.shared));
     row += tokens;
   }
+  output.shared.add(nn::Shared::cat(added));
   return output;
 }
 

@@ -55,7 +55,7 @@ Stream::Stream(std::shared_ptr<const nn::Source> source)
       head_(model_->head(weights_)) {}
 
 int64_t Stream::state_bytes() const {
-  return model_->hidden() * static_cast<int64_t>(sizeof(float));
+  return (model_->hidden() + model_->shared_width()) * static_cast<int64_t>(sizeof(float));
 }
 
 int64_t Stream::states_at_once() const {
@@ -82,17 +82,21 @@ Tensor Stream::states(std::span<const Window> windows,
   const std::vector<Batch> batches = batches_of(windows);
   Tensor states =
       at::empty({batches.back().begin + batches.back().tokens, model_->hidden()}, at::kFloat);
+  std::vector<nn::Shared> shared;  // of each batch
   auto stem = model_->stem(weights_);
   for (const Batch& batch : batches) {
     nn::Pass pass = batch.pass();
     states.narrow(0, batch.begin, batch.tokens).copy_((*stem)(batch.ids(), pass));
+    shared.push_back(std::move(pass.shared));
   }
   for (int i = 0; i < model_->blocks(); ++i) {
     auto block = model_->block(weights_, i);
-    for (const Batch& batch : batches) {
-      nn::Pass pass = batch.pass();
-      Tensor rows = states.narrow(0, batch.begin, batch.tokens);
+    for (size_t b = 0; b < batches.size(); ++b) {
+      nn::Pass pass = batches[b].pass();
+      pass.shared = std::move(shared[b]);
+      Tensor rows = states.narrow(0, batches[b].begin, batches[b].tokens);
       rows.copy_((*block)(rows, pass));
+      shared[b] = std::move(pass.shared);
     }
     block.reset();
     source_->files.release_all();

@@ -47,6 +47,8 @@ class Model {
   virtual int blocks() const = 0;
   virtual int64_t vocabulary() const = 0;
   virtual int64_t hidden() const = 0;
+  // Numbers that a token keeps in Pass::shared between two blocks, at most.
+  virtual int64_t shared_width() const { return 0; }
   // Where the blocks' list lies in this checkpoint, "model.language_model.layers": what AutoRound
   // calls block_name_to_quantize.
   virtual std::string blocks_path(const Weights& root) const = 0;

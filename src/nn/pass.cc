@@ -8,13 +8,16 @@
 namespace quern::nn {
 namespace {
 
-Tensor with_room(const Tensor& old, int64_t used, int64_t room, const Tensor& like) {
+Tensor with_room(const Tensor& old, int64_t first, int64_t used, int64_t room, const Tensor& like) {
   std::vector<int64_t> shape = like.sizes().vec();
   shape[0] = room;
-  Tensor grown = at::empty(shape, at::kFloat);
-  if (used > 0) grown.narrow(0, 0, used).copy_(old.narrow(0, 0, used));
-  return grown;
+  Tensor moved = at::empty(shape, at::kFloat);
+  if (used > 0) moved.narrow(0, 0, used).copy_(old.narrow(0, first, used));
+  return moved;
 }
+
+std::string keys_of(int layer) { return fmt::format("keys.{}", layer); }
+std::string values_of(int layer) { return fmt::format("values.{}", layer); }
 
 // The newest inputs of the convolution, for the tokens that come after these.
 Tensor newest(const Tensor& past, const Tensor& x) {
@@ -25,17 +28,24 @@ Tensor newest(const Tensor& past, const Tensor& x) {
 
 }  // namespace
 
-void KvCache::append(const Tensor& k, const Tensor& v) {
-  const int64_t needed = tokens_ + k.size(0);
-  if (!k_.defined() || needed > k_.size(0)) {
+void KvCache::append(const Tensor& k, const Tensor& v, int64_t window) {
+  const int64_t added = k.size(0);
+  const int64_t kept = window > 0 ? std::min(tokens_, window - 1) : tokens_;
+  first_ += tokens_ - kept;
+  if (!k_.defined() || first_ + kept + added > k_.size(0)) {
     // Half as much again, so that a long sequence is copied a few times in all.
-    const int64_t room = std::max<int64_t>(needed + needed / 2, 256);
-    k_ = with_room(k_, tokens_, room, k);
-    v_ = with_room(v_, tokens_, room, v);
+    const int64_t needed = kept + added, room = std::max<int64_t>(needed + needed / 2, 256);
+    k_ = with_room(k_, first_, kept, room, k);
+    v_ = with_room(v_, first_, kept, room, v);
+    first_ = 0;
   }
-  k_.narrow(0, tokens_, k.size(0)).copy_(k);
-  v_.narrow(0, tokens_, v.size(0)).copy_(v);
-  tokens_ = needed;
+  k_.narrow(0, first_ + kept, added).copy_(k);
+  v_.narrow(0, first_ + kept, added).copy_(v);
+  tokens_ = kept + added;
+}
+
+int64_t KvCache::bytes() const {
+  return k_.defined() ? static_cast<int64_t>(k_.nbytes() + v_.nbytes()) : 0;
 }
 
 Pass Pass::whole(const std::vector<int64_t>& lengths) {
@@ -60,10 +70,25 @@ Pass Pass::next(int64_t past, int64_t tokens, Caches& caches) {
 
 Tensor attend(const Tensor& q, const Tensor& k, const Tensor& v, const AttentionShape& shape,
               Pass& pass) {
-  if (!pass.caches) return ops::attention(q, k, v, pass.bounds, shape.scale);
-  KvCache& cache = pass.caches->kv(shape.layer);
-  cache.append(k, v);
-  return ops::cached_attention(q, cache.k(), cache.v(), shape.scale);
+  if (pass.caches) {
+    pass.caches->kv(shape.layer).append(k, v, shape.window);
+    return attend(q, {shape.layer, shape.scale, shape.window}, pass);
+  }
+  if (shape.shared) {
+    pass.shared.set(keys_of(shape.layer), k.detach());
+    pass.shared.set(values_of(shape.layer), v.detach());
+  }
+  return ops::attention(q, k, v, pass.bounds, shape.scale, shape.window);
+}
+
+Tensor attend(const Tensor& q, const AttentionShape& shape, Pass& pass) {
+  if (pass.caches) {
+    const KvCache& cache = pass.caches->kv(shape.layer);
+    return ops::cached_attention(q, cache.k(), cache.v(), shape.scale, shape.window);
+  }
+  return ops::attention(q, pass.shared.at(keys_of(shape.layer)),
+                        pass.shared.at(values_of(shape.layer)), pass.bounds, shape.scale,
+                        shape.window);
 }
 
 Tensor delta_net(const Tensor& qkv, const Tensor& filter, const Tensor& decay, const Tensor& beta,

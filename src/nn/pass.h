@@ -6,21 +6,26 @@
 #include <map>
 #include <vector>
 
+#include "nn/shared.h"
 #include "ops/attention.h"
 #include "tensor/tensor.h"
 
 namespace quern::nn {
 
-// Keys and values of one layer of one sequence, [tokens so far, kv heads, width].
+// Keys and values of one layer of one sequence, [tokens, kv heads, width].
 class KvCache {
  public:
-  void append(const Tensor& k, const Tensor& v);
-  Tensor k() const { return k_.narrow(0, 0, tokens_); }
-  Tensor v() const { return v_.narrow(0, 0, tokens_); }
+  // window: how many keys a query sees, itself included, 0: all. Older ones are forgotten, but none
+  // that a query of these tokens sees.
+  void append(const Tensor& k, const Tensor& v, int64_t window = 0);
+  // What is remembered, the newest last.
+  Tensor k() const { return k_.narrow(0, first_, tokens_); }
+  Tensor v() const { return v_.narrow(0, first_, tokens_); }
+  int64_t bytes() const;  // held, with the room to grow
 
  private:
   Tensor k_, v_;  // with room to grow
-  int64_t tokens_ = 0;
+  int64_t first_ = 0, tokens_ = 0;
 };
 
 // What a linear-attention layer keeps of a sequence.
@@ -46,6 +51,7 @@ struct Pass {
   ops::Bounds bounds;
   Caches* caches = nullptr;                          // null: whole sequences, differentiable
   std::vector<int64_t>* pairs_per_expert = nullptr;  // counted up by the block's experts
+  Shared shared;
 
   // Whole sequences of these lengths, one after another, positions from 0.
   static Pass whole(const std::vector<int64_t>& lengths);
@@ -54,14 +60,18 @@ struct Pass {
 };
 
 struct AttentionShape {
-  int layer;
+  int layer;  // that makes the keys and values
   double scale;
+  int64_t window = 0;   // keys that a query sees, itself included; 0: all before it
+  bool shared = false;  // later layers read these keys and values
 };
 
 // Causal attention, through the cache if the pass has one. q [tokens, heads, width], k, v [tokens,
 // kv heads, width].
 Tensor attend(const Tensor& q, const Tensor& k, const Tensor& v, const AttentionShape& shape,
               Pass& pass);
+// The same with the keys and values that an earlier layer of this pass made and shares.
+Tensor attend(const Tensor& q, const AttentionShape& shape, Pass& pass);
 
 struct DeltaShape {
   int layer;

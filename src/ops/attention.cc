@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <limits>
+#include <memory>
 
 #include "base/error.h"
 #include "base/threads.h"
@@ -21,17 +22,30 @@ struct HeadView {
   int64_t q_stride, kv_stride, width;
 };
 
-// Softmax of the scores of queries [begin, end), which come after `past` keys of their own
-// sequence, into `probabilities` [end - begin, past + end]; zero where a key is in a query's
-// future.
-void probabilities_of(const HeadView& head, int64_t begin, int64_t end, int64_t past, double scale,
-                      float* probabilities) {
-  const int64_t keys = past + end, queries = end - begin;
+// Which keys a tile of queries sees: its sequence has `past` keys before its first query, and a
+// query sees the newest `window` up to its own (0: all).
+struct Sight {
+  int64_t past, window;
+
+  int64_t first(int64_t query) const {
+    return window > 0 ? std::max<int64_t>(0, past + query - window + 1) : 0;
+  }
+  // Keys [first(begin), past + end) for the queries [begin, end).
+  int64_t keys(int64_t begin, int64_t end) const { return past + end - first(begin); }
+};
+
+// Softmax of the scores of queries [begin, end) into `probabilities` [end - begin, keys(begin,
+// end)]; zero where a query does not see a key.
+void probabilities_of(const HeadView& head, int64_t begin, int64_t end, const Sight& sight,
+                      double scale, float* probabilities) {
+  const int64_t first = sight.first(begin), keys = sight.keys(begin, end), queries = end - begin;
   sgemm(queries, keys, head.width, {head.q + begin * head.q_stride, head.q_stride},
-        {head.k, head.kv_stride, Transpose::yes}, probabilities, keys);
+        {head.k + first * head.kv_stride, head.kv_stride, Transpose::yes}, probabilities, keys);
   for (int64_t i = 0; i < queries; ++i) {
     float* row = probabilities + i * keys;
-    std::fill(row + past + begin + i + 1, row + keys, -std::numeric_limits<float>::infinity());
+    constexpr float kUnseen = -std::numeric_limits<float>::infinity();
+    std::fill(row, row + sight.first(begin + i) - first, kUnseen);
+    std::fill(row + sight.past + begin + i + 1 - first, row + keys, kUnseen);
   }
   Tensor scores = at::from_blob(probabilities, {queries, keys}, at::kFloat);
   scores.mul_(scale);
@@ -59,27 +73,24 @@ HeadView head_view(const Tensor& q, const Tensor& k, const Tensor& v, int64_t fi
 }
 
 struct QueryTile {
-  int64_t first_token, past, begin, end, head;
+  int64_t first_token, begin, end, head;
 };
 
 void attend_tile(const Tensor& q, const Tensor& k, const Tensor& v, const QueryTile& tile,
-                 int64_t group, double scale, Tensor& output) {
-  HeadView head = head_view(q, k, v, 0, tile.head, group);
-  head.q += tile.first_token * head.q_stride;
-  head.k += tile.first_token * head.kv_stride;
-  head.v += tile.first_token * head.kv_stride;
-  const int64_t keys = tile.past + tile.end;
+                 const Sight& sight, int64_t group, double scale, Tensor& output) {
+  const HeadView head = head_view(q, k, v, tile.first_token, tile.head, group);
+  const int64_t keys = sight.keys(tile.begin, tile.end), queries = tile.end - tile.begin;
   at::NoGradGuard no_grad;
-  std::vector<float> probabilities((tile.end - tile.begin) * keys);
-  probabilities_of(head, tile.begin, tile.end, tile.past, scale, probabilities.data());
+  const auto probabilities = std::make_unique_for_overwrite<float[]>(queries * keys);
+  probabilities_of(head, tile.begin, tile.end, sight, scale, probabilities.get());
   float* out = output.data_ptr<float>() + (tile.first_token + tile.begin) * output.stride(0) +
                tile.head * output.stride(1);
-  sgemm(tile.end - tile.begin, head.width, keys, {probabilities.data(), keys},
-        {head.v, head.kv_stride}, out, output.stride(0));
+  sgemm(queries, head.width, keys, {probabilities.get(), keys},
+        {head.v + sight.first(tile.begin) * head.kv_stride, head.kv_stride}, out, output.stride(0));
 }
 
 Tensor attention_forward(const Tensor& q, const Tensor& k, const Tensor& v, const Bounds& bounds,
-                         double scale) {
+                         double scale, int64_t window) {
   const Shapes shape = shapes_of(q, k, v);
   Tensor output = at::empty({shape.tokens, shape.heads, shape.width}, at::kFloat);
   std::vector<QueryTile> tiles;
@@ -87,83 +98,112 @@ Tensor attention_forward(const Tensor& q, const Tensor& k, const Tensor& v, cons
     const int64_t length = bounds[s + 1] - bounds[s];
     for (int64_t begin = 0; begin < length; begin += kQueryTile) {
       for (int64_t head = 0; head < shape.heads; ++head) {
-        tiles.push_back({bounds[s], 0, begin, std::min(length, begin + kQueryTile), head});
+        tiles.push_back({bounds[s], begin, std::min(length, begin + kQueryTile), head});
       }
     }
   }
-  parallel_for(static_cast<int64_t>(tiles.size()),
-               [&](int64_t i) { attend_tile(q, k, v, tiles[i], shape.group, scale, output); });
+  const Sight sight{0, window};
+  parallel_for(static_cast<int64_t>(tiles.size()), [&](int64_t i) {
+    attend_tile(q, k, v, tiles[i], sight, shape.group, scale, output);
+  });
   return output;
 }
 
+// What the backward pass reads and fills; dk and dv are undefined where nobody wants them.
+struct Gradients {
+  Tensor q, k, v, output, dy;
+  double scale;
+  Tensor dq, dk, dv;
+};
+
+// ds = p * (dp - <dy, y>) * scale of one query, in place of dp: the gradient of the softmax, whose
+// sum(p * dp) is <dy, y>.
+void softmax_backward(const float* p, const float* dy, const float* y, int64_t width, int64_t keys,
+                      double scale, float* dp) {
+  float dot = 0;
+  for (int64_t c = 0; c < width; ++c) dot += dy[c] * y[c];
+  for (int64_t j = 0; j < keys; ++j) dp[j] = p[j] * (dp[j] - dot) * static_cast<float>(scale);
+}
+
 // For one key/value head of one sequence: gradients of its q heads, of k and of v.
-void attention_backward_head(const Tensor& q, const Tensor& k, const Tensor& v,
-                             const Tensor& output, const Tensor& dy, int64_t first, int64_t length,
-                             int64_t kv_head, int64_t group, double scale, Tensor& dq, Tensor& dk,
-                             Tensor& dv) {
-  const int64_t width = q.size(2), stride = dk.stride(0);
-  float* dk_head = dk.data_ptr<float>() + first * stride + kv_head * width;
-  float* dv_head = dv.data_ptr<float>() + first * stride + kv_head * width;
+void attention_backward_head(const Gradients& g, int64_t sequence_begin, int64_t length,
+                             int64_t kv_head, int64_t group, const Sight& sight) {
+  const int64_t width = g.q.size(2),
+                longest = std::min(length, sight.window > 0 ? sight.window + kQueryTile : length);
   at::NoGradGuard no_grad;
-  std::vector<float> p(kQueryTile * length), ds(kQueryTile * length);
+  const auto p = std::make_unique_for_overwrite<float[]>(kQueryTile * longest),
+             ds = std::make_unique_for_overwrite<float[]>(kQueryTile * longest);
   for (int64_t head = kv_head * group; head < (kv_head + 1) * group; ++head) {
-    const HeadView view = head_view(q, k, v, first, head, group);
-    const int64_t out_stride = output.stride(0),
-                  offset = first * out_stride + head * output.stride(1);
-    const float* y = output.const_data_ptr<float>() + offset;
-    const float* g = dy.const_data_ptr<float>() + offset;
+    const HeadView view = head_view(g.q, g.k, g.v, sequence_begin, head, group);
     for (int64_t begin = 0; begin < length; begin += kQueryTile) {
-      const int64_t end = std::min(length, begin + kQueryTile), rows = end - begin, keys = end;
-      probabilities_of(view, begin, end, 0, scale, p.data());
-      const MatrixView dy_tile{g + begin * out_stride, out_stride};
-      sgemm(keys, width, rows, {p.data(), keys, Transpose::yes}, dy_tile, dv_head, stride,
-            /*accumulate=*/true);
-      sgemm(rows, keys, width, dy_tile, {view.v, view.kv_stride, Transpose::yes}, ds.data(), keys);
-      for (int64_t i = 0; i < rows; ++i) {
-        // Softmax: ds = p * (dp - sum(p * dp)), and sum(p * dp) = <dy, y>.
-        float dot = 0;
-        for (int64_t c = 0; c < width; ++c)
-          dot += g[(begin + i) * out_stride + c] * y[(begin + i) * out_stride + c];
-        float* row = ds.data() + i * keys;
-        const float* probability = p.data() + i * keys;
-        for (int64_t j = 0; j < keys; ++j)
-          row[j] = probability[j] * (row[j] - dot) * static_cast<float>(scale);
+      const int64_t end = std::min(length, begin + kQueryTile), rows = end - begin;
+      const int64_t first = sight.first(begin), keys = sight.keys(begin, end);
+      probabilities_of(view, begin, end, sight, g.scale, p.get());
+      const int64_t stride = g.output.stride(0),
+                    place = (sequence_begin + begin) * stride + head * g.output.stride(1);
+      const float* y = g.output.const_data_ptr<float>() + place;
+      const float* dy = g.dy.const_data_ptr<float>() + place;
+      const auto of_keys = [&](const Tensor& dx) {
+        return dx.data_ptr<float>() + (sequence_begin + first) * dx.stride(0) + kv_head * width;
+      };
+      if (g.dv.defined()) {
+        sgemm(keys, width, rows, {p.get(), keys, Transpose::yes}, {dy, stride}, of_keys(g.dv),
+              g.dv.stride(0), /*accumulate=*/true);
       }
-      float* dq_tile = dq.data_ptr<float>() + (first + begin) * dq.stride(0) + head * dq.stride(1);
-      sgemm(rows, width, keys, {ds.data(), keys}, {view.k, view.kv_stride}, dq_tile, dq.stride(0));
-      sgemm(keys, width, rows, {ds.data(), keys, Transpose::yes},
-            {view.q + begin * view.q_stride, view.q_stride}, dk_head, stride, /*accumulate=*/true);
+      sgemm(rows, keys, width, {dy, stride},
+            {view.v + first * view.kv_stride, view.kv_stride, Transpose::yes}, ds.get(), keys);
+      for (int64_t i = 0; i < rows; ++i) {
+        softmax_backward(p.get() + i * keys, dy + i * stride, y + i * stride, width, keys, g.scale,
+                         ds.get() + i * keys);
+      }
+      float* dq = g.dq.data_ptr<float>() + (sequence_begin + begin) * g.dq.stride(0) +
+                  head * g.dq.stride(1);
+      sgemm(rows, width, keys, {ds.get(), keys}, {view.k + first * view.kv_stride, view.kv_stride},
+            dq, g.dq.stride(0));
+      if (g.dk.defined()) {
+        sgemm(keys, width, rows, {ds.get(), keys, Transpose::yes},
+              {view.q + begin * view.q_stride, view.q_stride}, of_keys(g.dk), g.dk.stride(0),
+              /*accumulate=*/true);
+      }
     }
   }
 }
 
 struct AttentionFunction : torch::autograd::Function<AttentionFunction> {
   static Tensor forward(torch::autograd::AutogradContext* context, const Tensor& q, const Tensor& k,
-                        const Tensor& v, const Bounds& bounds, double scale) {
-    Tensor output = attention_forward(q, k, v, bounds, scale);
+                        const Tensor& v, const Bounds& bounds, double scale, int64_t window) {
+    Tensor output = attention_forward(q, k, v, bounds, scale, window);
     context->save_for_backward({q, k, v, output});
     context->saved_data["bounds"] = bounds;
     context->saved_data["scale"] = scale;
+    context->saved_data["window"] = window;
     return output;
   }
 
   static torch::autograd::variable_list backward(torch::autograd::AutogradContext* context,
                                                  torch::autograd::variable_list gradients) {
     auto saved = context->get_saved_variables();
-    const Tensor &q = saved[0], &k = saved[1], &v = saved[2], &output = saved[3];
+    Gradients g{.q = saved[0],
+                .k = saved[1],
+                .v = saved[2],
+                .output = saved[3],
+                .dy = gradients[0].contiguous(),
+                .scale = context->saved_data["scale"].toDouble(),
+                .dq = at::empty(saved[0].sizes(), at::kFloat),
+                .dk = {},
+                .dv = {}};
+    if (context->needs_input_grad(1)) g.dk = at::zeros(g.k.sizes(), at::kFloat);
+    if (context->needs_input_grad(2)) g.dv = at::zeros(g.v.sizes(), at::kFloat);
     const Bounds bounds = context->saved_data["bounds"].toIntVector();
-    const double scale = context->saved_data["scale"].toDouble();
-    const Shapes shape = shapes_of(q, k, v);
-    Tensor dy = gradients[0].contiguous();
-    Tensor dq = at::empty(q.sizes(), at::kFloat), dk = at::zeros(k.sizes(), at::kFloat),
-           dv = at::zeros(v.sizes(), at::kFloat);
+    const Sight sight{0, context->saved_data["window"].toInt()};
+    const Shapes shape = shapes_of(g.q, g.k, g.v);
     const int64_t sequences = static_cast<int64_t>(bounds.size()) - 1;
     parallel_for(sequences * shape.kv_heads, [&](int64_t item) {
       const int64_t s = item / shape.kv_heads;
-      attention_backward_head(q, k, v, output, dy, bounds[s], bounds[s + 1] - bounds[s],
-                              item % shape.kv_heads, shape.group, scale, dq, dk, dv);
+      attention_backward_head(g, bounds[s], bounds[s + 1] - bounds[s], item % shape.kv_heads,
+                              shape.group, sight);
     });
-    return {dq, dk, dv, Tensor(), Tensor()};
+    return {g.dq, g.dk, g.dv, Tensor(), Tensor(), Tensor()};
   }
 };
 
@@ -173,23 +213,25 @@ Tensor dense_rows(const Tensor& x) { return x.stride(-1) == 1 ? x : x.contiguous
 }  // namespace
 
 Tensor attention(const Tensor& q, const Tensor& k, const Tensor& v, const Bounds& bounds,
-                 double scale) {
+                 double scale, int64_t window) {
   QUERN_CHECK(!bounds.empty() && bounds.front() == 0 && bounds.back() == q.size(0) &&
               k.size(0) == q.size(0));
-  return AttentionFunction::apply(dense_rows(q), dense_rows(k), dense_rows(v), bounds, scale);
+  return AttentionFunction::apply(dense_rows(q), dense_rows(k), dense_rows(v), bounds, scale,
+                                  window);
 }
 
-Tensor cached_attention(const Tensor& q_in, const Tensor& k, const Tensor& v, double scale) {
+Tensor cached_attention(const Tensor& q_in, const Tensor& k, const Tensor& v, double scale,
+                        int64_t window) {
   Tensor q = dense_rows(q_in);
   const Shapes shape = shapes_of(q, k, v);
-  const int64_t past = k.size(0) - shape.tokens;
-  QUERN_CHECK(past >= 0);
+  const Sight sight{k.size(0) - shape.tokens, window};
+  QUERN_CHECK(sight.past >= 0);
   Tensor output = at::empty({shape.tokens, shape.heads, shape.width}, at::kFloat);
   const int64_t tiles = (shape.tokens + kQueryTile - 1) / kQueryTile;
   parallel_for(tiles * shape.heads, [&](int64_t item) {
     const int64_t begin = item / shape.heads * kQueryTile;
-    QueryTile tile{0, past, begin, std::min(shape.tokens, begin + kQueryTile), item % shape.heads};
-    attend_tile(q, k, v, tile, shape.group, scale, output);
+    const QueryTile tile{0, begin, std::min(shape.tokens, begin + kQueryTile), item % shape.heads};
+    attend_tile(q, k, v, tile, sight, shape.group, scale, output);
   });
   return output;
 }

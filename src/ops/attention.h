@@ -12,13 +12,15 @@ namespace quern::ops {
 using Bounds = std::vector<int64_t>;
 
 // q fp32 [tokens, heads, width]; k, v fp32 [tokens, kv_heads, width] -> [tokens, heads, width].
-// Query head h reads key/value head h / (heads / kv_heads). scale multiplies the products.
-// Gradients flow to q, k and v.
+// Query head h reads key/value head h / (heads / kv_heads). scale multiplies the products. A query
+// sees the newest `window` keys up to its own, 0: all; time and memory follow what is seen.
+// Gradients flow to those of q, k and v that want them.
 Tensor attention(const Tensor& q, const Tensor& k, const Tensor& v, const Bounds& bounds,
-                 double scale);
+                 double scale, int64_t window = 0);
 
-// The newest q.size(0) tokens of one sequence against all k.size(0) keys so far (k and v hold the
-// new ones too).
-Tensor cached_attention(const Tensor& q, const Tensor& k, const Tensor& v, double scale);
+// The newest q.size(0) tokens of one sequence against the newest k.size(0) keys (k and v hold those
+// of the new tokens too).
+Tensor cached_attention(const Tensor& q, const Tensor& k, const Tensor& v, double scale,
+                        int64_t window = 0);
 
 }  // namespace quern::ops

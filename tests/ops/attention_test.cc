@@ -11,7 +11,7 @@ namespace {
 
 // Attention by LibTorch's own functions, one sequence at a time.
 Tensor plain_attention(const Tensor& q, const Tensor& k, const Tensor& v, const Bounds& bounds,
-                       double scale) {
+                       double scale, int64_t window = 0) {
   std::vector<Tensor> outputs;
   const int64_t group = q.size(1) / k.size(1);
   for (size_t s = 0; s + 1 < bounds.size(); ++s) {
@@ -20,9 +20,11 @@ Tensor plain_attention(const Tensor& q, const Tensor& k, const Tensor& v, const 
     };
     Tensor keys = part(k).repeat_interleave(group, 0), values = part(v).repeat_interleave(group, 0);
     Tensor scores = part(q).matmul(keys.transpose(1, 2)) * scale;
-    Tensor future = at::ones({scores.size(1), scores.size(2)}, at::kBool).triu(1);
+    Tensor all = at::ones({scores.size(1), scores.size(2)}, at::kBool);
+    Tensor unseen = all.triu(1);
+    if (window > 0) unseen = unseen.logical_or(all.tril(-window));
     outputs.push_back(
-        scores.masked_fill(future, -INFINITY).softmax(-1).matmul(values).transpose(0, 1));
+        scores.masked_fill(unseen, -INFINITY).softmax(-1).matmul(values).transpose(0, 1));
   }
   return at::cat(outputs);
 }
@@ -39,37 +41,66 @@ Case make_case() {
   return {at::randn({440, 6, 32}), at::randn({440, 2, 32}), at::randn({440, 2, 32}), bounds};
 }
 
+// One key, less and more than a query tile, and more than any sequence has.
+constexpr int64_t kWindows[] = {0, 1, 7, 128, 200, 1000};
+
+double distance(const Tensor& a, const Tensor& b) { return (a - b).abs().max().item<double>(); }
+
 TEST(Attention, EqualsLibTorch) {
   prepare_torch();
   Case c = make_case();
-  Tensor got = attention(c.q, c.k, c.v, c.bounds, 0.2);
-  EXPECT_LT((got - plain_attention(c.q, c.k, c.v, c.bounds, 0.2)).abs().max().item<float>(), 2e-6);
+  for (int64_t window : kWindows) {
+    Tensor got = attention(c.q, c.k, c.v, c.bounds, 0.2, window);
+    EXPECT_LT(distance(got, plain_attention(c.q, c.k, c.v, c.bounds, 0.2, window)), 2e-6) << window;
+  }
 }
 
 TEST(Attention, GradientsEqualLibTorchs) {
   prepare_torch();
   Case c = make_case();
   Tensor dy = at::randn({440, 6, 32});
-  std::vector<std::vector<Tensor>> gradients;
-  for (auto f : {attention, plain_attention}) {
-    std::vector<Tensor> leaves;
-    for (const Tensor& x : {c.q, c.k, c.v})
-      leaves.push_back(x.detach().clone().requires_grad_(true));
-    Tensor y = f(leaves[0], leaves[1], leaves[2], c.bounds, 0.2);
-    gradients.push_back(torch::autograd::grad({y}, leaves, {dy}));
+  for (int64_t window : kWindows) {
+    std::vector<std::vector<Tensor>> gradients;
+    for (auto f : {+attention, +plain_attention}) {
+      std::vector<Tensor> leaves;
+      for (const Tensor& x : {c.q, c.k, c.v})
+        leaves.push_back(x.detach().clone().requires_grad_(true));
+      Tensor y = f(leaves[0], leaves[1], leaves[2], c.bounds, 0.2, window);
+      gradients.push_back(torch::autograd::grad({y}, leaves, {dy}));
+    }
+    for (int i = 0; i < 3; ++i)
+      EXPECT_LT(distance(gradients[0][i], gradients[1][i]), 2e-5)
+          << "input " << i << ", " << window;
   }
-  for (int i = 0; i < 3; ++i) {
-    EXPECT_LT((gradients[0][i] - gradients[1][i]).abs().max().item<float>(), 2e-5) << "input " << i;
+}
+
+// Keys and values of another layer take no gradient.
+TEST(Attention, GradientOfQueriesAlone) {
+  prepare_torch();
+  Case c = make_case();
+  Tensor dy = at::randn({440, 6, 32});
+  std::vector<Tensor> gradients;
+  for (auto f : {+attention, +plain_attention}) {
+    Tensor q = c.q.detach().clone().requires_grad_(true);
+    gradients.push_back(torch::autograd::grad({f(q, c.k, c.v, c.bounds, 0.2, 50)}, {q}, {dy})[0]);
   }
+  EXPECT_LT(distance(gradients[0], gradients[1]), 2e-5);
 }
 
 TEST(Attention, CachedEqualsWhole) {
   prepare_torch();
   Case c = make_case();
-  Tensor whole = attention(c.q, c.k, c.v, {0, 440}, 0.2);
-  for (int64_t past : {0, 1, 200, 439}) {
-    Tensor newest = cached_attention(c.q.slice(0, past), c.k, c.v, 0.2);
-    EXPECT_LT((newest - whole.slice(0, past)).abs().max().item<float>(), 2e-6) << past;
+  for (int64_t window : kWindows) {
+    Tensor whole = attention(c.q, c.k, c.v, {0, 440}, 0.2, window);
+    for (int64_t past : {0, 1, 200, 439}) {
+      Tensor newest = cached_attention(c.q.slice(0, past), c.k, c.v, 0.2, window);
+      EXPECT_LT(distance(newest, whole.slice(0, past)), 2e-6) << past << ", " << window;
+      // Keys that no query sees may be forgotten.
+      const int64_t seen = window == 0 ? 0 : std::max<int64_t>(0, past - window + 1);
+      newest =
+          cached_attention(c.q.slice(0, past), c.k.slice(0, seen), c.v.slice(0, seen), 0.2, window);
+      EXPECT_LT(distance(newest, whole.slice(0, past)), 2e-6) << past << ", " << window;
+    }
   }
 }
 

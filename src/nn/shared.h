@@ -1,0 +1,34 @@
+// What blocks tell later blocks of the same pass beside their output: named tensors with a row for
+// each token. A model whose blocks tell nothing leaves it empty, and then it costs nothing. Who
+// runs blocks one at a time keeps it from block to block without knowing what is in it.
+#pragma once
+
+#include <map>
+#include <string>
+#include <vector>
+
+#include "tensor/tensor.h"
+
+namespace quern::nn {
+
+class Shared {
+ public:
+  void set(const std::string& name, Tensor rows) { tensors_[name] = std::move(rows); }
+  // Only of what the stem or an earlier block has set.
+  const Tensor& at(const std::string& name) const;
+
+  // Some tokens: as views, or copied in the order of `rows`, int64 [n].
+  Shared narrow(int64_t first, int64_t tokens) const;
+  Shared pick(const Tensor& rows) const;
+  // Tokens one after another; all parts hold the same names.
+  static Shared cat(const std::vector<Shared>& parts);
+
+  // What this has and `earlier` has not: what a block has added.
+  Shared beyond(const Shared& earlier) const;
+  void add(const Shared& other);
+
+ private:
+  std::map<std::string, Tensor> tensors_;
+};
+
+}  // namespace quern::nn
