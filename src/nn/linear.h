@@ -49,6 +49,10 @@ class Embedding {
   Tensor operator()(const Tensor& tokens) const {
     return table_.index_select(0, tokens).to(at::kFloat);
   }
+  // The same table with some of its columns.
+  Embedding columns(int64_t first, int64_t count) const {
+    return Embedding(table_.narrow(1, first, count));
+  }
 
  private:
   Tensor table_;

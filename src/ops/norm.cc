@@ -14,8 +14,11 @@ Tensor normalized(const Tensor& x, double eps) {
 }  // namespace
 
 Tensor rms_norm(const Tensor& x, const Tensor& weight, double eps) {
-  return by_rows([=](const std::vector<Tensor>& in) { return normalized(in[0], eps) * weight; },
-                 {x}, row_shape(x));
+  auto norm = [=](const std::vector<Tensor>& in) {
+    Tensor y = normalized(in[0], eps);
+    return weight.defined() ? y * weight : y;
+  };
+  return by_rows(norm, {x}, row_shape(x));
 }
 
 Tensor gated_rms_norm(const Tensor& x, const Tensor& gate, const Tensor& weight, double eps) {
@@ -34,6 +37,16 @@ Tensor sigmoid_gate(const Tensor& x, const Tensor& gate) {
 Tensor silu_mul(const Tensor& gate, const Tensor& up) {
   return by_rows([](const std::vector<Tensor>& in) { return at::silu(in[0]) * in[1]; }, {gate, up},
                  row_shape(gate));
+}
+
+Tensor gelu_tanh_mul(const Tensor& gate, const Tensor& up) {
+  return by_rows([](const std::vector<Tensor>& in) { return at::gelu(in[0], "tanh") * in[1]; },
+                 {gate, up}, row_shape(gate));
+}
+
+Tensor soft_cap(const Tensor& x, double cap) {
+  return by_rows([=](const std::vector<Tensor>& in) { return (in[0] / cap).tanh() * cap; }, {x},
+                 row_shape(x));
 }
 
 }  // namespace quern::ops

@@ -5,7 +5,8 @@
 
 namespace quern::ops {
 
-// x / sqrt(mean(x^2) + eps) * weight over the last dimension; weight fp32 [width].
+// x / sqrt(mean(x^2) + eps) * weight over the last dimension; weight fp32 [width], or
+// undefined for 1.
 Tensor rms_norm(const Tensor& x, const Tensor& weight, double eps);
 
 // rms_norm(x) * silu(gate): the gated norm of the delta net. x, gate [tokens, heads, width].
@@ -16,5 +17,11 @@ Tensor sigmoid_gate(const Tensor& x, const Tensor& gate);
 
 // silu(gate) * up, the activation of a gated MLP.
 Tensor silu_mul(const Tensor& gate, const Tensor& up);
+
+// The same with GELU in its tanh form (PyTorch's gelu_pytorch_tanh).
+Tensor gelu_tanh_mul(const Tensor& gate, const Tensor& up);
+
+// cap * tanh(x / cap): no value leaves (-cap, cap).
+Tensor soft_cap(const Tensor& x, double cap);
 
 }  // namespace quern::ops

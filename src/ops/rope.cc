@@ -1,6 +1,8 @@
 #include "ops/rope.h"
 
+#include <algorithm>
 #include <cmath>
+#include <nlohmann/json.hpp>
 
 #include "base/error.h"
 #include "ops/pieces.h"
@@ -19,44 +21,143 @@ std::vector<int64_t> interleaved_axes(const std::vector<int64_t>& sections, int6
   return axes;
 }
 
+// theta^(-2 j / width) for the first `count` j.
+Tensor frequencies_of(double theta, int64_t count, int64_t width) {
+  Tensor exponents =
+      at::arange(0, 2 * count, 2, at::kLong).to(at::kFloat) / static_cast<double>(width);
+  return 1.0 / at::pow(at::Scalar(theta), exponents);
+}
+
+double positive(const Json& parameters, const char* key) {
+  const auto value = parameters.get<double>(key);
+  if (!(value > 0)) fail("{}: {} is {}, it must be positive", parameters.path(), key, value);
+  return value;
+}
+
+// Llama 3.1: long waves are slowed down by `factor`, short ones are kept, and those between go from
+// one to the other.
+Tensor llama3(const Tensor& frequencies, const Json& parameters) {
+  const double factor = positive(parameters, "factor"),
+               low = positive(parameters, "low_freq_factor"),
+               high = positive(parameters, "high_freq_factor"),
+               context = positive(parameters, "original_max_position_embeddings");
+  if (high <= low)
+    fail("{}: high_freq_factor must be larger than low_freq_factor", parameters.path());
+  Tensor waves = 2 * M_PI / frequencies;
+  Tensor kept = ((context / waves - low) / (high - low)).clamp(0, 1);
+  return (1 - kept) * (frequencies / factor) + kept * frequencies;
+}
+
+// YaRN (Peng et al., 2023): slow frequencies are divided by `factor`, fast ones are kept, with a
+// ramp between the dimensions that turn beta_slow and beta_fast times in the original context.
+Tensor yarn(const Tensor& frequencies, const Json& parameters, double theta, int64_t positions) {
+  const auto count = static_cast<double>(frequencies.size(0));
+  const double factor = positive(parameters, "factor");
+  const double context =
+      parameters.get<double>("original_max_position_embeddings", static_cast<double>(positions));
+  auto dimension = [&](double turns) {
+    return count * std::log(context / (turns * 2 * M_PI)) / std::log(theta);
+  };
+  double low = dimension(parameters.get<double>("beta_fast", 32)),
+         high = dimension(parameters.get<double>("beta_slow", 1));
+  if (parameters.get<bool>("truncate", true)) {
+    low = std::floor(low);
+    high = std::ceil(high);
+  }
+  low = std::max(low, 0.0);
+  high = std::min(high, 2 * count - 1);
+  if (low == high) high += 0.001;
+  Tensor slowed = ((at::arange(frequencies.size(0), at::kFloat) - low) / (high - low)).clamp(0, 1);
+  return slowed * (frequencies / factor) + (1 - slowed) * frequencies;
+}
+
+double yarn_magnitude(const Json& parameters) {
+  if (parameters.has("attention_factor")) return parameters.get<double>("attention_factor");
+  const double factor = parameters.get<double>("factor");
+  auto scaled = [&](double by) { return factor <= 1 ? 1.0 : 0.1 * by * std::log(factor) + 1.0; };
+  const auto mscale = parameters.get<double>("mscale", 0),
+             all = parameters.get<double>("mscale_all_dim", 0);
+  return mscale != 0 && all != 0 ? scaled(mscale) / scaled(all) : scaled(1);
+}
+
+void refuse_unknown(const Json& parameters) {
+  constexpr const char* kKnown[] = {"rope_type",        "type",
+                                    "rope_theta",       "partial_rotary_factor",
+                                    "mrope_section",    "mrope_interleaved",
+                                    "factor",           "original_max_position_embeddings",
+                                    "low_freq_factor",  "high_freq_factor",
+                                    "attention_factor", "beta_fast",
+                                    "beta_slow",        "mscale",
+                                    "mscale_all_dim",   "truncate"};
+  for (const std::string& key : parameters.keys()) {
+    if (std::ranges::find(kKnown, key) == std::end(kKnown))
+      fail("{}: \"{}\" is not implemented", parameters.path(), key);
+  }
+}
+
 }  // namespace
 
 Rope::Rope(const Json& c, int64_t head_dim) {
-  const bool nested = c.has("rope_parameters");
-  const Json parameters = nested ? c.at("rope_parameters") : c;
-  std::string type = "default";
-  if (nested) {
-    type = parameters.get<std::string>("rope_type", "default");
-  } else if (c.has("rope_scaling")) {
-    const Json scaling = c.at("rope_scaling");
-    type = scaling.get<std::string>("rope_type", scaling.get<std::string>("type", "default"));
+  const auto positions = c.get<int64_t>("max_position_embeddings", 0);
+  const double theta = c.get<double>("rope_theta", 10000.0);
+  const double partial = c.get<double>("partial_rotary_factor", 1.0);
+  for (const char* key : {"rope_parameters", "rope_scaling"}) {
+    if (!c.has(key)) continue;
+    const Json parameters = c.at(key);
+    read(parameters, parameters.get<double>("rope_theta", theta),
+         parameters.get<double>("partial_rotary_factor", partial), head_dim, positions);
+    return;
   }
-  if (type != "default" && type != "mrope") {
-    fail("{}: rope type \"{}\" is not implemented; known: default", parameters.path(), type);
-  }
-  const double theta = parameters.get<double>("rope_theta", 10000.0);
-  const double partial =
-      parameters.get<double>("partial_rotary_factor", c.get<double>("partial_rotary_factor", 1.0));
-  rotated_ = static_cast<int64_t>(static_cast<double>(head_dim) * partial);
-  if (rotated_ <= 0 || rotated_ % 2 != 0 || rotated_ > head_dim) {
+  const JsonValue none = JsonValue::object();
+  read(Json(none, c.path()), theta, partial, head_dim, positions);
+}
+
+Rope::Rope(const Json& c, const std::string& layer_type, int64_t head_dim) {
+  const Json parameters = c.at("rope_parameters").at(layer_type);
+  read(parameters, parameters.get<double>("rope_theta"),
+       parameters.get<double>("partial_rotary_factor", 1.0), head_dim,
+       c.get<int64_t>("max_position_embeddings", 0));
+}
+
+void Rope::read(const Json& parameters, double theta, double partial, int64_t head_dim,
+                int64_t positions) {
+  refuse_unknown(parameters);
+  const auto type =
+      parameters.get<std::string>("rope_type", parameters.get<std::string>("type", "default"));
+  const auto turned = static_cast<int64_t>(static_cast<double>(head_dim) * partial);
+  if (turned <= 0 || turned % 2 != 0 || turned > head_dim || head_dim % 2 != 0) {
     fail("{}: partial_rotary_factor {} of head_dim {} is not an even number of dimensions",
-         c.path(), partial, head_dim);
+         parameters.path(), partial, head_dim);
   }
-  Tensor exponents =
-      at::arange(0, rotated_, 2, at::kLong).to(at::kFloat) / static_cast<double>(rotated_);
-  frequencies_ = 1.0 / at::pow(at::Scalar(theta), exponents);
-  const Json sections = nested ? parameters : c.has("rope_scaling") ? c.at("rope_scaling") : c;
-  if (sections.has("mrope_section")) {
-    const auto counts = sections.get<std::vector<int64_t>>("mrope_section");
-    if (counts.size() != 3 || counts[0] + counts[1] + counts[2] != rotated_ / 2) {
-      fail("{}: mrope_section must hold three numbers that add up to {}", sections.path(),
-           rotated_ / 2);
-    }
-    if (!sections.get<bool>("mrope_interleaved", false)) {
-      fail("{}: mrope_interleaved false is not implemented", sections.path());
-    }
-    axis_of_ = interleaved_axes(counts, rotated_ / 2);
+  // "proportional" pairs dimensions across the whole head, and those that are not turned have
+  // frequency 0; all others turn the first dimensions and pair them among themselves.
+  rotated_ = type == "proportional" ? head_dim : turned;
+  frequencies_ = frequencies_of(theta, turned / 2, rotated_);
+  if (type == "proportional") {
+    frequencies_ = at::cat({frequencies_, at::zeros({(head_dim - turned) / 2}, at::kFloat)});
+    if (parameters.has("factor")) frequencies_ /= positive(parameters, "factor");
+  } else if (type == "linear") {
+    frequencies_ /= positive(parameters, "factor");
+  } else if (type == "llama3") {
+    frequencies_ = llama3(frequencies_, parameters);
+  } else if (type == "yarn") {
+    frequencies_ = yarn(frequencies_, parameters, theta, positions);
+    magnitude_ = yarn_magnitude(parameters);
+  } else if (type != "default" && type != "mrope") {
+    fail(
+        "{}: rope type \"{}\" is not implemented; known: default, linear, llama3, mrope, "
+        "proportional, yarn",
+        parameters.path(), type);
   }
+  if (!parameters.has("mrope_section")) return;
+  const auto counts = parameters.get<std::vector<int64_t>>("mrope_section");
+  if (counts.size() != 3 || counts[0] + counts[1] + counts[2] != rotated_ / 2) {
+    fail("{}: mrope_section must hold three numbers that add up to {}", parameters.path(),
+         rotated_ / 2);
+  }
+  if (!parameters.get<bool>("mrope_interleaved", false))
+    fail("{}: mrope_interleaved false is not implemented", parameters.path());
+  axis_of_ = interleaved_axes(counts, rotated_ / 2);
 }
 
 Tensor Rope::operator()(const Tensor& x, const Tensor& positions) const {
@@ -76,8 +177,12 @@ Tensor Rope::operator()(const Tensor& x, const Tensor& positions) const {
     Tensor turned = at::cat({a * in[1] - b * in[2], b * in[1] + a * in[2]}, -1);
     return rest == 0 ? turned : at::cat({turned, in[0].narrow(2, 2 * half, rest)}, -1);
   };
-  return by_rows(rotate, {x, angles.cos().unsqueeze(1), angles.sin().unsqueeze(1)},
-                 x.sizes().slice(1));
+  Tensor cos = angles.cos(), sin = angles.sin();
+  if (magnitude_ != 1) {
+    cos.mul_(magnitude_);
+    sin.mul_(magnitude_);
+  }
+  return by_rows(rotate, {x, cos.unsqueeze(1), sin.unsqueeze(1)}, x.sizes().slice(1));
 }
 
 }  // namespace quern::ops

@@ -1,4 +1,5 @@
-// Rotary position embedding (Su et al., 2021) in the variants of the supported models.
+// Rotary position embedding (Su et al., 2021) in the variants of the supported models; formulas as
+// in transformers' modeling_rope_utils.py.
 #pragma once
 
 #include <vector>
@@ -11,18 +12,27 @@ namespace quern::ops {
 class Rope {
  public:
   // Reads `rope_parameters` of a text config, or the older `rope_theta`, `rope_scaling` and
-  // `partial_rotary_factor`. Fails on a rope type or scaling that is not implemented: ignoring one
+  // `partial_rotary_factor`. Fails on a rope type or setting that is not implemented: ignoring one
   // would change the model.
   Rope(const Json& text_config, int64_t head_dim);
+  // The same where the config has one set of parameters for each type of layer.
+  Rope(const Json& text_config, const std::string& layer_type, int64_t head_dim);
 
   // x fp32 [tokens, heads, head_dim]; positions int64 [tokens], or [3, tokens] with time, height
   // and width of each token where the model has interleaved sections. Rotates pairs (j, j + r / 2)
   // of the first r dimensions.
   Tensor operator()(const Tensor& x, const Tensor& positions) const;
 
+  const Tensor& frequencies() const { return frequencies_; }  // fp32 [r / 2]
+  double magnitude() const { return magnitude_; }             // what YaRN multiplies the result by
+
  private:
-  int64_t rotated_;     // r
-  Tensor frequencies_;  // fp32 [r / 2]
+  void read(const Json& parameters, double theta, double partial, int64_t head_dim,
+            int64_t positions);
+
+  int64_t rotated_ = 0;  // r
+  Tensor frequencies_;
+  double magnitude_ = 1;
   // Which of time, height, width turns frequency j; empty: positions have one axis.
   std::vector<int64_t> axis_of_;
 };
