@@ -1,5 +1,5 @@
 // Seconds of one AutoRound iteration of one block, and of its bare matrix products by LibTorch on
-// the same threads, in turn.
+// the same threads, in turn: in the type that the iteration multiplies in, and in fp32.
 //   compress_bench CHECKPOINT [--samples 8] [--length 256] [--iterations 8] [--threads 2] [--block
 //   0]
 // CHECKPOINT is written by make_synthetic (see bench/README.md). Prints one JSON line.
@@ -18,6 +18,7 @@
 #include "compress/plan.h"
 #include "kernels/kernels.h"
 #include "models/models.h"
+#include "ops/bf16_matrix.h"
 
 namespace quern {
 namespace {
@@ -64,17 +65,18 @@ struct DeltaProducts {
 
 class Floor {
  public:
-  Floor(std::vector<Product> products, DeltaProducts delta)
+  // The linears' products in this type; those of the delta rule are fp32.
+  Floor(std::vector<Product> products, DeltaProducts delta, DType dtype)
       : products_(std::move(products)), delta_(delta) {
     int64_t largest = 0;
     for (const Product& p : products_) {
       largest = std::max({largest, p.tokens * p.columns, p.tokens * p.rows});
-      weights_.push_back(at::randn({p.rows, p.columns}));
+      weights_.push_back(at::randn({p.rows, p.columns}, dtype));
       flops_ += 2.0 * static_cast<double>(p.tokens * p.rows * p.columns) *
                 (1 + p.input_gradient + p.weight_gradient);
     }
-    x_ = at::randn({largest});
-    y_ = at::randn({largest});
+    x_ = at::randn({largest}, dtype);
+    y_ = at::randn({largest}, dtype);
     if (delta_.heads == 0) return;
     auto random = [&](int64_t rows, int64_t columns) {
       return at::randn({delta_.heads * delta_.chunks, rows, columns});
@@ -172,10 +174,14 @@ void run(const Options& o) {
     delta = {o.samples * ((o.length + 63) / 64), text.get<int>("linear_num_value_heads"),
              text.get<int>("linear_key_head_dim"), text.get<int>("linear_value_head_dim")};
   }
-  const Floor floor(products_of(sites, plan, pairs, tokens), delta);
-  floor_seconds(floor, o.threads);
+  const std::vector<Product> products = products_of(sites, plan, pairs, tokens);
+  const bool bf16 = ops::has_bf16_matrix();
+  const Floor fp32_floor(products, delta, at::kFloat);
+  const Floor own_floor(products, delta, bf16 ? at::kBFloat16 : at::kFloat);
+  floor_seconds(fp32_floor, o.threads);
+  floor_seconds(own_floor, o.threads);
 
-  std::vector<double> iteration_seconds, floors, ratios;
+  std::vector<double> iteration_seconds, fp32_floors, own_floors, fp32_ratios, own_ratios;
   compress::AutoRoundOptions tuning;
   tuning.iterations = o.iterations + 1;
   tuning.batch_size = o.samples;
@@ -183,27 +189,32 @@ void run(const Options& o) {
   auto start = Clock::now();
   compress::auto_round(*block, tuned, input, target, tuning, random, [&](int iteration) {
     const double seconds = seconds_since(start);
-    const double bare = floor_seconds(floor, o.threads);
+    const double fp32_bare = floor_seconds(fp32_floor, o.threads);
+    const double own_bare = floor_seconds(own_floor, o.threads);
     if (iteration > 0) {
       iteration_seconds.push_back(seconds);
-      floors.push_back(bare);
-      ratios.push_back(seconds / bare);
+      fp32_floors.push_back(fp32_bare);
+      own_floors.push_back(own_bare);
+      fp32_ratios.push_back(seconds / fp32_bare);
+      own_ratios.push_back(seconds / own_bare);
     }
     start = Clock::now();
   });
   JsonValue line = {{"benchmark", "autoround_iteration"},
                     {"version", kVersion},
                     {"isa", kernels::cpu_kernels().name},
-                    {"dtype", "fp32"},
+                    {"dtype", bf16 ? "bf16" : "fp32"},
                     {"threads", o.threads},
                     {"tokens", tokens},
                     {"experts", text.get<int>("num_experts")},
                     {"tuned_parameters", parameters},
                     {"seconds", median(iteration_seconds)},
-                    {"gemm_seconds", median(floors)},
-                    {"gemm_gflops_per_second", floor.flops() / median(floors) / 1e9},
-                    {"ratio", median(ratios)},
-                    {"ratios", ratios}};
+                    {"gemm_seconds", median(own_floors)},
+                    {"gemm_gflops_per_second", own_floor.flops() / median(own_floors) / 1e9},
+                    {"ratio", median(own_ratios)},
+                    {"ratios", own_ratios},
+                    {"fp32_gemm_seconds", median(fp32_floors)},
+                    {"ratio_to_fp32", median(fp32_ratios)}};
   std::printf("%s\n", line.dump().c_str());
 }
 

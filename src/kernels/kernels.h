@@ -1,11 +1,13 @@
 // Arithmetic on raw pointers: one table of functions for each instruction set, picked once. All
-// tables give the same bits; the reference, plain C++, defines them. No function allocates, starts
-// a thread or checks its arguments: ops/ does.
+// tables give the same bits, products of bf16 matrices apart, which only some have; the reference,
+// plain C++, defines them. No function allocates, starts a thread or checks its arguments: ops/
+// does.
 #pragma once
 
 #include <cstdint>
 #include <vector>
 
+#include "kernels/bf16_matrix.h"
 #include "kernels/floats.h"
 #include "kernels/int4.h"
 #include "kernels/rounding.h"
@@ -18,7 +20,7 @@ struct DenseShape {
 };
 
 struct CpuKernels {
-  const char* name;  // reference, avx2, avx512
+  const char* name;  // reference, avx2, avx512, avx512bf16
 
   // x [tokens, columns] fp32 -> tokens [begin, end) of `out`. A piece's largest magnitude becomes
   // 32500, which keeps both bytes of a value in the range of an int8.
@@ -47,6 +49,8 @@ struct CpuKernels {
                          const RoundingCodes& codes);
   void (*rounding_step)(const Rounding& rounding, const RoundingStep& step,
                         const RoundingRows& state, float* w_hat);
+
+  const Bf16Matrix* bf16_matrix = nullptr;  // null where fp32 is as fast
 };
 
 // The fastest table that this processor can run, or the one that QUERN_CPU_ISA names; fails if that

@@ -123,7 +123,8 @@ Gradients backward_out(const Job& job, const Tensor& gate, const Tensor& up, con
       d.p.data_ptr<float>()[place] = dp;
       for (int64_t c = pair * hidden; c < (pair + 1) * hidden; ++c) dy_rows[c] *= factor;
     }
-    job.down.step(dy_rows.data(), hidden, act.data(), inner, pairs, expert, 0, hidden);
+    job.down.step(dy_rows.data(), hidden, job.down.prepare_step(act.data(), pairs, inner), expert,
+                  0, hidden);
   });
   return d;
 }
@@ -162,10 +163,9 @@ void step_in(const Job& job, const Gradients& d, const float* x) {
     const int64_t expert = job.order[i], first = job.lists.begin[expert],
                   pairs = job.lists.pairs(expert);
     const std::vector<float> rows = gather(job, expert, x, hidden);
-    job.gate.step(d.gate.const_data_ptr<float>() + first * inner, inner, rows.data(), hidden, pairs,
-                  expert, 0, inner);
-    job.up.step(d.up.const_data_ptr<float>() + first * inner, inner, rows.data(), hidden, pairs,
-                expert, 0, inner);
+    const StepInput in = job.gate.prepare_step(rows.data(), pairs, hidden);
+    job.gate.step(d.gate.const_data_ptr<float>() + first * inner, inner, in, expert, 0, inner);
+    job.up.step(d.up.const_data_ptr<float>() + first * inner, inner, in, expert, 0, inner);
   });
 }
 

@@ -63,8 +63,9 @@ struct LinearFunction : torch::autograd::Function<LinearFunction> {
     }
     // Only now, because the gradient of x needs the weight before its step.
     if (weight.rounding()) {
+      const StepInput in = weight.prepare_step(x.const_data_ptr<float>(), tokens, columns);
       parallel_pieces(rows, Weight::kRowTile, [&](int64_t begin, int64_t end) {
-        weight.step(dy_data, rows, x.const_data_ptr<float>(), columns, tokens, 0, begin, end);
+        weight.step(dy_data, rows, in, 0, begin, end);
       });
     }
     return {dx, Tensor(), Tensor()};

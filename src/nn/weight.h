@@ -8,6 +8,7 @@
 #include <variant>
 #include <vector>
 
+#include "ops/bf16_matrix.h"
 #include "ops/int4.h"
 #include "ops/rounding.h"
 #include "tensor/tensor.h"
@@ -22,12 +23,20 @@ struct Dense {
 using Rounding = std::shared_ptr<ops::Rounding>;
 using Packed = std::shared_ptr<const ops::Int4Stack>;
 
-// Activations ready to be multiplied by a weight of a certain form: as they are, or as 16-bit
-// integers for packed weights.
+// Activations ready to be multiplied by a weight of a certain form: as they are, as 16-bit integers
+// for packed weights, or in bf16 for weights that are being rounded.
 struct Activations {
   const float* x = nullptr;  // [tokens, columns]
   int64_t tokens = 0, stride = 0;
   ops::Int4Activations planes;  // filled for packed weights
+  ops::Bf16Left bf16;           // filled for weights whose values are bf16 while they are rounded
+};
+
+// The activations once more, as a factor of dL/dw.
+struct StepInput {
+  const float* x = nullptr;  // [tokens, columns]
+  int64_t tokens = 0, stride = 0;
+  ops::Bf16Right bf16;
 };
 
 class Weight {
@@ -58,9 +67,10 @@ class Weight {
   // dx[t] (+)= dy[t] w.
   void product_backward(const float* dy, int64_t tokens, int64_t dy_stride, int64_t matrix,
                         float* dx, int64_t dx_stride, bool accumulate) const;
+  StepInput prepare_step(const float* x, int64_t tokens, int64_t stride) const;
   // Hands dL/dw = dy^T x, rows in tiles, to the rounding; nothing to do for other forms.
-  void step(const float* dy, int64_t dy_stride, const float* x, int64_t x_stride, int64_t tokens,
-            int64_t matrix, int64_t begin, int64_t end) const;
+  void step(const float* dy, int64_t dy_stride, const StepInput& x, int64_t matrix, int64_t begin,
+            int64_t end) const;
 
   static constexpr int64_t kRowTile = 128;
 
@@ -73,6 +83,7 @@ class Weight {
 
   // The matrix as a dense one: stored or fake-quantized.
   const Tensor& matrix_values(int64_t matrix) const;
+  bool multiplies_in_bf16() const;
 
   std::shared_ptr<Stored> stored_;
 };

@@ -4,6 +4,7 @@
 
 #include "base/error.h"
 #include "base/threads.h"
+#include "ops/bf16_matrix.h"
 #include "ops/float_type.h"
 
 namespace quern::ops {
@@ -30,7 +31,7 @@ Rounding::Rounding(std::vector<Tensor> matrices, const quant::Scheme& scheme,
   const auto group_bytes = static_cast<int64_t>(sizeof(kernels::RoundingGroup));
   for (const Tensor& weight : weights_) {
     QUERN_CHECK(weight.size(0) == rows_ && weight.size(1) == columns && weight.is_contiguous());
-    values_.push_back(at::empty({rows_, columns}, at::kFloat));
+    values_.push_back(at::empty({rows_, columns}, has_bf16_matrix() ? at::kBFloat16 : at::kFloat));
     offsets_.push_back(at::empty({rows_, columns}, at::kInt));
     groups_.push_back(at::empty({rows_, groups * group_bytes}, at::kByte));
     codes_.push_back(at::empty({rows_, columns / 2}, at::kByte));
@@ -44,8 +45,8 @@ Rounding::Rounding(std::vector<Tensor> matrices, const quant::Scheme& scheme,
                   count = std::min(kRowTile, rows_ - begin);
     const kernels::RoundingRows rows = state(matrix, begin, count);
     kernels::cpu_kernels().rounding_start(shape_, rows);
-    kernels::cpu_kernels().rounding_forward(shape_, rows,
-                                            values_[matrix].data_ptr<float>() + begin * columns);
+    set_values(matrix, begin, count,
+               [&](float* w_hat) { kernels::cpu_kernels().rounding_forward(shape_, rows, w_hat); });
     // Round-to-nearest is what stays if no iteration is kept.
     keep_rows(matrix, begin, count);
   });
@@ -68,6 +69,20 @@ kernels::RoundingCodes Rounding::kept(int64_t matrix, int64_t begin) const {
           scales + begin * shape_.groups() * item_bytes(scheme_.scale_dtype),
           zeros_[matrix].defined() ? zeros_[matrix].data_ptr<uint8_t>() + begin * shape_.groups()
                                    : nullptr};
+}
+
+template <class Write>
+void Rounding::set_values(int64_t matrix, int64_t begin, int64_t count, const Write& write) {
+  const int64_t columns = shape_.columns;
+  const Tensor values = values_[matrix].narrow(0, begin, count);
+  if (values.scalar_type() == at::kFloat) {
+    write(values.data_ptr<float>());
+    return;
+  }
+  thread_local std::vector<float> w_hat;
+  if (static_cast<int64_t>(w_hat.size()) < count * columns) w_hat.resize(count * columns);
+  write(w_hat.data());
+  bf16_from_float(w_hat.data(), values);
 }
 
 void Rounding::keep_rows(int64_t matrix, int64_t begin, int64_t count) const {
@@ -112,8 +127,9 @@ void Rounding::change_rows(int64_t matrix, int64_t begin, int64_t count, const f
     change.minmax_step =
         static_cast<float>(options_.minmax_lr * change.steps_left / options_.iterations);
   }
-  kernels::cpu_kernels().rounding_step(shape_, change, state(matrix, begin, count),
-                                       values_[matrix].data_ptr<float>() + begin * shape_.columns);
+  set_values(matrix, begin, count, [&](float* w_hat) {
+    kernels::cpu_kernels().rounding_step(shape_, change, state(matrix, begin, count), w_hat);
+  });
 }
 
 quant::QuantWeight Rounding::best(int64_t matrix) const {

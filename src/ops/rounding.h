@@ -32,7 +32,7 @@ class Rounding {
   int64_t rows() const { return rows_; }
   int64_t columns() const { return shape_.columns; }
 
-  // w^ of the current state, fp32 [rows, columns].
+  // w^ of the current state [rows, columns]: bf16 where ops/bf16_matrix.h multiplies, else fp32.
   const Tensor& values(int64_t matrix) const { return values_[matrix]; }
 
   // The state that the next products use belongs to this iteration, whose gradients come in so many
@@ -56,6 +56,9 @@ class Rounding {
  private:
   kernels::RoundingRows state(int64_t matrix, int64_t begin, int64_t count) const;
   kernels::RoundingCodes kept(int64_t matrix, int64_t begin) const;
+  // Runs `write`, which fills w^ of some rows in fp32, and stores them.
+  template <class Write>
+  void set_values(int64_t matrix, int64_t begin, int64_t count, const Write& write);
   void keep_rows(int64_t matrix, int64_t begin, int64_t count) const;
   void change_rows(int64_t matrix, int64_t begin, int64_t count, const float* gradient);
 

@@ -20,12 +20,24 @@ bool has_avx512() {
          __builtin_cpu_supports("avx512vnni");
 }
 
+// All of AVX-512's functions, and matrix products in bf16.
+const CpuKernels& avx512bf16_kernels() {
+  static const CpuKernels table = [] {
+    CpuKernels kernels = kAvx512Kernels;
+    kernels.name = "avx512bf16";
+    kernels.bf16_matrix = &kAvx512Bf16Matrix;
+    return kernels;
+  }();
+  return table;
+}
+
 }  // namespace
 
 std::vector<const CpuKernels*> available_cpu_kernels() {
   std::vector<const CpuKernels*> tables = {&kReferenceKernels};
   if (has_avx2()) tables.push_back(&kAvx2Kernels);
   if (has_avx512()) tables.push_back(&kAvx512Kernels);
+  if (has_avx512() && __builtin_cpu_supports("avx512bf16")) tables.push_back(&avx512bf16_kernels());
   return tables;
 }
 

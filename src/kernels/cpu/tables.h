@@ -8,5 +8,6 @@ namespace quern::kernels {
 extern const CpuKernels kReferenceKernels;
 extern const CpuKernels kAvx2Kernels;
 extern const CpuKernels kAvx512Kernels;
+extern const Bf16Matrix kAvx512Bf16Matrix;
 
 }  // namespace quern::kernels
