@@ -12,6 +12,7 @@
 #include "cli/compress_progress.h"
 #include "cli/compress_summary.h"
 #include "cli/interrupt.h"
+#include "cli/method_options.h"
 #include "cli/program.h"
 #include "cli/terminal.h"
 #include "cli/verify.h"
@@ -26,11 +27,8 @@ struct CompressCommand {
   std::string source, output;
   bool force = false;
 
-  std::string recipe_file, method = "auto-round";
-  compress::RecipeOptions recipe;
-  std::vector<std::string> layer_rules;
+  MethodOptions method;
   compress::AutoRoundOptions tuning;
-  std::string format;
   std::string max_shard_size = "5GB";
 
   std::vector<std::string> data;
@@ -43,23 +41,6 @@ struct CompressCommand {
   bool no_verify = false;
   bool json_lines = false;
 };
-
-constexpr quant::Format kFormats[] = {quant::Format::auto_round, quant::Format::compressed_tensors,
-                                      quant::Format::gptq};
-
-std::vector<std::string> format_names() {
-  std::vector<std::string> names;
-  for (quant::Format format : kFormats) names.emplace_back(quant::format_name(format));
-  return names;
-}
-
-// A recipe.yaml is llm-compressor's, and so is the format that it leads to.
-quant::Format format_of(const CompressCommand& command) {
-  for (quant::Format format : kFormats)
-    if (quant::format_name(format) == command.format) return format;
-  return command.recipe_file.empty() ? quant::Format::auto_round
-                                     : quant::Format::compressed_tensors;
-}
 
 size_t parse_size(const std::string& text) {
   constexpr std::array<std::pair<const char*, double>, 7> kUnits = {{{"GiB", 0x1p30},
@@ -77,15 +58,6 @@ size_t parse_size(const std::string& text) {
       return static_cast<size_t>(value * bytes);
   fail(Exit::usage, "--max-shard-size {}: write a number and a unit, as in 5GB, 500MB or 2GiB",
        text);
-}
-
-compress::Recipe recipe_of(CompressCommand& command) {
-  if (!command.recipe_file.empty()) return compress::read_recipe(command.recipe_file);
-  command.recipe.method =
-      command.method == "rtn" ? compress::Method::round_to_nearest : compress::Method::auto_round;
-  for (const std::string& rule : command.layer_rules)
-    command.recipe.layers.push_back(compress::parse_layer_rule(rule));
-  return compress::make_recipe(command.recipe);
 }
 
 bool needs_data(const compress::Recipe& recipe) {
@@ -144,6 +116,7 @@ compress::Calibration read_calibration(const CompressCommand& command, const nn:
 
 // What must be right before anything is read or written at length.
 void check(const CompressCommand& command, const compress::Recipe& recipe) {
+  compress::check_methods(recipe);
   if (needs_data(recipe) && command.data.empty())
     fail(Exit::usage,
          "AutoRound learns from texts: add --data FILE (jsonl, json, csv, txt or parquet), or "
@@ -153,7 +126,7 @@ void check(const CompressCommand& command, const compress::Recipe& recipe) {
 }
 
 compress::CompressOptions options_of(const CompressCommand& command) {
-  compress::CompressOptions options = {.format = format_of(command),
+  compress::CompressOptions options = {.format = format_of(command.method),
                                        .max_shard_bytes = parse_size(command.max_shard_size),
                                        .tuning = command.tuning};
   options.tuning.seed = command.seed;
@@ -175,7 +148,7 @@ compress::CompressReport compress_model(const std::shared_ptr<const nn::Source>&
 }
 
 void run(CompressCommand& command, bool json) {
-  const compress::Recipe recipe = recipe_of(command);
+  const compress::Recipe recipe = recipe_of(command.method);
   check(command, recipe);
   compress::CompressOptions options = options_of(command);
   const auto source = std::make_shared<const nn::Source>(command.source);
@@ -201,41 +174,7 @@ void run(CompressCommand& command, bool json) {
        eval::to_text(first_error(*summary.verification)), summary.output);
 }
 
-void declare_method(CLI::App& verb, CompressCommand& command) {
-  auto* recipe = verb.add_option("--recipe", command.recipe_file,
-                                 "recipe.yaml in llm-compressor's schema, instead of the options "
-                                 "of this group");
-  auto only_without_recipe = [&](CLI::Option* option) {
-    option->excludes(recipe)->group("Method");
-  };
-  recipe->group("Method");
-  only_without_recipe(verb.add_option("--method", command.method, "auto-round or rtn")
-                          ->check(CLI::IsMember({"auto-round", "rtn"}))
-                          ->capture_default_str());
-  only_without_recipe(
-      verb.add_option("--bits", command.recipe.bits, "Bits of a weight")->capture_default_str());
-  only_without_recipe(verb.add_option("--group-size", command.recipe.group_size,
-                                      "Weights that share a scale; -1: a whole row")
-                          ->capture_default_str());
-  only_without_recipe(verb.add_flag("--sym,!--asym", command.recipe.symmetric,
-                                    "Symmetric (default), or with zero points"));
-  only_without_recipe(
-      verb.add_option("--iters", command.recipe.iters, "Steps of AutoRound in each block")
-          ->capture_default_str());
-  only_without_recipe(
-      verb.add_option("--lr", command.recipe.lr, "Learning rate (default: 1 / iters)"));
-  only_without_recipe(
-      verb.add_option("--batch-size", command.recipe.batch_size, "Samples of a step")
-          ->capture_default_str());
-  only_without_recipe(verb.add_option("--ignore", command.recipe.ignore,
-                                      "Linears to keep: a name, a part of one, or re:PATTERN; may "
-                                      "be repeated")
-                          ->allow_extra_args(false));
-  only_without_recipe(
-      verb.add_option(
-              "--layer-config", command.layer_rules,
-              "PATTERN=bits:16 or PATTERN=group_size:32,sym:false: other treatment of some linears")
-          ->allow_extra_args(false));
+void declare_tuning(CLI::App& verb, CompressCommand& command) {
   verb.add_option("--minmax-lr", command.tuning.minmax_lr,
                   "Learning rate of the clipping (default: --lr)")
       ->group("Method");
@@ -273,9 +212,7 @@ void declare_data(CLI::App& verb, CompressCommand& command) {
 void declare_output(CLI::App& verb, CompressCommand& command) {
   auto declare = [&](CLI::Option* option) { option->group("Output"); };
   declare(verb.add_option("-o,--output", command.output, "Folder to make")->required());
-  declare(verb.add_option("--format", command.format,
-                          "auto_gptq (default), compressed-tensors (default with --recipe) or gptq")
-              ->check(CLI::IsMember(format_names())));
+  declare_format(verb, command.method);
   declare(verb.add_option("--max-shard-size", command.max_shard_size, "Of a safetensors file")
               ->capture_default_str());
   declare(verb.add_flag("--force", command.force, "Replace a model folder of this name"));
@@ -302,7 +239,8 @@ the exit code is 5. Ctrl-C finishes the block at hand, a second one stops at onc
 nothing behind.)");
   verb->add_option("MODEL", command->source, "Model folder; it is only read")->required();
   declare_output(*verb, *command);
-  declare_method(*verb, *command);
+  declare_method(*verb, command->method);
+  declare_tuning(*verb, *command);
   declare_data(*verb, *command);
   add_gate_options(*verb, command->gates, "Verification");
   verb->callback(

@@ -6,6 +6,7 @@
 #include <nlohmann/json.hpp>
 
 #include "cli/compress_progress.h"
+#include "cli/name_pattern.h"
 #include "cli/terminal.h"
 
 namespace quern::cli {
@@ -17,27 +18,10 @@ struct VerdictGroup {
   int64_t linears = 0;
 };
 
-// "model.layers.12.mlp.experts.3.up_proj" -> "model.layers.*.mlp.experts.*.up_proj"
-std::string without_numbers(const std::string& name) {
-  std::string pattern;
-  for (size_t i = 0; i < name.size(); ++i) {
-    const bool starts_part = i == 0 || name[i - 1] == '.';
-    size_t end = i;
-    while (end < name.size() && name[end] >= '0' && name[end] <= '9') ++end;
-    if (starts_part && end > i && (end == name.size() || name[end] == '.')) {
-      pattern += '*';
-      i = end - 1;
-    } else {
-      pattern += name[i];
-    }
-  }
-  return pattern;
-}
-
 std::vector<VerdictGroup> group(const std::vector<compress::Verdict>& verdicts) {
   std::vector<VerdictGroup> groups;
   for (const compress::Verdict& verdict : verdicts) {
-    VerdictGroup wanted{without_numbers(verdict.name), verdict.scheme ? verdict.scheme->text() : "",
+    VerdictGroup wanted{name_pattern(verdict.name), verdict.scheme ? verdict.scheme->text() : "",
                         verdict.reason};
     auto known = std::find_if(groups.begin(), groups.end(), [&](const VerdictGroup& entry) {
       return entry.pattern == wanted.pattern && entry.scheme == wanted.scheme &&

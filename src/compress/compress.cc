@@ -111,7 +111,7 @@ class Run {
         return entry.weight.is(site.weight);
       });
       if (known == list.end()) {
-        list.push_back({site.weight, *verdict->scheme, verdict,
+        list.push_back({site.weight, *verdict->scheme, verdict, site.source,
                         std::vector<std::string>(site.weight.matrices())});
         known = list.end() - 1;
       }
@@ -158,7 +158,7 @@ class Run {
     std::vector<std::pair<nn::Weight, quant::Scheme>> together;
     const Step* step = nullptr;
     for (const WeightToDo& entry : list) {
-      if (!tuned(*entry.verdict)) continue;
+      if (!tuned(entry)) continue;
       together.emplace_back(entry.weight, entry.scheme);
       step = &recipe_.steps[entry.verdict->step];
     }
@@ -178,7 +178,7 @@ class Run {
       report.best_iteration = result.best_iteration;
     }
     for (size_t i = 0; i < list.size(); ++i) {
-      if (!tuned(*list[i].verdict)) {
+      if (!tuned(list[i])) {
         pack(list[i], originals[i],
              [&](int64_t matrix) { return nearest(list[i], originals[i].matrices[matrix]); });
         continue;
@@ -273,6 +273,8 @@ class Run {
     }
     details.batch_size = step.batch_size;
     details.learning_rate = step.lr;
+    details.fp8_kv_cache = std::any_of(recipe_.steps.begin(), recipe_.steps.end(),
+                                       [](const Step& entry) { return entry.fp8_kv_cache; });
     const JsonValue config = quant::quantization_config(options_.format, plan_.modules, details);
     const fs::path file = source_->files.folder() / "config.json";
     write_file(options_.output / "config.json",
@@ -301,9 +303,21 @@ class Run {
 
 }  // namespace
 
+void check_methods(const Recipe& recipe) {
+  for (size_t i = 0; i < recipe.steps.size(); ++i) {
+    const Step& step = recipe.steps[i];
+    if (step.method == Method::round_to_nearest || step.method == Method::auto_round) continue;
+    fail(Exit::infeasible,
+         "recipe: step {} of {}, {}, cannot be carried out by this version of quern, which has "
+         "AutoRoundModifier and QuantizationModifier; `quern plan` shows what it would make",
+         i + 1, recipe.steps.size(), step.modifier);
+  }
+}
+
 CompressReport compress(const std::shared_ptr<const nn::Source>& source, const Recipe& recipe,
                         const Calibration& calibration, const CompressOptions& options,
                         const Progress& progress) {
+  check_methods(recipe);
   return Run(source, recipe, calibration, options, progress).run();
 }
 

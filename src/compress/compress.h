@@ -66,6 +66,9 @@ struct CompressReport {
   double seconds = 0;
 };
 
+// Fails with Exit::infeasible, naming the step, when this build lacks the method of one.
+void check_methods(const Recipe& recipe);
+
 // Writes everything but what verification adds: shards, index, config.json and
 // quantization_config.json, recipe.yaml, the source's other files, quantization_errors.json and
 // quantization.yaml.

@@ -18,7 +18,13 @@
 
 namespace quern::compress {
 
-enum class Method { round_to_nearest, auto_round };  // AutoRound of 0 iterations is the former
+// What a step does to the linears that it gets. All but sparse_gpt quantize if they have schemes.
+//   round_to_nearest  also AutoRound of 0 iterations
+//   auto_round        rounding and clipping learnt from the block's output
+//   awq               moves scale from activations to weights first (or for a later step)
+//   gptq              rounds column after column and lets the rest make up for the error
+//   sparse_gpt        sets a share of the weights to zero, and lets the rest make up for it
+enum class Method { round_to_nearest, auto_round, awq, gptq, sparse_gpt };
 
 // Whose meaning the rules of a recipe have.
 //   llm_compressor  a plain entry is a full name or a class, "re:" is a Python regular expression
@@ -29,6 +35,9 @@ enum class Method { round_to_nearest, auto_round };  // AutoRound of 0 iteration
 //                   are no multiple of 32 are kept.
 enum class RuleStyle { llm_compressor, auto_round };
 
+// In which order GPTQ rounds the columns of a matrix: theirs, or that of their activations' size.
+enum class ActOrder { none, by_activation };
+
 // A scheme for the linears that its targets name.
 struct SchemeGroup {
   std::string name;  // "group_0"
@@ -36,6 +45,36 @@ struct SchemeGroup {
   quant::Scheme scheme;
   quant::Observer observer = quant::Observer::minmax;
   quant::ShrinkSearch shrink = {};
+  ActOrder act_order = ActOrder::none;
+};
+
+// AWQ divides what the first pattern names (norms or linears) by a scale for each channel, and
+// multiplies the columns of the linears that read it by the same. Patterns are as in targets.
+struct AwqMapping {
+  std::string smooth_layer;
+  std::vector<std::string> balance_layers;
+};
+
+// Whether the scale also depends on the weights; `both` tries both.
+enum class DuoScaling { off, on, both };
+
+struct AwqSettings {
+  std::vector<AwqMapping> mappings = {};  // none: those of the architecture
+  DuoScaling duo_scaling = DuoScaling::on;
+  int grid = 20;  // scales that are tried
+};
+
+// GPTQ and SparseGPT.
+struct HessianSettings {
+  int64_t block_size = 128;  // columns before the rest of the matrix is brought up to date
+  double dampening = 0.01;   // of the mean of the diagonal
+};
+
+// SparseGPT.
+struct Sparsity {
+  double share = 0;           // of the weights that become zero
+  int64_t zeros = 0, of = 0;  // "2:4": zeros among so many neighbours; 0: anywhere
+  std::vector<std::string> targets = {};
 };
 
 // A different treatment of some linears: 16 bits (kept), or another group size or symmetry.
@@ -53,12 +92,18 @@ LayerRule parse_layer_rule(std::string_view text);
 struct Step {
   std::string modifier;  // "AutoRoundModifier"
   Method method = Method::round_to_nearest;
-  std::vector<SchemeGroup> groups;  // none: the linears that an earlier step chose
+  // None: the linears that an earlier step chose (AutoRound, GPTQ), or that a later one will (AWQ).
+  std::vector<SchemeGroup> groups;
   std::vector<std::string> ignore;
   std::vector<LayerRule> layers = {};  // auto_round style only
-  int iters = 200;
-  std::optional<double> lr = {};  // none: 1 / iters
+  int iters = 200;                     // this and the next two: AutoRound
+  std::optional<double> lr = {};       // none: 1 / iters
   int batch_size = 8;
+  AwqSettings awq = {};
+  HessianSettings hessian = {};
+  Sparsity sparsity = {};
+  // Servers keep keys and values in 8-bit floats (E4M3) with one scale a tensor.
+  bool fp8_kv_cache = false;
 };
 
 struct Recipe {
@@ -67,8 +112,9 @@ struct Recipe {
 };
 
 // Stages and groups of modifiers are flattened in order. Fails, with the place in the file, on a
-// modifier or field that does not exist (naming the nearest), on one that quern does not support
-// yet, and when there is no modifier at all. `origin` names the document in messages.
+// modifier or field that does not exist (naming the nearest), on one that quern does not support,
+// on steps in an order that makes no sense, and when there is no modifier at all. `origin` names
+// the document in messages.
 Recipe parse_recipe(const JsonValue& document, const std::string& origin);
 Recipe read_recipe(const std::filesystem::path& file);
 
@@ -105,6 +151,8 @@ struct Verdict {
   size_t step = 0;                      // of the recipe; meaningless when kept
   quant::Observer observer = quant::Observer::minmax;
   quant::ShrinkSearch shrink = {};
+  ActOrder act_order = ActOrder::none;
+  std::optional<size_t> pruned_by = {};  // the step that sets some of its weights to zero
 };
 
 struct Resolution {

@@ -60,6 +60,7 @@ JsonValue group_json(const SchemeGroup& group) {
   bool channel = group.scheme.group_size == -1;
   if (!channel) weights["group_size"] = group.scheme.group_size;
   weights["strategy"] = channel ? "channel" : "group";
+  if (group.act_order == ActOrder::by_activation) weights["actorder"] = "static";
   weights["observer"] = group.observer == quant::Observer::mse ? "mse" : "memoryless_minmax";
   if (group.observer == quant::Observer::mse) {
     weights["observer_kwargs"] = {{"maxshrink", group.shrink.maxshrink},
@@ -70,23 +71,68 @@ JsonValue group_json(const SchemeGroup& group) {
   return {{"targets", group.targets}, {"weights", weights}};
 }
 
-JsonValue step_json(const Step& step) {
-  JsonValue json = JsonValue::object();
-  bool plain = step.groups.size() == 1 && step.groups[0].scheme.group_size == 128 &&
-               step.groups[0].observer == quant::Observer::minmax;
+JsonValue awq_mappings(const std::vector<AwqMapping>& mappings) {
+  JsonValue list = JsonValue::array();
+  for (const AwqMapping& mapping : mappings)
+    list.push_back(
+        {{"smooth_layer", mapping.smooth_layer}, {"balance_layers", mapping.balance_layers}});
+  return list;
+}
+
+// How a step quantizes; nothing for one that does not.
+void add_quantization(JsonValue& json, const Step& step) {
+  if (step.fp8_kv_cache)
+    json["kv_cache_scheme"] = {{"num_bits", 8},
+                               {"type", "float"},
+                               {"strategy", "tensor"},
+                               {"symmetric", true},
+                               {"dynamic", false}};
+  if (step.groups.empty()) return;
+  const bool plain = step.groups.size() == 1 && step.groups[0].scheme.group_size == 128 &&
+                     step.groups[0].observer == quant::Observer::minmax &&
+                     step.groups[0].act_order == ActOrder::none;
   if (plain) json["targets"] = step.groups[0].targets;
   for (const SchemeGroup& group : step.groups) {
     if (!plain) json["config_groups"][group.name] = group_json(group);
   }
-  if (!step.groups.empty()) json["ignore"] = step.ignore;
+  json["ignore"] = step.ignore;
   if (plain) json["scheme"] = step.groups[0].scheme.symmetric ? "W4A16" : "W4A16_ASYM";
   json["bypass_divisibility_checks"] = false;
+}
+
+void add_hessian(JsonValue& json, const HessianSettings& hessian) {
+  json["block_size"] = hessian.block_size;
+  json["dampening_frac"] = hessian.dampening;
+}
+
+void add_method(JsonValue& json, const Step& step) {
   if (step.modifier == "AutoRoundModifier") {
     json["iters"] = step.iters;
     json["enable_torch_compile"] = false;
     json["batch_size"] = step.batch_size;
     if (step.lr) json["lr"] = *step.lr;
+  } else if (step.method == Method::awq) {
+    if (!step.awq.mappings.empty()) json["mappings"] = awq_mappings(step.awq.mappings);
+    json["duo_scaling"] = step.awq.duo_scaling == DuoScaling::on;
+    if (step.awq.duo_scaling == DuoScaling::both) json["duo_scaling"] = "both";
+    json["n_grid"] = step.awq.grid;
+  } else if (step.method == Method::gptq) {
+    add_hessian(json, step.hessian);
+    // Groups of one modifier may differ; without a word GPTQ takes static for those that have none.
+    json["actorder"] = nullptr;
+  } else if (step.method == Method::sparse_gpt) {
+    json["sparsity"] = step.sparsity.share;
+    json["mask_structure"] = fmt::format("{}:{}", step.sparsity.zeros, step.sparsity.of);
+    json["targets"] = step.sparsity.targets;
+    json["ignore"] = step.ignore;
+    add_hessian(json, step.hessian);
   }
+}
+
+JsonValue step_json(const Step& step) {
+  JsonValue json = JsonValue::object();
+  add_quantization(json, step);
+  add_method(json, step);
   return json;
 }
 

@@ -205,7 +205,8 @@ class LlmCompressorRules : public StepRules {
             .scheme = target.group->scheme,
             .reason = fmt::format("target \"{}\"", target.rule.text()),
             .observer = target.group->observer,
-            .shrink = target.group->shrink};
+            .shrink = target.group->shrink,
+            .act_order = target.group->act_order};
   }
 
   const Names& names_;
@@ -299,7 +300,21 @@ void apply(StepRules& rules, size_t step, const std::vector<LinearInfo>& linears
     // What an earlier step quantizes stays so, unless this one quantizes it too.
     if (!verdict || (!verdict->scheme && before.scheme)) continue;
     verdict->step = step;
+    verdict->pruned_by = before.pruned_by;
     before = *std::move(verdict);
+  }
+  rules.report_unmatched(linears, resolution.warnings);
+}
+
+// SparseGPT has targets as others have, and no scheme.
+void apply_pruning(const Step& step, size_t index, const Names& names,
+                   const std::vector<LinearInfo>& linears, Resolution& resolution) {
+  Step rules_of = step;
+  rules_of.groups = {{.name = "", .targets = step.sparsity.targets, .scheme = {}}};
+  LlmCompressorRules rules(rules_of, names);
+  for (size_t i = 0; i < linears.size(); ++i) {
+    const auto verdict = rules.decide(linears[i]);
+    if (verdict && verdict->scheme) resolution.verdicts[i].pruned_by = index;
   }
   rules.report_unmatched(linears, resolution.warnings);
 }
@@ -377,8 +392,12 @@ Resolution resolve(const Recipe& recipe, const std::vector<LinearInfo>& linears)
   }
   for (size_t i = 0; i < recipe.steps.size(); ++i) {
     const Step& step = recipe.steps[i];
-    if (step.groups.empty()) {  // tunes what earlier steps chose
-      for (Verdict& verdict : resolution.verdicts) verdict.step = i;
+    if (step.method == Method::sparse_gpt) {
+      apply_pruning(step, i, names, linears, resolution);
+    } else if (step.groups.empty()) {
+      const bool rounds = step.method == Method::auto_round || step.method == Method::gptq;
+      if (!rounds) continue;  // prepares weights, or is for the cache alone
+      for (Verdict& verdict : resolution.verdicts) verdict.step = i;  // what earlier steps chose
     } else if (recipe.style == RuleStyle::auto_round) {
       AutoRoundRules rules(step, names);
       apply(rules, i, linears, resolution);

@@ -41,6 +41,8 @@ struct ConfigDetails {
   int64_t sequence_length = 2048;
   int64_t batch_size = 8;
   std::optional<double> learning_rate = {};  // none: 1 / iters
+  // Keys and values in 8-bit floats with one scale a tensor; compressed_tensors only.
+  bool fp8_kv_cache = false;
 };
 
 // `linears` are all linears of the checkpoint, in its order, quantized or not.

@@ -55,6 +55,22 @@ JsonValue weights_json(const Scheme& scheme, const std::string& observer) {
   return json;
 }
 
+// Without scales in the checkpoint, servers take 1.
+JsonValue fp8_kv_cache_json() {
+  return {{"actorder", nullptr},
+          {"block_structure", nullptr},
+          {"dynamic", false},
+          {"group_size", nullptr},
+          {"num_bits", 8},
+          {"observer", "memoryless_minmax"},
+          {"observer_kwargs", JsonValue::object()},
+          {"scale_dtype", nullptr},
+          {"strategy", "tensor"},
+          {"symmetric", true},
+          {"type", "float"},
+          {"zp_dtype", nullptr}};
+}
+
 JsonValue compressed_tensors_config(const std::vector<ModuleScheme>& linears,
                                     const ConfigDetails& details) {
   std::vector<Scheme> schemes = distinct_schemes(linears);
@@ -87,7 +103,7 @@ JsonValue compressed_tensors_config(const std::vector<ModuleScheme>& linears,
   json["format"] = "pack-quantized";
   json["global_compression_ratio"] = nullptr;
   json["ignore"] = ignore;
-  json["kv_cache_scheme"] = nullptr;
+  json["kv_cache_scheme"] = details.fp8_kv_cache ? fp8_kv_cache_json() : JsonValue(nullptr);
   json["quant_method"] = "compressed-tensors";
   json["quantization_status"] = "compressed";
   json["sparsity_config"] = JsonValue::object();

@@ -398,8 +398,29 @@ TEST(Errors, RecipesThatAreNotUnderstood) {
       {"{}", "no modifier"},
       {"default: {x: {QuantizationModifier: {scheme: W4A16}}}", "no modifier"},
       {stage("AutoRoundModifer: {scheme: W4A16}"), "did you mean AutoRoundModifier"},
-      {stage("GPTQModifier: {scheme: W4A16}"), "not supported yet"},
-      {stage("AWQModifier: {}"), "AutoRoundModifier, QuantizationModifier"},
+      {stage("SmoothQuantModifier: {}"), "AutoRoundModifier, AWQModifier, GPTQModifier"},
+      {stage("AWQModifier: {}"), "AWQModifier quantizes nothing"},
+      {stage("AWQModifier: {scheme: W4A16, ngrid: 3}"), "did you mean \"n_grid\""},
+      {stage("AWQModifier: {scheme: W4A16, duo_scaling: maybe}"), "true, false or both"},
+      {stage("AWQModifier: {scheme: W4A16, mappings: [{smooth_layer: a}]}"), "balance_layers"},
+      {stage("AWQModifier: {scheme: W4A16, mappings: [{smoth_layer: a}]}"), "smooth_layer"},
+      {stage("GPTQModifier: {}"), "no modifier before it"},
+      {stage("GPTQModifier: {scheme: W4A16, actorder: group}"), "say static"},
+      {stage("GPTQModifier: {actorder: static, config_groups: {g: {targets: [Linear], weights: "
+             "{num_bits: 4, group_size: 32, actorder: group}}}}"),
+       "say static"},
+      {stage("GPTQModifier: {scheme: W4A16, dampening_frac: 0}"), "dampening_frac > 0"},
+      {stage("QuantizationModifier: {config_groups: {g: {targets: [Linear], weights: {num_bits: "
+             "4, group_size: 32, actorder: static}}}}"),
+       "belongs to GPTQModifier"},
+      {stage("SparseGPTModifier: {sparsity: 0.1}"), "SparseGPTModifier quantizes nothing"},
+      {stage("SparseGPTModifier: {sparsity: 1.5}"), "between 0 and 1"},
+      {stage("SparseGPTModifier: {sparsity: [0.1, 0.2]}"), "one sparsity for each layer"},
+      {stage("SparseGPTModifier: {sparsity: 0.5, mask_structure: 2of4}"), "expected \"2:4\""},
+      {stage("SparseGPTModifier: {sparsity: 0.5, mask_structure: '5:4'}"), "expected \"2:4\""},
+      {stage("SparseGPTModifier: {sparsity: 0.5, scheme: W4A16}"), "no field \"scheme\""},
+      {stage("GPTQModifier: {scheme: W4A16}, SparseGPTModifier: {sparsity: 0.1}"),
+       "must come before GPTQModifier"},
       {stage("AutoRoundModifier: {scheme: W4A16, iter: 20}"), "did you mean \"iters\""},
       {stage("QuantizationModifier: {scheme: W4A16, iters: 20}"), "no field \"iters\""},
       {stage("QuantizationModifier: {scheme: W8A16}"), "W8A16 is not supported"},
@@ -431,6 +452,116 @@ TEST(Errors, NothingLeftToQuantize) {
   Recipe recipe =
       parse("a_stage: {b_modifiers: {QuantizationModifier: {scheme: W4A16, ignore: [Linear]}}}");
   EXPECT_TRUE(has(message_of([&] { resolve(recipe, sarvam()); }), "nothing is left"));
+}
+
+// Steps of a recipe that was read, written and read again decide as before.
+void expect_same_after_writing(const Recipe& recipe, const std::vector<LinearInfo>& linears) {
+  const Resolution before = resolve(recipe, linears);
+  const Recipe again = parse(recipe_yaml(recipe, before));
+  ASSERT_EQ(again.steps.size(), recipe.steps.size());
+  for (size_t i = 0; i < recipe.steps.size(); ++i) {
+    const Step &a = recipe.steps[i], &b = again.steps[i];
+    EXPECT_EQ(a.modifier, b.modifier);
+    EXPECT_EQ(a.method, b.method);
+    EXPECT_EQ(a.fp8_kv_cache, b.fp8_kv_cache);
+    EXPECT_EQ(a.hessian.block_size, b.hessian.block_size);
+    EXPECT_EQ(a.hessian.dampening, b.hessian.dampening);
+    EXPECT_EQ(a.sparsity.share, b.sparsity.share);
+    EXPECT_EQ(a.sparsity.of, b.sparsity.of);
+    EXPECT_EQ(a.awq.duo_scaling, b.awq.duo_scaling);
+    EXPECT_EQ(a.awq.grid, b.awq.grid);
+    EXPECT_EQ(a.awq.mappings.size(), b.awq.mappings.size());
+  }
+  const Resolution after = resolve(again, linears);
+  for (size_t i = 0; i < linears.size(); ++i) {
+    const Verdict &a = before.verdicts[i], &b = after.verdicts[i];
+    ASSERT_EQ(a.scheme, b.scheme) << a.name;
+    ASSERT_EQ(a.pruned_by, b.pruned_by) << a.name;
+    ASSERT_EQ(a.act_order, b.act_order) << a.name;
+    ASSERT_EQ(a.observer, b.observer) << a.name;
+  }
+}
+
+TEST(PublishedRecipe, AwqOfExpertsIsReadAsWritten) {
+  auto text = recipe_of_card("001");
+  if (!text)
+    GTEST_SKIP() << "the model cards are not there: set QUERN_ASSETS to the folder with cards/";
+  const Recipe recipe = parse(*text);
+  ASSERT_EQ(recipe.steps.size(), 1u);
+  const Step& step = recipe.steps[0];
+  EXPECT_EQ(step.method, Method::awq);
+  ASSERT_EQ(step.awq.mappings.size(), 2u);
+  EXPECT_EQ(step.awq.mappings[0].smooth_layer, "re:.*post_attention_layernorm$");
+  EXPECT_EQ(step.awq.mappings[0].balance_layers,
+            (std::vector<std::string>{"re:.*gate_proj$", "re:.*up_proj$"}));
+  EXPECT_EQ(step.awq.duo_scaling, DuoScaling::on);
+  EXPECT_EQ(step.groups.at(0).observer, quant::Observer::mse);
+  const Resolution resolution = resolve(recipe, sarvam());
+  EXPECT_EQ(resolution.quantized(), 18 * 128 * 3);
+  EXPECT_EQ(verdict_of(resolution, "model.layers.3.mlp.experts.7.up_proj").scheme->group_size, 32);
+  expect_same_after_writing(recipe, sarvam());
+}
+
+TEST(Awq, MayLeaveTheQuantizingToTheNextModifier) {
+  const Recipe recipe = parse(R"(
+s_stage:
+  m_modifiers:
+    AWQModifier: {duo_scaling: both, n_grid: 10}
+    QuantizationModifier: {scheme: W4A16, targets: ['re:.*mlp\.experts.*']}
+)");
+  const Resolution resolution = resolve(recipe, sarvam());
+  EXPECT_EQ(verdict_of(resolution, "model.layers.3.mlp.experts.7.up_proj").step, 1u);
+  EXPECT_EQ(recipe.steps[0].awq.duo_scaling, DuoScaling::both);
+  EXPECT_EQ(recipe.steps[0].awq.grid, 10);
+  expect_same_after_writing(recipe, sarvam());
+}
+
+// Pruning, then GPTQ, then FP8 for the cache: the steps of a published Gemma model.
+TEST(Chain, PrunesQuantizesAndNamesTheCacheScheme) {
+  const Recipe recipe = parse(R"(
+prune_stage:
+  prune_modifiers:
+    SparseGPTModifier:
+      sparsity: 0.1
+      mask_structure: '0:0'
+      targets: ['re:.*mlp\.(gate|up|down)_proj$']
+quant_stage:
+  quant_modifiers:
+    GPTQModifier:
+      targets: [Linear]
+      scheme: W4A16
+      ignore: [lm_head, 're:.*attention.*']
+      kv_cache_scheme: {num_bits: 8, type: float, strategy: tensor, dynamic: false, symmetric: true}
+)");
+  ASSERT_EQ(recipe.steps.size(), 2u);
+  EXPECT_EQ(recipe.steps[0].sparsity.share, 0.1);
+  EXPECT_EQ(recipe.steps[1].groups[0].act_order, ActOrder::by_activation);
+  EXPECT_TRUE(recipe.steps[1].fp8_kv_cache);
+  const Resolution resolution = resolve(recipe, sarvam());
+  const Verdict& dense = verdict_of(resolution, "model.layers.0.mlp.up_proj");
+  EXPECT_EQ(dense.pruned_by, 0u);
+  EXPECT_EQ(dense.step, 1u);
+  EXPECT_TRUE(dense.scheme);
+  const Verdict& expert = verdict_of(resolution, "model.layers.1.mlp.experts.0.up_proj");
+  EXPECT_FALSE(expert.pruned_by);
+  EXPECT_TRUE(expert.scheme);
+  EXPECT_FALSE(verdict_of(resolution, "model.layers.0.attention.dense").scheme);
+  expect_same_after_writing(recipe, sarvam());
+}
+
+TEST(Gptq, ActOrderOfTheModifierFillsIn) {
+  auto order = [](const std::string& fields, const std::string& weights) {
+    return parse("s_stage: {m_modifiers: {GPTQModifier: {" + fields +
+                 "config_groups: {g: {targets: [Linear], weights: {num_bits: 4, group_size: 32" +
+                 weights + "}}}}}}")
+        .steps.at(0)
+        .groups.at(0)
+        .act_order;
+  };
+  EXPECT_EQ(order("", ""), ActOrder::by_activation);
+  EXPECT_EQ(order("actorder: null, ", ""), ActOrder::none);
+  EXPECT_EQ(order("actorder: null, ", ", actorder: weight"), ActOrder::by_activation);
+  EXPECT_EQ(order("actorder: static, ", ", actorder: weight"), ActOrder::by_activation);
 }
 
 TEST(Fields, AreReadAsLlmCompressorWritesThem) {

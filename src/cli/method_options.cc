@@ -1,0 +1,78 @@
+#include "cli/method_options.h"
+
+namespace quern::cli {
+namespace {
+
+constexpr quant::Format kFormats[] = {quant::Format::auto_round, quant::Format::compressed_tensors,
+                                      quant::Format::gptq};
+
+std::vector<std::string> format_names() {
+  std::vector<std::string> names;
+  for (quant::Format format : kFormats) names.emplace_back(quant::format_name(format));
+  return names;
+}
+
+}  // namespace
+
+quant::Format format_of(const MethodOptions& options) {
+  for (quant::Format format : kFormats)
+    if (quant::format_name(format) == options.format) return format;
+  return options.recipe_file.empty() ? quant::Format::auto_round
+                                     : quant::Format::compressed_tensors;
+}
+
+compress::Recipe recipe_of(const MethodOptions& options) {
+  if (!options.recipe_file.empty()) return compress::read_recipe(options.recipe_file);
+  compress::RecipeOptions recipe = options.recipe;
+  recipe.method =
+      options.method == "rtn" ? compress::Method::round_to_nearest : compress::Method::auto_round;
+  for (const std::string& rule : options.layer_rules)
+    recipe.layers.push_back(compress::parse_layer_rule(rule));
+  return compress::make_recipe(recipe);
+}
+
+void declare_method(CLI::App& verb, MethodOptions& options) {
+  auto* recipe = verb.add_option("--recipe", options.recipe_file,
+                                 "recipe.yaml in llm-compressor's schema, instead of the options "
+                                 "of this group");
+  auto only_without_recipe = [&](CLI::Option* option) {
+    option->excludes(recipe)->group("Method");
+  };
+  recipe->group("Method");
+  only_without_recipe(verb.add_option("--method", options.method, "auto-round or rtn")
+                          ->check(CLI::IsMember({"auto-round", "rtn"}))
+                          ->capture_default_str());
+  only_without_recipe(
+      verb.add_option("--bits", options.recipe.bits, "Bits of a weight")->capture_default_str());
+  only_without_recipe(verb.add_option("--group-size", options.recipe.group_size,
+                                      "Weights that share a scale; -1: a whole row")
+                          ->capture_default_str());
+  only_without_recipe(verb.add_flag("--sym,!--asym", options.recipe.symmetric,
+                                    "Symmetric (default), or with zero points"));
+  only_without_recipe(
+      verb.add_option("--iters", options.recipe.iters, "Steps of AutoRound in each block")
+          ->capture_default_str());
+  only_without_recipe(
+      verb.add_option("--lr", options.recipe.lr, "Learning rate (default: 1 / iters)"));
+  only_without_recipe(
+      verb.add_option("--batch-size", options.recipe.batch_size, "Samples of a step")
+          ->capture_default_str());
+  only_without_recipe(verb.add_option("--ignore", options.recipe.ignore,
+                                      "Linears to keep: a name, a part of one, or re:PATTERN; may "
+                                      "be repeated")
+                          ->allow_extra_args(false));
+  only_without_recipe(
+      verb.add_option(
+              "--layer-config", options.layer_rules,
+              "PATTERN=bits:16 or PATTERN=group_size:32,sym:false: other treatment of some linears")
+          ->allow_extra_args(false));
+}
+
+void declare_format(CLI::App& verb, MethodOptions& options) {
+  verb.add_option("--format", options.format,
+                  "auto_gptq (default), compressed-tensors (default with --recipe) or gptq")
+      ->check(CLI::IsMember(format_names()))
+      ->group("Output");
+}
+
+}  // namespace quern::cli

@@ -1,0 +1,27 @@
+// The options of `compress` and `plan` that say what becomes of which linear.
+#pragma once
+
+#include <CLI/CLI.hpp>
+#include <string>
+#include <vector>
+
+#include "compress/recipe.h"
+#include "quant/pack.h"
+
+namespace quern::cli {
+
+struct MethodOptions {
+  std::string recipe_file, method = "auto-round";
+  compress::RecipeOptions recipe;
+  std::vector<std::string> layer_rules;
+  std::string format;
+};
+
+void declare_method(CLI::App& verb, MethodOptions& options);
+void declare_format(CLI::App& verb, MethodOptions& options);
+
+compress::Recipe recipe_of(const MethodOptions& options);
+// A recipe.yaml is llm-compressor's, and so is the format that it leads to.
+quant::Format format_of(const MethodOptions& options);
+
+}  // namespace quern::cli

@@ -1,0 +1,439 @@
+// From recipe.yaml, in llm-compressor's schema, to a recipe.
+#include <algorithm>
+#include <charconv>
+#include <nlohmann/json.hpp>
+
+#include "base/error.h"
+#include "base/nearest.h"
+#include "base/yaml.h"
+#include "compress/recipe.h"
+
+namespace quern::compress {
+namespace {
+
+using Names = std::vector<std::string>;
+
+// Fields of every modifier, and of those that quantize. The first kind, and those that steer how
+// llm-compressor runs, change nothing here.
+const Names kCommonFields = {"requires_calibration_data",
+                             "index",
+                             "group",
+                             "start",
+                             "end",
+                             "update",
+                             "sequential_targets",
+                             "sequential_update",
+                             "offload_hessians"};
+const Names kQuantizationFields = {"config_groups",   "targets",
+                                   "ignore",          "scheme",
+                                   "kv_cache_scheme", "weight_observer",
+                                   "input_observer",  "output_observer",
+                                   "observer",        "bypass_divisibility_checks"};
+const Names kSchemeFields = {"targets", "weights", "input_activations", "output_activations",
+                             "format"};
+const Names kWeightFields = {"num_bits", "type",     "symmetric",       "group_size",
+                             "strategy", "dynamic",  "actorder",        "scale_dtype",
+                             "zp_dtype", "observer", "block_structure", "observer_kwargs"};
+const Names kSearchFields = {"maxshrink", "patience",          "grid", "norm", "chunk_size",
+                             "expand",    "averaging_constant"};
+const Names kMappingFields = {"smooth_layer", "balance_layers", "activation_hook_target"};
+
+bool contains(const Names& names, const std::string& name) {
+  return std::ranges::find(names, name) != names.end();
+}
+
+Names joined(std::initializer_list<Names> lists) {
+  Names all;
+  for (const Names& list : lists) all.insert(all.end(), list.begin(), list.end());
+  return all;
+}
+
+void check_fields(const Json& json, const Names& known) {
+  if (!json.is_object()) fail("{}: expected fields with values", json.path());
+  for (const std::string& key : json.keys()) {
+    if (contains(known, key)) continue;
+    fail("{}: there is no field \"{}\"; did you mean \"{}\"? Known: {}", json.path(), key,
+         nearest(key, known), fmt::join(known, ", "));
+  }
+}
+
+// A list of words, or one word.
+Names words(const Json& json, const std::string& key, const Names& otherwise) {
+  if (!json.has(key)) return otherwise;
+  Json value = json.at(key);
+  return value.is_string() ? Names{value.as<std::string>()} : value.as<Names>();
+}
+
+std::string upper(std::string text) {
+  std::ranges::transform(text, text.begin(), [](unsigned char c) { return std::toupper(c); });
+  return text;
+}
+
+quant::Scheme preset(const std::string& name, const std::string& path) {
+  std::string known = upper(name);
+  if (known == "W4A16") return {};
+  if (known == "W4A16_ASYM") return {.symmetric = false};
+  fail(
+      "{}: the scheme {} is not supported; quern quantizes weights to 4-bit integers: W4A16, "
+      "W4A16_ASYM, or config_groups with num_bits 4",
+      path, name);
+}
+
+quant::Observer observer_of(const Json& json, const std::string& key) {
+  auto name = json.get<std::string>(key);
+  if (auto observer = quant::observer_named(name)) return *observer;
+  fail(
+      "{}: there is no observer \"{}\" here; known: memoryless_minmax, minmax, static_minmax, mse, "
+      "memoryless_mse",
+      json.path(), name);
+}
+
+quant::ShrinkSearch shrink_of(const Json& json) {
+  check_fields(json, kSearchFields);
+  quant::ShrinkSearch search;
+  search.maxshrink = json.get<double>("maxshrink", search.maxshrink);
+  search.grid = json.get<double>("grid", search.grid);
+  search.norm = json.get<double>("norm", search.norm);
+  search.patience = json.get<int>("patience", search.patience);
+  bool sound = search.maxshrink > 0 && search.maxshrink < 1 && search.grid >= 1 &&
+               search.grid <= 10000 && search.norm > 0 && search.patience > 0;
+  if (!sound || json.get<double>("expand", 1.0) != 1.0) {
+    fail("{}: expected 0 < maxshrink < 1, 1 <= grid <= 10000, norm > 0, patience > 0, expand 1",
+         json.path());
+  }
+  return search;
+}
+
+// "static" and "weight" are one: columns are rounded in the order of their activations' size, and
+// stored where they were.
+ActOrder act_order_of(const Json& json) {
+  if (!json.has("actorder") || json.at("actorder").value() == false) return ActOrder::none;
+  const Json value = json.at("actorder");
+  const auto name = value.is_string() ? upper(value.as<std::string>()) : "GROUP";
+  if (name == "STATIC" || name == "WEIGHT") return ActOrder::by_activation;
+  fail(
+      "{}: the actorder {} is not supported, because it stores columns in another order; say "
+      "static, which rounds in the same order and keeps them in place",
+      json.path(), value.value().dump());
+}
+
+void read_weights(const Json& weights, SchemeGroup& group) {
+  check_fields(weights, kWeightFields);
+  auto require = [&](bool condition, std::string_view what) {
+    if (!condition) fail("{}: {}", weights.path(), what);
+  };
+  int bits = weights.get<int>("num_bits", 8);
+  require(bits == 4, fmt::format("num_bits is {}; only 4 is supported", bits));
+  require(weights.get<std::string>("type", "int") == "int", "only the type int is supported");
+  require(!weights.has("dynamic") || weights.at("dynamic").value() == false,
+          "weights cannot be quantized dynamically");
+  require(!weights.has("block_structure"), "the strategy block is not supported");
+  int64_t size = weights.get<int64_t>("group_size", 0);
+  auto strategy = weights.get<std::string>("strategy", size > 0     ? "group"
+                                                       : size == -1 ? "channel"
+                                                                    : "tensor");
+  require(strategy == "group" || strategy == "channel",
+          fmt::format("the strategy {} is not supported; say group with a group_size, or channel",
+                      strategy));
+  require((strategy == "group") == (size > 0),
+          fmt::format("group_size {} does not go with the strategy {}", size, strategy));
+  group.scheme = {.group_size = strategy == "group" ? size : -1,
+                  .symmetric = weights.get<bool>("symmetric", true)};
+  group.act_order = act_order_of(weights);
+  if (weights.has("observer")) group.observer = observer_of(weights, "observer");
+  if (weights.has("observer_kwargs")) group.shrink = shrink_of(weights.at("observer_kwargs"));
+}
+
+std::vector<SchemeGroup> read_groups(const Json& json) {
+  std::vector<SchemeGroup> groups;
+  for (const std::string& name : json.keys()) {
+    Json entry = json.at(name);
+    check_fields(entry, kSchemeFields);
+    for (const char* key : {"input_activations", "output_activations"}) {
+      if (entry.has(key))
+        fail("{}: {} are not supported; quern quantizes weights", entry.path(), key);
+    }
+    SchemeGroup group{.name = name, .targets = words(entry, "targets", {}), .scheme = {}};
+    if (group.targets.empty()) fail("{}: targets is missing", entry.path());
+    read_weights(entry.at("weights"), group);
+    groups.push_back(group);
+  }
+  return groups;
+}
+
+// `scheme`: a preset for the targets, or presets with targets of their own.
+std::vector<SchemeGroup> read_presets(const Json& json, const Names& targets) {
+  Json scheme = json.at("scheme");
+  if (scheme.is_string()) {
+    quant::Scheme read = preset(scheme.as<std::string>(), scheme.path());
+    return {{.name = "group_0", .targets = targets, .scheme = read}};
+  }
+  std::vector<SchemeGroup> groups;
+  for (const std::string& name : scheme.keys()) {
+    groups.push_back({.name = fmt::format("group_{}", groups.size()),
+                      .targets = words(scheme, name, {}),
+                      .scheme = preset(name, scheme.path())});
+  }
+  return groups;
+}
+
+void read_observers(const Json& json, std::vector<SchemeGroup>& groups) {
+  for (const char* key : {"input_observer", "output_observer"}) {
+    if (json.has(key)) fail("{}: {} is for activations, which are not quantized", json.path(), key);
+  }
+  bool both = json.has("observer") && json.has("weight_observer");
+  if (both) fail("{}: observer and weight_observer exclude each other", json.path());
+  for (SchemeGroup& group : groups) {
+    if (json.has("weight_observer")) group.observer = observer_of(json, "weight_observer");
+    if (json.has("observer")) group.observer = observer_of(json.at("observer"), "weights");
+  }
+}
+
+// FP8 with one scale a tensor is what a server can do without scales in the checkpoint.
+bool read_kv_cache(const Json& json) {
+  if (!json.has("kv_cache_scheme")) return false;
+  const Json scheme = json.at("kv_cache_scheme");
+  check_fields(scheme, kWeightFields);
+  const bool fp8 = scheme.get<int>("num_bits", 8) == 8 &&
+                   scheme.get<std::string>("type", "int") == "float" &&
+                   scheme.get<std::string>("strategy", "tensor") == "tensor" &&
+                   scheme.get<bool>("symmetric", true) && !scheme.get<bool>("dynamic", false);
+  if (!fp8) {
+    fail(
+        "{}: only num_bits: 8, type: float, strategy: tensor, symmetric: true, dynamic: false is "
+        "supported",
+        scheme.path());
+  }
+  return true;
+}
+
+// What modifiers that quantize have in common.
+void read_quantization(const Json& json, Step& step) {
+  if (json.has("scheme") && json.has("config_groups")) {
+    fail("{}: scheme and config_groups exclude each other", json.path());
+  }
+  step.fp8_kv_cache = read_kv_cache(json);
+  if (json.has("config_groups")) {
+    step.groups = read_groups(json.at("config_groups"));
+  } else if (json.has("scheme")) {
+    step.groups = read_presets(json, words(json, "targets", {"Linear"}));
+  } else if (json.has("targets") || json.has("ignore") ||
+             (step.method == Method::round_to_nearest && !step.fp8_kv_cache)) {
+    fail("{}: neither scheme nor config_groups says how to quantize, for example scheme: W4A16",
+         json.path());
+  }
+  read_observers(json, step.groups);
+  for (const SchemeGroup& group : step.groups) {
+    if (group.act_order != ActOrder::none && step.method != Method::gptq)
+      fail("{}: actorder belongs to GPTQModifier", json.path());
+  }
+}
+
+void read_auto_round(const Json& json, Step& step) {
+  step.iters = json.get<int>("iters", step.iters);
+  step.batch_size = json.get<int>("batch_size", step.batch_size);
+  if (json.has("lr")) step.lr = json.get<double>("lr");
+  if (step.iters < 0 || step.batch_size < 1 || (step.lr && !(*step.lr > 0))) {
+    fail("{}: expected iters >= 0, batch_size >= 1 and lr > 0", json.path());
+  }
+  if (step.iters == 0) step.method = Method::round_to_nearest;
+}
+
+void read_awq(const Json& json, Step& step) {
+  if (json.has("mappings")) {
+    const Json mappings = json.at("mappings");
+    for (size_t i = 0; i < mappings.size(); ++i) {
+      const Json entry = mappings.at(i);
+      check_fields(entry, kMappingFields);
+      step.awq.mappings.push_back(
+          {entry.get<std::string>("smooth_layer"), words(entry, "balance_layers", {})});
+      if (step.awq.mappings.back().balance_layers.empty())
+        fail("{}: balance_layers is missing", entry.path());
+    }
+  }
+  if (json.has("duo_scaling")) {
+    const JsonValue& duo = json.at("duo_scaling").value();
+    if (!duo.is_boolean() && duo != "both")
+      fail("{}: duo_scaling is {}; expected true, false or both", json.path(), duo.dump());
+    step.awq.duo_scaling = duo == "both" ? DuoScaling::both
+                           : duo == true ? DuoScaling::on
+                                         : DuoScaling::off;
+  }
+  step.awq.grid = json.get<int>("n_grid", step.awq.grid);
+  if (step.awq.grid < 1 || step.awq.grid > 10000)
+    fail("{}: expected 1 <= n_grid <= 10000", json.path());
+}
+
+void read_hessian(const Json& json, Step& step) {
+  step.hessian.block_size = json.get<int64_t>("block_size", step.hessian.block_size);
+  step.hessian.dampening = json.get<double>("dampening_frac", step.hessian.dampening);
+  if (step.hessian.block_size < 1 || !(step.hessian.dampening > 0))
+    fail("{}: expected block_size >= 1 and dampening_frac > 0", json.path());
+}
+
+// The modifier's actorder fills in where a group has none; its default is static.
+void read_gptq(const Json& json, Step& step) {
+  read_hessian(json, step);
+  const bool written = json.value().contains("actorder");
+  const ActOrder order = written ? act_order_of(json) : ActOrder::by_activation;
+  for (SchemeGroup& group : step.groups) {
+    if (json.has("actorder") && group.act_order != ActOrder::none && group.act_order != order)
+      fail("{}: the actorder of {} is another one", json.path(), group.name);
+    if (group.act_order == ActOrder::none) group.act_order = order;
+  }
+}
+
+// "2:4": two of every four weights in a row become zero; "0:0": any.
+void read_mask(const Json& json, Sparsity& sparsity) {
+  const auto text = json.get<std::string>("mask_structure", "0:0");
+  const size_t colon = text.find(':');
+  auto number = [&](std::string_view digits) {
+    int64_t value = -1;
+    const auto [end, error] = std::from_chars(digits.begin(), digits.end(), value);
+    if (error != std::errc() || end != digits.end() || value < 0 || value > 1024)
+      fail("{}: mask_structure is \"{}\"; expected \"2:4\", or \"0:0\" for none", json.path(),
+           text);
+    return value;
+  };
+  if (colon == std::string::npos) number("");
+  sparsity.zeros = number(std::string_view(text).substr(0, colon));
+  sparsity.of = number(std::string_view(text).substr(colon + 1));
+  if (sparsity.zeros > sparsity.of || (sparsity.of > 0) != (sparsity.zeros > 0)) number("");
+}
+
+void read_sparse_gpt(const Json& json, Step& step) {
+  read_hessian(json, step);
+  for (const char* key : {"sparsity_profile", "owl_m", "owl_lmbda"}) {
+    if (json.has(key)) fail("{}: {} is not supported", json.path(), key);
+  }
+  if (json.get<bool>("preserve_sparsity_mask", false))
+    fail("{}: preserve_sparsity_mask is not supported", json.path());
+  if (json.at("sparsity").is_array())
+    fail("{}: one sparsity for each layer is not supported; give a number", json.path());
+  step.sparsity.share = json.get<double>("sparsity");
+  if (!(step.sparsity.share > 0 && step.sparsity.share < 1))
+    fail("{}: sparsity is {}; expected a number between 0 and 1", json.path(), step.sparsity.share);
+  read_mask(json, step.sparsity);
+  step.sparsity.targets = words(json, "targets", {"Linear"});
+}
+
+struct Modifier {
+  std::string name;
+  Method method;
+  bool quantizes;  // has the fields that say how
+  Names fields;    // of its own
+  void (*read)(const Json&, Step&);
+};
+
+const std::vector<Modifier> kModifiers = {
+    {"AutoRoundModifier",
+     Method::auto_round,
+     true,
+     {"iters", "enable_torch_compile", "batch_size", "lr", "device_ids", "disable_opt_rtn"},
+     read_auto_round},
+    {"AWQModifier",
+     Method::awq,
+     true,
+     {"mappings", "offload_device", "duo_scaling", "n_grid"},
+     read_awq},
+    {"GPTQModifier", Method::gptq, true, {"block_size", "dampening_frac", "actorder"}, read_gptq},
+    {"QuantizationModifier", Method::round_to_nearest, true, {}, [](const Json&, Step&) {}},
+    {"SparseGPTModifier",
+     Method::sparse_gpt,
+     false,
+     {"sparsity", "sparsity_profile", "mask_structure", "owl_m", "owl_lmbda", "targets", "ignore",
+      "block_size", "dampening_frac", "preserve_sparsity_mask"},
+     read_sparse_gpt},
+};
+
+// Of llm-compressor, and not of ours.
+const Names kForeign = {"ConstantPruningModifier",  "LogarithmicEqualizationModifier",
+                        "MagnitudePruningModifier", "QuIPModifier",
+                        "REAPPruningModifier",      "SmoothQuantModifier",
+                        "SpinQuantModifier",        "WandaPruningModifier"};
+
+const Modifier& modifier_named(const std::string& name, const std::string& path) {
+  Names known;
+  for (const Modifier& modifier : kModifiers) {
+    if (modifier.name == name) return modifier;
+    known.push_back(modifier.name);
+  }
+  if (contains(kForeign, name)) {
+    fail("{}: {} is not supported; known: {}", path, name, fmt::join(known, ", "));
+  }
+  fail("{}: there is no modifier \"{}\"; did you mean {}?", path, name,
+       nearest(name, joined({known, kForeign})));
+}
+
+Step read_step(const Json& json, const Modifier& modifier) {
+  check_fields(json, joined({modifier.quantizes ? kQuantizationFields : Names{}, modifier.fields,
+                             kCommonFields}));
+  Step step{.modifier = modifier.name,
+            .method = modifier.method,
+            .groups = {},
+            .ignore = words(json, "ignore", {})};
+  if (modifier.quantizes) read_quantization(json, step);
+  modifier.read(json, step);
+  return step;
+}
+
+bool rounds(const Step& step) {
+  return step.method != Method::awq && step.method != Method::sparse_gpt;
+}
+
+// A step without schemes goes on with those of the step before it (AutoRound, GPTQ), or prepares
+// the weights for the step after it (AWQ, SparseGPT).
+void check_chain(const Recipe& recipe, const std::string& origin) {
+  if (recipe.steps.empty()) {
+    fail(
+        "{}: no modifier in it. A recipe looks like\n"
+        "default_stage:\n  default_modifiers:\n    AutoRoundModifier:\n      scheme: W4A16\n"
+        "      ignore: [lm_head]",
+        origin);
+  }
+  const Step* schemes = nullptr;
+  const Step* waits = nullptr;
+  for (const Step& step : recipe.steps) {
+    if (step.method == Method::sparse_gpt && schemes)
+      fail("{}: SparseGPTModifier must come before {}, which quantizes", origin, schemes->modifier);
+    if (step.groups.empty() && rounds(step) && !step.fp8_kv_cache && !schemes)
+      fail("{}: {} has neither scheme nor config_groups, and no modifier before it has", origin,
+           step.modifier);
+    if (step.groups.empty() && !rounds(step)) waits = &step;
+    if (!step.groups.empty()) schemes = &step, waits = nullptr;
+  }
+  if (waits || !schemes) {
+    const Step& step = waits ? *waits : recipe.steps.back();
+    fail("{}: {} quantizes nothing; a QuantizationModifier or GPTQModifier must follow it", origin,
+         step.modifier);
+  }
+}
+
+}  // namespace
+
+Recipe parse_recipe(const JsonValue& document, const std::string& origin) {
+  Recipe recipe;
+  Json root(document, origin);
+  if (!root.is_object()) fail("{}: expected stages, such as default_stage", origin);
+  for (const std::string& stage : root.keys()) {
+    // llm-compressor passes over other keys as well; a file of nothing else is an error below.
+    if (!stage.ends_with("_stage") || !root.at(stage).is_object()) continue;
+    Json modifiers = root.at(stage);
+    for (const std::string& group : modifiers.keys()) {
+      if (!group.ends_with("_modifiers") || !modifiers.at(group).is_object()) continue;
+      Json list = modifiers.at(group);
+      for (const std::string& name : list.keys()) {
+        recipe.steps.push_back(read_step(list.at(name), modifier_named(name, list.path())));
+      }
+    }
+  }
+  check_chain(recipe, origin);
+  return recipe;
+}
+
+Recipe read_recipe(const std::filesystem::path& file) {
+  JsonValue document = file.extension() == ".json" ? read_json(file) : read_yaml(file);
+  return parse_recipe(document, file.filename().string());
+}
+
+}  // namespace quern::compress
