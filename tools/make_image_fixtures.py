@@ -34,6 +34,18 @@ def picture(width=WIDTH, height=HEIGHT, channels=3, top=255):
     return np.stack(planes, -1) * top
 
 
+def gradient(width=100, height=76):
+    """The picture of the model fixtures' image goldens."""
+    y, x = np.mgrid[0:height, 0:width].astype(np.float64)
+    r, g = 255 * x / (width - 1), 255 * y / (height - 1)
+    b = 127.5 + 127.5 * np.sin(x / 7.0 + y / 11.0)
+    disc = (x - 0.62 * width) ** 2 + (y - 0.4 * height) ** 2 < (0.22 * height) ** 2
+    r[disc], g[disc], b[disc] = 240, 60, 30
+    stripe = x.astype(int) % 17 == 0
+    g[stripe] = 255 - g[stripe]
+    return np.stack([r, g, b], -1).round().clip(0, 255).astype(np.uint8)
+
+
 def packed(samples, bits):
     """[h, w, channels] of whole numbers -> the bytes of the rows of a PNG, filter 0."""
     rows = b""
@@ -86,6 +98,7 @@ def pictures():
                                      [(b"PLTE", palette), (b"tRNS", bytes(range(200)))])
     files["palette_short.png"] = png((level * 255).round(), inks, 8, [(b"PLTE", palette)])
     files["rgb.png"] = saved(image, "PNG")
+    files["gradient.png"] = saved(Image.fromarray(gradient()), "PNG", optimize=True)
     files["rgb_key.png"] = png(rgb, color, 8, [(b"tRNS", struct.pack(">HHH", *map(int, rgb[3, 4])))])
     files["rgb_interlaced.png"] = png(rgb, color, 8, interlaced=True)
     files["rgb_gamma.png"] = png(rgb, color, 8, [(b"gAMA", struct.pack(">I", 100000))])

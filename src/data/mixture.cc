@@ -86,7 +86,7 @@ Source parse_source(const std::string& text) {
 }
 
 std::vector<Row> read_mixture(const std::vector<Source>& sources, std::optional<uint64_t> seed,
-                              size_t bytes) {
+                              size_t bytes, std::vector<size_t>* origins) {
   const std::vector<int64_t> takes = plan(sources);
   std::vector<Row> rows;
   Budget budget(bytes);
@@ -106,6 +106,7 @@ std::vector<Row> read_mixture(const std::vector<Source>& sources, std::optional<
       }
       budget.pay(row, file);
       rows.push_back(std::move(row));
+      if (origins) origins->push_back(i);
     }
   }
   return rows;

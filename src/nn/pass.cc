@@ -8,6 +8,8 @@
 namespace quern::nn {
 namespace {
 
+constexpr const char* kGridPositions = "grid_positions";
+
 Tensor with_room(const Tensor& old, int64_t first, int64_t used, int64_t room, const Tensor& like) {
   std::vector<int64_t> shape = like.sizes().vec();
   shape[0] = room;
@@ -58,6 +60,14 @@ Pass Pass::whole(const std::vector<int64_t>& lengths) {
   }
   pass.positions = at::cat(positions);
   return pass;
+}
+
+Tensor Pass::grid_positions() const {
+  return shared.has(kGridPositions) ? shared.at(kGridPositions).t() : positions;
+}
+
+void Pass::share_grid_positions(const Tensor& grid) {
+  shared.set(kGridPositions, grid.t().contiguous());
 }
 
 Pass Pass::next(int64_t past, int64_t tokens, Caches& caches) {

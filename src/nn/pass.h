@@ -6,6 +6,7 @@
 #include <map>
 #include <vector>
 
+#include "nn/media.h"
 #include "nn/shared.h"
 #include "ops/attention.h"
 #include "tensor/tensor.h"
@@ -52,6 +53,14 @@ struct Pass {
   Caches* caches = nullptr;                          // null: whole sequences, differentiable
   std::vector<int64_t>* pairs_per_expert = nullptr;  // counted up by the block's experts
   Shared shared;
+  Media media;  // for the stem: which tokens are parts of pictures
+
+  // Where tokens stand for rotary embeddings: by row and column in sequences with pictures (if
+  // positions are of three axes, or `shared` holds such ones for blocks that run one at a time),
+  // else `positions`.
+  Tensor grid_positions() const;
+  // To be told to blocks that run one at a time. positions int64 [3, tokens].
+  void share_grid_positions(const Tensor& positions);
 
   // Whole sequences of these lengths, one after another, positions from 0.
   static Pass whole(const std::vector<int64_t>& lengths);

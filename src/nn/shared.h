@@ -14,6 +14,7 @@ namespace quern::nn {
 class Shared {
  public:
   void set(const std::string& name, Tensor rows) { tensors_[name] = std::move(rows); }
+  bool has(const std::string& name) const { return tensors_.contains(name); }
   // Only of what the stem or an earlier block has set.
   const Tensor& at(const std::string& name) const;
 
