@@ -111,7 +111,7 @@ class Run {
         return entry.weight.is(site.weight);
       });
       if (known == list.end()) {
-        list.push_back({site.weight, *verdict->scheme, verdict, site.source,
+        list.push_back({site.weight, *verdict->scheme, verdict,
                         std::vector<std::string>(site.weight.matrices())});
         known = list.end() - 1;
       }
@@ -158,7 +158,7 @@ class Run {
     std::vector<std::pair<nn::Weight, quant::Scheme>> together;
     const Step* step = nullptr;
     for (const WeightToDo& entry : list) {
-      if (!tuned(entry)) continue;
+      if (!tuned(*entry.verdict)) continue;
       together.emplace_back(entry.weight, entry.scheme);
       step = &recipe_.steps[entry.verdict->step];
     }
@@ -178,7 +178,7 @@ class Run {
       report.best_iteration = result.best_iteration;
     }
     for (size_t i = 0; i < list.size(); ++i) {
-      if (!tuned(list[i])) {
+      if (!tuned(*list[i].verdict)) {
         pack(list[i], originals[i],
              [&](int64_t matrix) { return nearest(list[i], originals[i].matrices[matrix]); });
         continue;
