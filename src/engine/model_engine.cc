@@ -14,9 +14,7 @@ struct ModelEngine::Sequence {
       : id(id),
         request(std::move(accepted)),
         tokens(request.tokens),
-        sampler(request.sampling, ids) {
-    sampler.see(tokens);
-  }
+        sampler(request, ids, LogprobsMode::raw_logprobs, static_cast<uint64_t>(id)) {}
 
   int64_t generated() const { return static_cast<int64_t>(tokens.size() - request.tokens.size()); }
   int64_t waiting() const { return static_cast<int64_t>(tokens.size()) - cached; }
@@ -94,8 +92,11 @@ std::vector<Update> ModelEngine::step() {
   if (sequence.generated() == 0 && !sequence.begun) update.cached_tokens = 0;
   sequence.begun = true;
   if (logits.defined()) {
-    const int32_t token = sequence.sampler.next(
-        {logits.const_data_ptr<float>(), static_cast<size_t>(logits.numel())});
+    const auto answer = std::span(sequence.tokens).subspan(sequence.request.tokens.size());
+    const int32_t token =
+        sequence.sampler
+            .next({logits.const_data_ptr<float>(), static_cast<size_t>(logits.numel())}, answer)
+            .token;
     sequence.tokens.push_back(token);
     update.tokens = {token};
     update.finish = sequence.finish();

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <limits>
 #include <nlohmann/json.hpp>
 
 #include "base/error.h"
@@ -10,36 +11,99 @@
 namespace quern::engine {
 namespace {
 
+constexpr float kForbidden = -std::numeric_limits<float>::infinity();
 // Below this a temperature means "the likeliest", as in vLLM: dividing by it would overflow.
 constexpr double kGreedyBelow = 1e-5;
+// -log of the noise lies between -3.2 and 22.9, so what is further below the likeliest never wins.
+const double kNegligible = 40 * std::log(2.0);
+// A heap of so many is faster than a selection among all.
+constexpr size_t kHeap = 1024;
 
-bool comes_later(const Choice& a, const Choice& b) {
-  return a.probability != b.probability ? a.probability < b.probability : a.id > b.id;
+bool before(const Choice& a, const Choice& b) {
+  return a.logit != b.logit ? a.logit > b.logit : a.id < b.id;
 }
 
-double total(const std::vector<Choice>& choices) {
-  double sum = 0;
-  for (const Choice& choice : choices) sum += choice.probability;
-  return sum;
-}
-
-// The likeliest `count` of a heap, in order.
-std::vector<Choice> take(std::vector<Choice>& heap, size_t count) {
-  std::vector<Choice> taken;
-  while (taken.size() < count && !heap.empty()) {
-    std::pop_heap(heap.begin(), heap.end(), comes_later);
-    taken.push_back(heap.back());
-    heap.pop_back();
+// The k-th largest.
+double kth_logit(const std::vector<Choice>& choices, size_t k) {
+  auto larger = [](double a, double b) { return a > b; };
+  std::vector<double> kept;
+  if (k > kHeap) {
+    for (const Choice& choice : choices) kept.push_back(choice.logit);
+    std::nth_element(kept.begin(), kept.begin() + static_cast<int64_t>(k) - 1, kept.end(), larger);
+    return kept[k - 1];
   }
-  return taken;
+  for (const Choice& choice : choices) {
+    if (kept.size() == k) {
+      if (choice.logit <= kept.front()) continue;
+      std::pop_heap(kept.begin(), kept.end(), larger);
+      kept.pop_back();
+    }
+    kept.push_back(choice.logit);
+    std::push_heap(kept.begin(), kept.end(), larger);
+  }
+  return kept.front();
 }
 
-// The likeliest, in order, until they hold `mass`.
-std::vector<Choice> take_mass(std::vector<Choice>& heap, double mass) {
-  std::vector<Choice> taken;
-  for (double held = 0; held < mass && !heap.empty(); held += taken.back().probability)
-    taken.push_back(take(heap, 1)[0]);
-  return taken;
+// Keeps the likeliest choices, as few as hold `share` of the probability of all: a selection that
+// halves what is undecided instead of sorting it.
+void keep_share(std::vector<Choice>& choices, double share, double largest) {
+  auto mass = [&](auto begin, auto end) {
+    double sum = 0;
+    for (auto choice = begin; choice != end; ++choice) sum += std::exp(choice->logit - largest);
+    return sum;
+  };
+  double missing = share * mass(choices.begin(), choices.end());
+  auto begin = choices.begin(), end = choices.end();  // undecided
+  while (end - begin > 1) {
+    const auto middle = begin + (end - begin) / 2;
+    std::nth_element(begin, middle, end, before);
+    const double upper = mass(begin, middle);
+    if (upper >= missing) {
+      end = middle;
+    } else {
+      missing -= upper;
+      begin = middle;
+    }
+  }
+  choices.erase(end, choices.end());
+}
+
+int32_t draw(const std::vector<Choice>& choices, const Noise& noise, int64_t position) {
+  if (choices.size() == 1) return choices.front().id;
+  int32_t best = -1;
+  double best_score = 0;
+  for (const auto& [id, logit] : choices) {
+    const double score = logit - std::log(noise.exponential(position, id));
+    if (best < 0 || score > best_score || (score == best_score && id < best)) {
+      best = id;
+      best_score = score;
+    }
+  }
+  return best;
+}
+
+double log_sum(std::span<const float> values, float largest) {
+  double sum = 0;
+  for (float value : values) sum += std::exp(double{value} - largest);
+  return largest + std::log(sum);
+}
+
+// The number of the likeliest logit, of equal ones the first.
+size_t likeliest(std::span<const float> logits) {
+  QUERN_CHECK(!logits.empty());
+  size_t best = 0;
+  bool numbers = true;
+  for (size_t i = 0; i < logits.size(); ++i) {
+    numbers &= logits[i] < std::numeric_limits<float>::infinity();  // false for a NaN too
+    if (logits[i] > logits[best]) best = i;
+  }
+  if (!numbers)
+    fail(
+        "the model's logits are not numbers; its weights are damaged: `quern verify` says which "
+        "ones");
+  if (logits[best] == kForbidden)
+    fail(Exit::usage, "the request's rules leave no token: its allowed ids are all forbidden");
+  return best;
 }
 
 }  // namespace
@@ -60,70 +124,125 @@ Sampling recommended_sampling(const std::filesystem::path& folder) {
 }
 
 std::vector<Choice> choices(std::span<const float> logits, const Sampling& sampling) {
-  QUERN_CHECK(!logits.empty());
-  // A comparison with a NaN is false, so one that hides behind the first logit is looked for too.
-  const auto likeliest = std::max_element(logits.begin(), logits.end());
-  if (!std::isfinite(*likeliest) ||
-      std::any_of(logits.begin(), logits.end(), [](float logit) { return std::isnan(logit); }))
-    fail(
-        "the model's logits are not numbers; its weights are damaged: `quern verify` says which "
-        "ones");
-  const auto first = static_cast<int32_t>(likeliest - logits.begin());
-  if (sampling.temperature < kGreedyBelow) return {{first, 1.0}};
+  const size_t first = likeliest(logits);
+  if (sampling.temperature < kGreedyBelow)
+    return {{static_cast<int32_t>(first), double{logits[first]}}};
 
+  const double largest = double{logits[first]} / sampling.temperature;
+  const double below = sampling.min_p > 0 ? -std::log(sampling.min_p) : kNegligible;
+  const auto least =
+      static_cast<float>((largest - std::min(below, kNegligible)) * sampling.temperature);
   std::vector<Choice> left;
-  left.reserve(logits.size());
-  for (size_t id = 0; id < logits.size(); ++id) {
-    // Relative to the likeliest, so that nothing overflows.
-    const double p = std::exp((double{logits[id]} - *likeliest) / sampling.temperature);
-    if (p > 0 && p >= sampling.min_p) left.push_back({static_cast<int32_t>(id), p});
-  }
+  for (size_t id = 0; id < logits.size(); ++id)
+    if (logits[id] >= least)
+      left.push_back({static_cast<int32_t>(id), double{logits[id]} / sampling.temperature});
   if (sampling.top_k > 0 && static_cast<size_t>(sampling.top_k) < left.size()) {
-    std::make_heap(left.begin(), left.end(), comes_later);
-    left = take(left, static_cast<size_t>(sampling.top_k));
+    const double kth = kth_logit(left, static_cast<size_t>(sampling.top_k));
+    std::erase_if(left, [&](const Choice& choice) { return choice.logit < kth; });
   }
-  if (sampling.top_p < 1) {
-    const double mass = sampling.top_p * total(left);
-    std::make_heap(left.begin(), left.end(), comes_later);
-    left = take_mass(left, mass);
-  }
-  const double sum = total(left);
-  for (Choice& choice : left) choice.probability /= sum;
+  if (sampling.top_p < 1) keep_share(left, sampling.top_p, largest);
   return left;
 }
 
-Sampler::Sampler(const Sampling& sampling, int64_t ids)
-    : sampling_(sampling), ids_(ids), random_(sampling.seed.value_or(0)) {
-  sampling_.check();
-}
-
-void Sampler::see(std::span<const int32_t> tokens) {
-  if (sampling_.repetition_penalty != 1) seen_.insert(tokens.begin(), tokens.end());
-}
-
-int32_t Sampler::next(std::span<const float> logits) {
-  std::vector<float> allowed(
-      logits.begin(),
-      logits.begin() + std::min<int64_t>(ids_, static_cast<int64_t>(logits.size())));
-  const auto penalty = static_cast<float>(sampling_.repetition_penalty);
-  for (int32_t id : seen_) {
-    if (id < 0 || id >= static_cast<int64_t>(allowed.size())) continue;
-    float& logit = allowed[static_cast<size_t>(id)];
-    logit = logit > 0 ? logit / penalty : logit * penalty;
-  }
-  const std::vector<Choice> left = choices(allowed, sampling_);
-  // 53 random bits: what NumPy's Generator.random() makes of the same seed.
-  double draw = static_cast<double>(random_.next() >> 11) * 0x1p-53;
-  int32_t id = left.back().id;  // if rounding leaves the sum below the draw
-  for (const Choice& choice : left) {
-    draw -= choice.probability;
-    if (draw < 0) {
-      id = choice.id;
-      break;
+TokenReport report(std::span<const float> values, int32_t token, int64_t top, LogprobsMode mode) {
+  const bool logits = mode == LogprobsMode::raw_logits || mode == LogprobsMode::processed_logits;
+  const double subtracted = logits ? 0 : log_sum(values, values[likeliest(values)]);
+  auto logprob = [&](float value) { return static_cast<float>(value - subtracted); };
+  auto before = [](const Likely& a, const Likely& b) {
+    return a.logprob != b.logprob ? a.logprob > b.logprob : a.id < b.id;
+  };
+  const float own = values[static_cast<size_t>(token)];
+  TokenReport report{logprob(own), 1, {}};
+  const size_t wanted = std::min(static_cast<size_t>(top), values.size());
+  std::vector<Likely>& heap = report.top;  // the least likely in front
+  for (size_t i = 0; i < values.size(); ++i) {
+    report.rank += values[i] > own;
+    const Likely next{static_cast<int32_t>(i), values[i]};
+    if (heap.size() == wanted && (wanted == 0 || !before(next, heap.front()))) continue;
+    if (heap.size() == wanted) {
+      std::pop_heap(heap.begin(), heap.end(), before);
+      heap.pop_back();
     }
+    heap.push_back(next);
+    std::push_heap(heap.begin(), heap.end(), before);
   }
-  see({&id, 1});
-  return id;
+  std::sort_heap(heap.begin(), heap.end(), before);
+  for (Likely& likely : heap) likely.logprob = logprob(likely.logprob);
+  return report;
+}
+
+Sampler::Sampler(const Request& request, int64_t ids, LogprobsMode mode, uint64_t entropy)
+    : sampling_(request.sampling),
+      ids_(ids),
+      min_tokens_(request.min_tokens),
+      stop_ids_(request.stop_ids),
+      reported_(request.logprobs),
+      mode_(mode),
+      noise_(sampling_.seed.value_or(entropy), sampling_.lane) {
+  if (sampling_.repetition_penalty != 1)
+    prompt_.insert(request.tokens.begin(), request.tokens.end());
+}
+
+void Sampler::apply_masks(std::span<float> logits, std::span<const int32_t> answer) const {
+  std::fill(logits.begin() + std::min<int64_t>(ids_, std::ssize(logits)), logits.end(), kForbidden);
+  if (!sampling_.allowed_ids.empty()) {
+    std::vector<std::pair<int32_t, float>> allowed;
+    for (int32_t id : sampling_.allowed_ids)
+      allowed.emplace_back(id, logits[static_cast<size_t>(id)]);
+    std::fill(logits.begin(), logits.end(), kForbidden);
+    for (const auto& [id, logit] : allowed) logits[static_cast<size_t>(id)] = logit;
+  }
+  for (const std::vector<int32_t>& word : sampling_.bad_words) {
+    const size_t before = word.size() - 1;
+    if (before > answer.size()) continue;
+    if (std::equal(word.begin(), word.end() - 1, answer.end() - static_cast<int64_t>(before)))
+      logits[static_cast<size_t>(word.back())] = kForbidden;
+  }
+  if (std::ssize(answer) < min_tokens_)
+    for (int32_t id : stop_ids_) logits[static_cast<size_t>(id)] = kForbidden;
+}
+
+void Sampler::apply_penalties(std::span<float> logits) const {
+  const auto repetition = static_cast<float>(sampling_.repetition_penalty);
+  auto penalize = [&](int32_t id) {
+    float& logit = logits[static_cast<size_t>(id)];
+    logit = logit > 0 ? logit / repetition : logit * repetition;
+  };
+  for (int32_t id : prompt_) penalize(id);
+  for (const auto& [id, count] : counts_) {
+    if (repetition != 1 && !prompt_.contains(id)) penalize(id);
+    float& logit = logits[static_cast<size_t>(id)];
+    logit -= static_cast<float>(sampling_.frequency_penalty) * static_cast<float>(count);
+    logit -= static_cast<float>(sampling_.presence_penalty);
+  }
+}
+
+void Sampler::apply_rules(std::span<float> logits, std::span<const int32_t> answer) const {
+  apply_masks(logits, answer);
+  for (const auto& [id, bias] : sampling_.logit_bias) logits[static_cast<size_t>(id)] += bias;
+  apply_penalties(logits);
+}
+
+Sampler::Drawn Sampler::next(std::span<const float> logits, std::span<const int32_t> answer) {
+  thread_local std::vector<float> row;
+  row.assign(logits.begin(), logits.end());
+  apply_rules(row, answer);
+  const std::vector<Choice> left = choices(row, sampling_);
+  Drawn drawn{draw(left, noise_, std::ssize(answer)), std::nullopt};
+  if (sampling_.repetition_penalty != 1 || sampling_.frequency_penalty != 0 ||
+      sampling_.presence_penalty != 0)
+    ++counts_[drawn.token];
+  if (!reported_) return drawn;
+  if (mode_ == LogprobsMode::raw_logprobs || mode_ == LogprobsMode::raw_logits) {
+    drawn.report = report(logits, drawn.token, *reported_, mode_);
+  } else {
+    if (sampling_.temperature >= kGreedyBelow) {
+      std::fill(row.begin(), row.end(), kForbidden);
+      for (const auto& [id, logit] : left) row[static_cast<size_t>(id)] = static_cast<float>(logit);
+    }
+    drawn.report = report(row, drawn.token, *reported_, mode_);
+  }
+  return drawn;
 }
 
 }  // namespace quern::engine

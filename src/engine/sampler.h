@@ -1,48 +1,67 @@
-// Logits -> the next token. The rules and their order are those of vLLM: repetition penalty,
-// temperature, min_p, top_k, top_p; then one draw from what is left.
+// Logits -> the next token. The rules and their order are those of vLLM: allowed ids, bad words,
+// minimal length, bias, penalties (repetition, frequency, presence), temperature, min_p, top_k,
+// top_p; then the token with the largest p / q is taken, where q is exponential noise.
 #pragma once
 
 #include <cstdint>
 #include <filesystem>
 #include <span>
+#include <unordered_map>
 #include <unordered_set>
 #include <vector>
 
-#include "base/random.h"
+#include "engine/noise.h"
 #include "engine/request.h"
 
 namespace quern::engine {
 
-// What generation_config.json of a model folder recommends; what it does not say stays as above. As
-// in vLLM, `do_sample` is not looked at.
+// What generation_config.json of a model folder recommends; what it does not say stays as it is
+// made. As in vLLM, `do_sample` is not looked at.
 Sampling recommended_sampling(const std::filesystem::path& folder);
 
 struct Choice {
   int32_t id;
-  double probability;
+  double logit;  // divided by the temperature
 };
 
-// The tokens that may come next, with probabilities that add up to 1. `logits` already carry the
-// penalty. With temperature 0 that is one token, of equal ones the first; else tokens are in the
-// order of their probability if top_k or top_p cut some off, in that of their ids if not. Fails
-// when the largest logit is not a finite number.
+// The tokens that temperature, min_p, top_k and top_p leave, in no particular order; `logits` carry
+// all earlier rules, forbidden tokens as minus infinity. With temperature 0 that is one token, of
+// equal ones the first. A token that is less likely than the likeliest by a factor of 2^-40 is left
+// out always: the noise could not draw it. Fails when a logit is no number or no token is left.
 std::vector<Choice> choices(std::span<const float> logits, const Sampling& sampling);
 
-// The choices of one sequence, one after another.
+// A token's place among all. `values` are logits; they are normalized unless `mode` asks for
+// logits.
+TokenReport report(std::span<const float> values, int32_t token, int64_t top, LogprobsMode mode);
+
+// The choices of one answer, one after another.
 class Sampler {
  public:
   // Ids from `ids` on are never drawn: the rows of an embedding beyond the tokenizer's vocabulary.
-  Sampler(const Sampling& sampling, int64_t ids);
+  // `entropy` takes the place of a seed that is not set.
+  Sampler(const Request& request, int64_t ids, LogprobsMode mode, uint64_t entropy);
 
-  // Tokens of the prompt, for the penalty. Those that next() returns are counted already.
-  void see(std::span<const int32_t> tokens);
-  int32_t next(std::span<const float> logits);
+  struct Drawn {
+    int32_t token;
+    std::optional<TokenReport> report;
+  };
+  // `answer`: what was drawn before. Each call counts the token that it returns.
+  Drawn next(std::span<const float> logits, std::span<const int32_t> answer);
 
  private:
+  // The rules before the temperature.
+  void apply_rules(std::span<float> logits, std::span<const int32_t> answer) const;
+  void apply_masks(std::span<float> logits, std::span<const int32_t> answer) const;
+  void apply_penalties(std::span<float> logits) const;
+
   Sampling sampling_;
-  int64_t ids_;
-  std::unordered_set<int32_t> seen_;  // empty while there is no penalty
-  NumpyRandom random_;
+  int64_t ids_, min_tokens_;
+  std::vector<int32_t> stop_ids_;
+  std::optional<int64_t> reported_;
+  LogprobsMode mode_;
+  Noise noise_;
+  std::unordered_set<int32_t> prompt_;           // empty without a repetition penalty
+  std::unordered_map<int32_t, int64_t> counts_;  // of the answer's tokens; empty without penalties
 };
 
 }  // namespace quern::engine

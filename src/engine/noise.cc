@@ -1,0 +1,33 @@
+#include "engine/noise.h"
+
+#include <cmath>
+
+namespace quern::engine {
+
+PhiloxBlock philox(PhiloxBlock counter, PhiloxKey key) {
+  for (int round = 0; round < 10; ++round) {
+    const uint64_t a = uint64_t{0xD2511F53} * counter[0], b = uint64_t{0xCD9E8D57} * counter[2];
+    counter = {static_cast<uint32_t>(b >> 32) ^ counter[1] ^ key[0], static_cast<uint32_t>(b),
+               static_cast<uint32_t>(a >> 32) ^ counter[3] ^ key[1], static_cast<uint32_t>(a)};
+    key[0] += 0x9E3779B9;
+    key[1] += 0xBB67AE85;
+  }
+  return counter;
+}
+
+// The generator itself spreads neighbouring seeds and lanes: its output is the key.
+Noise::Noise(uint64_t seed, uint32_t lane) {
+  const PhiloxBlock spread =
+      philox({lane, 0, 0, 0}, {static_cast<uint32_t>(seed), static_cast<uint32_t>(seed >> 32)});
+  key_ = {spread[0], spread[1]};
+}
+
+double Noise::exponential(int64_t position, int32_t id) const {
+  const auto place = static_cast<uint64_t>(position);
+  const auto token = static_cast<uint32_t>(id);
+  const PhiloxBlock block = philox(
+      {static_cast<uint32_t>(place), static_cast<uint32_t>(place >> 32), token / 4, 0}, key_);
+  return -std::log((block[token % 4] + 0.5) * 0x1p-32);
+}
+
+}  // namespace quern::engine

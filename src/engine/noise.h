@@ -1,0 +1,29 @@
+// Random numbers that depend on nothing but their place: Philox4x32-10 (Salmon et al., "Parallel
+// Random Numbers: As Easy as 1, 2, 3", 2011). A seeded request therefore draws the same tokens in
+// every batch, after every pause and on every device.
+#pragma once
+
+#include <array>
+#include <cstdint>
+
+namespace quern::engine {
+
+using PhiloxKey = std::array<uint32_t, 2>;
+using PhiloxBlock = std::array<uint32_t, 4>;
+
+PhiloxBlock philox(PhiloxBlock counter, PhiloxKey key);
+
+// The noise of one answer: for each place in it and each token id an independent exponential
+// variable with mean 1.
+class Noise {
+ public:
+  Noise(uint64_t seed, uint32_t lane);
+
+  // Between 2^-33 and 22.9.
+  double exponential(int64_t position, int32_t id) const;
+
+ private:
+  PhiloxKey key_;
+};
+
+}  // namespace quern::engine

@@ -1,0 +1,50 @@
+// Requests that wait for their turn. First come, first served among those of one key; keys take
+// turns by the work that they ask for (deficit round robin: Shreedhar and Varghese, 1995), so that
+// who sends much delays nobody but himself.
+#pragma once
+
+#include <deque>
+#include <list>
+#include <memory>
+#include <string>
+
+#include "engine/sequence.h"
+
+namespace quern::engine {
+
+enum class Policy { fcfs, priority };
+
+class WaitingQueue {
+ public:
+  // `quantum`: tokens of work that a key may ask for in its turn. Under Policy::priority the
+  // smallest priority goes first, then the earliest, whatever the key.
+  WaitingQueue(Policy policy, int64_t quantum);
+
+  void push(std::unique_ptr<Sequence> sequence);
+  // A preempted one goes before all that have not begun; of several the earliest first.
+  void push_again(std::unique_ptr<Sequence> sequence);
+  // Whose turn it is; null if nobody waits. Stays the same until somebody is pushed or removed.
+  Sequence* front();
+  std::unique_ptr<Sequence> pop();
+  // Null if it does not wait here.
+  std::unique_ptr<Sequence> remove(int64_t id);
+  int64_t size() const { return size_; }
+
+ private:
+  struct Turn {
+    std::string key;
+    int64_t credit = 0;
+    std::deque<std::unique_ptr<Sequence>> sequences;
+  };
+
+  bool earlier(const Sequence& a, const Sequence& b) const;
+  std::deque<std::unique_ptr<Sequence>>* next_queue();
+
+  Policy policy_;
+  int64_t quantum_;
+  std::deque<std::unique_ptr<Sequence>> again_;
+  std::list<Turn> turns_;  // the first one is taking its turn
+  int64_t size_ = 0;
+};
+
+}  // namespace quern::engine

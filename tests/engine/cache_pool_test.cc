@@ -1,0 +1,299 @@
+#include "engine/cache_pool.h"
+
+#include <gtest/gtest.h>
+
+#include <algorithm>
+#include <map>
+#include <memory>
+
+#include "base/random.h"
+
+namespace quern::engine {
+namespace {
+
+constexpr int64_t kBlock = 16;
+
+std::vector<int32_t> counted(int64_t tokens, int32_t first = 0) {
+  std::vector<int32_t> all;
+  for (int64_t i = 0; i < tokens; ++i) all.push_back(first + static_cast<int32_t>(i));
+  return all;
+}
+
+using Hash = PrefixTree::Hash;
+const Hash kColliding = [](PrefixTree::Node, std::span<const int32_t>) { return uint64_t{0}; };
+
+// A pool with memory that remembers what was put there: blocks and states hold the tokens that they
+// were computed from, so that a wrong block, a stale one or a wrong state is seen at once.
+class Memory {
+ public:
+  explicit Memory(CachePool::Options options, const Hash& hash = {})
+      : options_(options),
+        blocks_(options.groups.size()),
+        states_(static_cast<size_t>(options.states)),
+        pool_(options, hash ? PrefixTree(kBlock, hash) : PrefixTree(kBlock, PrefixTree::Key{3, 5}),
+              [this](int32_t from, int32_t to) {
+                states_[static_cast<size_t>(to)] = from == Lease::kGone
+                                                       ? std::vector<int32_t>()
+                                                       : states_[static_cast<size_t>(from)];
+              }) {
+    for (size_t g = 0; g < blocks_.size(); ++g)
+      blocks_[g].resize(static_cast<size_t>(options.groups[g].blocks));
+  }
+
+  // Computes tokens [seen, end) after checking that the layers find all that they look at.
+  void compute(Lease& lease, const std::vector<int32_t>& tokens, int64_t seen, int64_t end) {
+    for (size_t g = 0; g < blocks_.size(); ++g) {
+      const int64_t window = options_.groups[g].window;
+      for (int64_t t = window ? std::max<int64_t>(0, seen - window + 1) : 0; t < seen; ++t)
+        expect_token(lease, g, tokens, t);
+      for (int64_t t = seen; t < end; ++t) {
+        auto& block = at(lease, g, t);
+        block.resize(static_cast<size_t>(t % kBlock));
+        block.push_back(tokens[static_cast<size_t>(t)]);
+      }
+    }
+    if (options_.states == 0) return;
+    auto& state = states_[static_cast<size_t>(lease.state)];
+    ASSERT_EQ(state, std::vector<int32_t>(tokens.begin(), tokens.begin() + seen));
+    state.assign(tokens.begin(), tokens.begin() + end);
+  }
+
+  int64_t free_everywhere() const {
+    int64_t all = pool_.free_states();
+    for (size_t g = 0; g < blocks_.size(); ++g) all += pool_.free_blocks(g);
+    return all;
+  }
+
+  CachePool& pool() { return pool_; }
+
+ private:
+  std::vector<int32_t>& at(const Lease& lease, size_t group, int64_t token) {
+    const int32_t item = lease.tables[group][static_cast<size_t>(token / kBlock)];
+    EXPECT_NE(item, Lease::kGone) << "group " << group << " token " << token;
+    return blocks_[group][static_cast<size_t>(item)];
+  }
+  void expect_token(const Lease& lease, size_t group, const std::vector<int32_t>& tokens,
+                    int64_t token) {
+    const auto& block = at(lease, group, token);
+    ASSERT_GT(std::ssize(block), token % kBlock);
+    ASSERT_EQ(block[static_cast<size_t>(token % kBlock)], tokens[static_cast<size_t>(token)]);
+  }
+
+  CachePool::Options options_;
+  std::vector<std::vector<std::vector<int32_t>>> blocks_;
+  std::vector<std::vector<int32_t>> states_;
+  CachePool pool_;
+};
+
+// Opens, computes all of the tokens as the scheduler does, and closes. Returns what was known.
+int64_t visit(Memory& memory, const std::vector<int32_t>& tokens, const std::string& salt = "") {
+  Lease lease;
+  CachePool& pool = memory.pool();
+  const int64_t known = *pool.open(lease, tokens, salt, CachePool::Lookup::yes);
+  for (int64_t seen = known; seen < std::ssize(tokens);) {
+    const int64_t end = std::min<int64_t>(std::ssize(tokens), pool.next_stop(lease));
+    EXPECT_TRUE(pool.grow(lease, end));
+    memory.compute(lease, tokens, seen, end);
+    pool.commit(lease, std::span(tokens).first(static_cast<size_t>(end)));
+    seen = end;
+  }
+  pool.close(lease);
+  return known;
+}
+
+TEST(CachePoolTest, KnowsWholeBlocksButTheLastToken) {
+  Memory memory({.groups = {{.blocks = 8}}});
+  EXPECT_EQ(visit(memory, counted(40)), 0);
+  EXPECT_EQ(visit(memory, counted(40)), 32);
+  EXPECT_EQ(visit(memory, counted(32)), 16);
+  EXPECT_EQ(visit(memory, counted(33)), 32);
+  EXPECT_EQ(visit(memory, counted(40, 1)), 0);
+  EXPECT_EQ(visit(memory, counted(40), "another key"), 0);
+  EXPECT_EQ(memory.pool().free_blocks(0), 8);
+}
+
+TEST(CachePoolTest, KnowsNothingWhenNotAsked) {
+  Memory off({.groups = {{.blocks = 8}}, .prefix_caching = false});
+  visit(off, counted(40));
+  EXPECT_EQ(visit(off, counted(40)), 0);
+  Memory on({.groups = {{.blocks = 8}}});
+  visit(on, counted(40));
+  Lease lease;
+  EXPECT_EQ(on.pool().open(lease, counted(40), "", CachePool::Lookup::no), 0);
+  on.pool().close(lease);
+}
+
+TEST(CachePoolTest, ReusesTheEndOfTheOldestPromptFirst) {
+  Memory memory({.groups = {{.blocks = 6}}});
+  visit(memory, counted(48, 0));
+  visit(memory, counted(48, 1000));
+  visit(memory, counted(16, 2000));  // takes one block: the third of the first prompt
+  for (const auto& [first, known] : {std::pair{0, 32}, {1000, 48}, {2000, 16}}) {
+    Lease lease;
+    EXPECT_EQ(memory.pool().open(lease, counted(64, first), "", CachePool::Lookup::yes), known);
+    memory.pool().close(lease);
+  }
+}
+
+TEST(CachePoolTest, RefusesWhatDoesNotFitAndChangesNothing) {
+  Memory memory({.groups = {{.blocks = 4}, {.window = 20, .blocks = 2}}});
+  Lease lease;
+  ASSERT_TRUE(memory.pool().open(lease, counted(64), "", CachePool::Lookup::yes));
+  EXPECT_FALSE(memory.pool().grow(lease, 33));
+  EXPECT_EQ(memory.pool().free_blocks(0), 4);
+  EXPECT_TRUE(memory.pool().grow(lease, 32));
+  EXPECT_EQ(memory.pool().free_blocks(0), 2);
+  EXPECT_EQ(memory.pool().free_blocks(1), 0);
+  memory.pool().close(lease);
+  EXPECT_EQ(memory.free_everywhere(), 6);
+}
+
+TEST(CachePoolTest, WindowsGiveBackWhatTheyForget) {
+  Memory memory({.groups = {{.blocks = 20}, {.window = 17, .blocks = 4}}});
+  Lease lease;
+  const auto tokens = counted(320);
+  memory.pool().open(lease, tokens, "", CachePool::Lookup::yes);
+  for (int64_t seen = 0; seen < 320; seen += 10) {
+    ASSERT_TRUE(memory.pool().grow(lease, seen + 10));
+    memory.compute(lease, tokens, seen, seen + 10);
+    memory.pool().commit(lease, std::span(tokens).first(static_cast<size_t>(seen) + 10));
+  }
+  memory.pool().close(lease);
+  // The window's blocks that are still there end at 320; the same prompt may go on from 304, which
+  // needs keys from 288 on.
+  EXPECT_EQ(visit(memory, tokens), 304);
+}
+
+TEST(CachePoolTest, StatesAreKnownAtTheEndOfThePromptAndOfTheAnswer) {
+  Memory memory({.groups = {{.blocks = 40}}, .states = 6});
+  EXPECT_EQ(visit(memory, counted(70)), 0);
+  EXPECT_EQ(visit(memory, counted(70)), 64);
+  // An answer goes on to 90: the next turn begins at 80.
+  Lease lease;
+  auto tokens = counted(90);
+  const std::span all(tokens);
+  memory.pool().open(lease, all.first(70), "", CachePool::Lookup::yes);
+  for (int64_t seen = 64; seen < 90; ++seen) {
+    ASSERT_TRUE(memory.pool().grow(lease, seen + 1));
+    memory.compute(lease, tokens, seen, seen + 1);
+    memory.pool().commit(lease, all.first(static_cast<size_t>(seen) + 1));
+  }
+  memory.pool().close(lease);
+  EXPECT_EQ(visit(memory, counted(100)), 80);
+  EXPECT_EQ(memory.pool().free_states(), 6);
+}
+
+TEST(CachePoolTest, StatesAreKnownWherePromptsPart) {
+  Memory memory({.groups = {{.blocks = 40}}, .states = 6});
+  auto asking = [](int32_t question) {  // 48 common tokens, then 30 of one's own
+    auto tokens = counted(48);
+    const auto own = counted(30, question);
+    tokens.insert(tokens.end(), own.begin(), own.end());
+    return tokens;
+  };
+  EXPECT_EQ(visit(memory, asking(1000)), 0);
+  EXPECT_EQ(visit(memory, asking(2000)), 0);  // the blocks are known, the state after them is not
+  EXPECT_EQ(visit(memory, asking(3000)), 48);
+}
+
+TEST(CachePoolTest, LongPromptsLeaveSnapshotsOnTheirWay) {
+  Memory memory({.groups = {{.blocks = 40}}, .states = 8, .snapshot_tokens = 64});
+  visit(memory, counted(200));
+  auto other = counted(150);
+  other.back() = -1;
+  other[140] = -1;  // known up to 128
+  EXPECT_EQ(visit(memory, other), 128);
+}
+
+TEST(CachePoolTest, ALoneSlotTurnsFromSnapshotToState) {
+  Memory memory({.groups = {{.blocks = 8}}, .states = 1});
+  visit(memory, counted(40));
+  EXPECT_EQ(visit(memory, counted(40)), 0);  // nowhere to keep a snapshot beside the running state
+  Lease first, second;
+  ASSERT_TRUE(memory.pool().open(first, counted(5), "", CachePool::Lookup::yes));
+  EXPECT_FALSE(memory.pool().open(second, counted(5), "", CachePool::Lookup::yes));
+  memory.pool().close(first);
+}
+
+struct Setting {
+  const char* name;
+  CachePool::Options options;
+  Hash hash;
+};
+
+class RandomSchedules : public testing::TestWithParam<Setting> {};
+
+// Many sequences of few different beginnings come, grow by random pieces, and go.
+TEST_P(RandomSchedules, EveryBlockHoldsWhatItShouldAndComesBackOnce) {
+  const Setting& setting = GetParam();
+  Memory memory(setting.options, setting.hash);
+  CachePool& pool = memory.pool();
+  NumpyRandom random(11);
+  auto below = [&](int64_t bound) {
+    return static_cast<int64_t>(random.next() % static_cast<uint64_t>(bound));
+  };
+  struct Running {
+    Lease lease;
+    std::vector<int32_t> tokens;
+    int64_t seen;
+  };
+  std::vector<std::unique_ptr<Running>> running;
+  const int64_t all = memory.free_everywhere();
+  int64_t hits = 0, refusals = 0;
+  for (int step = 0; step < 6000; ++step) {
+    if (running.size() < 4 && below(3) == 0) {
+      auto next = std::make_unique<Running>();
+      for (int64_t part = 0, parts = 1 + below(5); part < parts; ++part) {
+        const auto tokens = counted(1 + below(40), static_cast<int32_t>(below(2)) * 500);
+        next->tokens.insert(next->tokens.end(), tokens.begin(), tokens.end());
+      }
+      const auto known = pool.open(next->lease, next->tokens, below(4) ? "" : "salt",
+                                   below(8) ? CachePool::Lookup::yes : CachePool::Lookup::no);
+      if (!known) continue;
+      ASSERT_LT(*known, std::ssize(next->tokens));
+      hits += *known;
+      next->seen = *known;
+      running.push_back(std::move(next));
+    } else if (!running.empty()) {
+      const size_t which = static_cast<size_t>(below(std::ssize(running)));
+      Running& r = *running[which];
+      if (r.seen == std::ssize(r.tokens))  // the next token of an answer
+        r.tokens.push_back(static_cast<int32_t>(below(2)));
+      const int64_t end =
+          std::min({std::ssize(r.tokens), r.seen + 1 + below(50), pool.next_stop(r.lease)});
+      const bool room = pool.grow(r.lease, end);
+      refusals += !room;
+      if (room) {
+        memory.compute(r.lease, r.tokens, r.seen, end);
+        if (HasFatalFailure()) FAIL() << "step " << step;
+        pool.commit(r.lease, std::span(r.tokens).first(static_cast<size_t>(end)));
+        r.seen = end;
+      }
+      if (!room || below(12) == 0) {
+        pool.close(r.lease);
+        running.erase(running.begin() + static_cast<int64_t>(which));
+      }
+    }
+  }
+  for (auto& r : running) pool.close(r->lease);
+  EXPECT_EQ(memory.free_everywhere(), all);
+  EXPECT_GT(hits, 0);
+  EXPECT_GT(refusals, 0) << "the pool was never full";
+}
+
+INSTANTIATE_TEST_SUITE_P(
+    CachePoolTest, RandomSchedules,
+    testing::Values(
+        Setting{"Full", {.groups = {{.blocks = 30}}}, {}},
+        Setting{"Colliding", {.groups = {{.blocks = 30}}}, kColliding},
+        Setting{"Windows", {.groups = {{.blocks = 26}, {.window = 20, .blocks = 13}}}, {}},
+        Setting{"States", {.groups = {{.blocks = 30}}, .states = 7, .snapshot_tokens = 48}, {}},
+        Setting{"Everything",
+                {.groups = {{.window = 33, .blocks = 16}, {.blocks = 22}},
+                 .states = 5,
+                 .snapshot_tokens = 32},
+                kColliding}),
+    [](const auto& info) { return std::string(info.param.name); });
+
+}  // namespace
+}  // namespace quern::engine

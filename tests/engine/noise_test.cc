@@ -1,0 +1,48 @@
+#include "engine/noise.h"
+
+#include <gtest/gtest.h>
+
+#include <cmath>
+#include <vector>
+
+namespace quern::engine {
+namespace {
+
+// The known answers of Random123's kat_vectors.
+TEST(NoiseTest, PhiloxEqualsItsAuthors) {
+  EXPECT_EQ(philox({0, 0, 0, 0}, {0, 0}),
+            (PhiloxBlock{0x6627e8d5, 0xe169c58d, 0xbc57ac4c, 0x9b00dbd8}));
+  EXPECT_EQ(philox({~0u, ~0u, ~0u, ~0u}, {~0u, ~0u}),
+            (PhiloxBlock{0x408f276d, 0x41c83b0e, 0xa20bc7c6, 0x6d5451fd}));
+  EXPECT_EQ(philox({0x243f6a88, 0x85a308d3, 0x13198a2e, 0x03707344}, {0xa4093822, 0x299f31d0}),
+            (PhiloxBlock{0xd16cfe09, 0x94fdcceb, 0x5001e420, 0x24126ea1}));
+}
+
+TEST(NoiseTest, IsExponential) {
+  const Noise noise(7, 0);
+  double sum = 0, squares = 0;
+  constexpr int kDraws = 40000;
+  for (int i = 0; i < kDraws; ++i) {
+    const double q = noise.exponential(i / 200, i % 200);
+    ASSERT_GT(q, 0);
+    sum += q;
+    squares += q * q;
+  }
+  // Mean 1 and mean square 2; five standard deviations of 40000 draws.
+  EXPECT_NEAR(sum / kDraws, 1, 0.025);
+  EXPECT_NEAR(squares / kDraws, 2, 0.11);
+}
+
+TEST(NoiseTest, DependsOnSeedLanePlaceAndToken) {
+  const double q = Noise(7, 0).exponential(3, 5);
+  EXPECT_EQ(q, Noise(7, 0).exponential(3, 5));
+  EXPECT_NE(q, Noise(8, 0).exponential(3, 5));
+  EXPECT_NE(q, Noise(7 + (uint64_t{1} << 32), 0).exponential(3, 5));
+  EXPECT_NE(q, Noise(7, 1).exponential(3, 5));
+  EXPECT_NE(q, Noise(7, 0).exponential(4, 5));
+  EXPECT_NE(q, Noise(7, 0).exponential(3, 4));
+  EXPECT_NE(q, Noise(7, 0).exponential(3, 9));
+}
+
+}  // namespace
+}  // namespace quern::engine
