@@ -230,12 +230,12 @@ class Qwen36Draft : public Draft {
   Qwen36Draft(const Weights& w, const Config& c, const ops::Rope& rope)
       : pre_fc_norm_embedding_(w.norm_plus_one("pre_fc_norm_embedding", c.hidden, c.eps)),
         pre_fc_norm_hidden_(w.norm_plus_one("pre_fc_norm_hidden", c.hidden, c.eps)),
-        fc_(w.linear("fc", c.hidden, 2 * c.hidden)),
+        fc_(w.linear("fc", c.hidden, 2 * c.hidden, Role::draft_input)),
         block_(w / "layers" / 0, c, rope, c.layers, /*full_attention=*/true),
         norm_(w.norm_plus_one("norm", c.hidden, c.eps)) {}
 
-  Tensor operator()(const Tensor& embedded, const Tensor& normed, Pass& pass) const override {
-    Tensor joined = at::cat({pre_fc_norm_embedding_(embedded), pre_fc_norm_hidden_(normed)}, -1);
+  Tensor operator()(const Tensor& embedded, const Tensor& state, Pass& pass) const override {
+    Tensor joined = at::cat({pre_fc_norm_embedding_(embedded), pre_fc_norm_hidden_(state)}, -1);
     return norm_(block_(fc_(joined), pass));
   }
 
@@ -272,6 +272,7 @@ class Qwen36 : public Model {
     if (!root.has("mtp.fc.weight")) return nullptr;
     return std::make_unique<Qwen36Draft>((root / "mtp").drafting(), c_, rope_);
   }
+  std::string draft_path(const Weights& root) const override { return root.path("mtp"); }
 
  private:
   // A text-only checkpoint has its tensors right below "model".

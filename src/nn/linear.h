@@ -24,22 +24,32 @@ class Linear {
   Tensor bias_;  // fp32 [rows], or undefined
 };
 
-// Linears that read one input; vLLM fuses them, so they share a scheme.
+// Linears that read one input: several matrices, which vLLM fuses, so they share a scheme; or one
+// that holds the rows of all, part after part.
 template <size_t N>
 class Merged {
  public:
   Merged() = default;
   explicit Merged(std::array<Linear, N> parts) : parts_(std::move(parts)) {}
+  Merged(Linear whole, const std::array<int64_t, N>& rows) : rows_(rows) {
+    parts_[0] = std::move(whole);
+  }
 
   std::array<Tensor, N> operator()(const Tensor& x) const {
     std::array<Tensor, N> out;
-    for (size_t i = 0; i < N; ++i) out[i] = parts_[i](x);
+    if (rows_[0] == 0) {
+      for (size_t i = 0; i < N; ++i) out[i] = parts_[i](x);
+      return out;
+    }
+    // Copied apart: attention takes keys and values of one stride.
+    const auto pieces = parts_[0](x).split_with_sizes(rows_, -1);
+    for (size_t i = 0; i < N; ++i) out[i] = pieces[i].contiguous();
     return out;
   }
-  const Linear& part(size_t i) const { return parts_[i]; }
 
  private:
-  std::array<Linear, N> parts_;
+  std::array<Linear, N> parts_;       // only the first one if it holds all rows
+  std::array<int64_t, N> rows_ = {};  // of each part in the one matrix, or zeros
 };
 
 // Embedding rows as fp32: tokens int64 [n] -> [n, width].

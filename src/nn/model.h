@@ -33,12 +33,34 @@ class Head {
   virtual Tensor logits(const Tensor& normed) const = 0;  // [tokens, vocabulary]
 };
 
-// Guesses one token further: from the normed state of a position and the embedding of the token
-// after it, a normed state that Head::logits turns into the guess.
+// Two habits in which implementations of one draft layer differ.
+struct DraftConvention {
+  bool zero_first_embedding;  // the embedding at position 0 counts as zero
+  bool feed_back_normed;      // the state for a further guess has gone through the draft's norm
+};
+inline constexpr DraftConvention kTransformersDraft = {.zero_first_embedding = false,
+                                                       .feed_back_normed = true};
+inline constexpr DraftConvention kVllmDraft = {.zero_first_embedding = true,
+                                               .feed_back_normed = false};
+
+// Guesses one token further. Row t of a pass stands for position t of the sequence and knows its
+// state and the token after it; the guess is the token after that one. The keys and values of the
+// draft lie in the pass's caches beside those of the blocks.
 class Draft {
  public:
   virtual ~Draft() = default;
-  virtual Tensor operator()(const Tensor& embedded, const Tensor& normed, Pass& pass) const = 0;
+  // tokens int64 [n] -> fp32 [n, hidden]: the model's own embedding, if the draft has none.
+  virtual Tensor embed(const Tensor& tokens, const Stem& stem, Pass& pass) const {
+    return stem(tokens, pass);
+  }
+  // embedded: of the next token. state [n, hidden]: Head::norm's result, or, to guess further, what
+  // this call returned for the position before. Returns the states of the guesses.
+  virtual Tensor operator()(const Tensor& embedded, const Tensor& state, Pass& pass) const = 0;
+  // [n, vocabulary] of the states that the call returned: the model's own head, if the draft has
+  // none.
+  virtual Tensor logits(const Tensor& state, const Head& head) const { return head.logits(state); }
+  // Drafts that all implementations compute alike have nothing to follow.
+  virtual void follow(const DraftConvention&) {}
 };
 
 class Model {
@@ -57,6 +79,8 @@ class Model {
   virtual std::unique_ptr<Head> head(const Weights& root) const = 0;
   // Null if the checkpoint has none.
   virtual std::unique_ptr<Draft> draft(const Weights& root) const = 0;
+  // Where the draft lies, "mtp": the names of its tensors begin so, and no others. "" for none.
+  virtual std::string draft_path(const Weights&) const { return ""; }
 };
 
 }  // namespace quern::nn

@@ -35,6 +35,13 @@ std::optional<quant::QuantizationConfig> read_quantization(const checkpoint::Che
   return quant::QuantizationConfig(Json(value, own.string()), compile);
 }
 
+// Sizes come from config.json, so a tensor of another shape contradicts it.
+void expect_shape(const std::string& name, at::IntArrayRef found, at::IntArrayRef wanted) {
+  if (found == wanted) return;
+  fail("{}: shape {}, but by config.json it has to be {}; they are of different models", name,
+       shape_text(found), shape_text(wanted));
+}
+
 FusedPlace fused_place(const std::string& projection, int64_t rows) {
   if (projection == "down_proj") return {"down_proj", 0, rows};
   return {"gate_up_proj", projection == "up_proj" ? rows : 0, 2 * rows};
@@ -54,9 +61,10 @@ Weights Weights::operator/(const std::string& name) const {
   return below;
 }
 
-Weights Weights::listing(std::vector<LinearSite>* sites) const {
+Weights Weights::listing(std::vector<LinearSite>* sites, std::vector<LinearSite>* slices) const {
   Weights here = *this;
   here.sites_ = sites;
+  here.slices_ = slices;
   return here;
 }
 
@@ -68,6 +76,10 @@ Weights Weights::drafting() const {
 
 bool Weights::has(const std::string& name) const { return source_->files.has(prefix_ + name); }
 
+bool Weights::has_linear(const std::string& name) const {
+  return has(tensor_of(name)) || is_packed(prefix_ + name);
+}
+
 Tensor Weights::take(const std::string& full_name) const {
   taken_->insert(full_name);
   return source_->files.tensor(full_name);
@@ -75,7 +87,7 @@ Tensor Weights::take(const std::string& full_name) const {
 
 Tensor Weights::tensor(const std::string& name, std::initializer_list<int64_t> shape) const {
   Tensor stored = take(prefix_ + name);
-  check_shape(stored, shape, prefix_ + name);
+  expect_shape(prefix_ + name, stored.sizes(), shape);
   return stored.to(at::kFloat);
 }
 
@@ -89,7 +101,7 @@ Norm Weights::norm_plus_one(const std::string& name, int64_t width, double eps) 
 
 Embedding Weights::embedding(const std::string& name, int64_t rows, int64_t width) const {
   Tensor table = take(tensor_of(prefix_ + name));
-  check_shape(table, {rows, width}, tensor_of(prefix_ + name));
+  expect_shape(tensor_of(prefix_ + name), table.sizes(), {rows, width});
   return Embedding(std::move(table));
 }
 
@@ -97,31 +109,32 @@ bool Weights::is_packed(const std::string& module) const {
   return source_->files.has(module + ".weight_packed") || source_->files.has(module + ".qweight");
 }
 
+void Weights::take_packed(const std::string& module, int64_t rows, int64_t columns) const {
+  if (!source_->quantization)
+    fail("{}: has packed tensors, but config.json has no quantization_config", module);
+  const quant::QuantizationConfig& config = *source_->quantization;
+  const auto scheme = config.scheme_of(module);
+  if (!scheme)
+    fail("{}: has packed tensors, but quantization_config says that it is not quantized", module);
+  for (const auto& planned : quant::planned(module, rows, columns, *scheme, config.format()))
+    taken_->insert(planned.name);
+}
+
+quant::QuantWeight Weights::read_packed(const std::string& module, int64_t rows,
+                                        int64_t columns) const {
+  const quant::QuantizationConfig& config = *source_->quantization;
+  quant::QuantWeight weight = quant::from_disk(
+      module, *config.scheme_of(module), config.format(), [&](const std::string& tensor) {
+        return source_->files.has(tensor) ? source_->files.tensor(tensor) : Tensor();
+      });
+  expect_shape(module, {weight.rows(), weight.columns}, {rows, columns});
+  return weight;
+}
+
 Weight Weights::packed_stack(const std::string& name, const std::vector<std::string>& modules,
                              int64_t rows, int64_t columns) const {
-  if (!source_->quantization)
-    fail("{}: has packed tensors, but config.json has no quantization_config", modules[0]);
-  const quant::QuantizationConfig& config = *source_->quantization;
-  auto read = [&](const std::string& module) {
-    auto scheme = config.scheme_of(module);
-    if (!scheme)
-      fail("{}: has packed tensors, but quantization_config says that it is not quantized", module);
-    quant::QuantWeight weight =
-        quant::from_disk(module, *scheme, config.format(), [&](const std::string& tensor) {
-          return source_->files.has(tensor) ? source_->files.tensor(tensor) : Tensor();
-        });
-    if (weight.rows() != rows || weight.columns != columns) {
-      fail("{}: is [{}, {}], where [{}, {}] is expected", module, weight.rows(), weight.columns,
-           rows, columns);
-    }
-    return weight;
-  };
-  for (const std::string& module : modules) {
-    for (const auto& planned :
-         quant::planned(module, rows, columns, *config.scheme_of(module), config.format())) {
-      taken_->insert(planned.name);
-    }
-  }
+  for (const std::string& module : modules) take_packed(module, rows, columns);
+  auto read = [&](const std::string& module) { return read_packed(module, rows, columns); };
   quant::QuantWeight first = read(modules[0]);
   auto stack = std::make_shared<ops::Int4Stack>(name, static_cast<int64_t>(modules.size()), rows,
                                                 columns, first.scheme);
@@ -140,7 +153,7 @@ Weight Weights::packed_stack(const std::string& name, const std::vector<std::str
 Weight Weights::load(const std::string& module, int64_t rows, int64_t columns) const {
   if (is_packed(module)) return packed_stack(module, {module}, rows, columns);
   Tensor stored = take(tensor_of(module));
-  check_shape(stored, {rows, columns}, tensor_of(module));
+  expect_shape(tensor_of(module), stored.sizes(), {rows, columns});
   return Weight(module, rows, columns, Dense{{std::move(stored)}});
 }
 
@@ -152,7 +165,7 @@ Weight Weights::load_stack(const std::string& place, const std::string& projecti
   const FusedPlace fused = fused_place(projection, rows);
   if (const std::string tensor = place + "." + fused.tensor; source_->files.has(tensor)) {
     Tensor all = take(tensor);
-    check_shape(all, {count, fused.all_rows, columns}, tensor);
+    expect_shape(tensor, all.sizes(), {count, fused.all_rows, columns});
     for (int64_t e = 0; e < count; ++e)
       dense.matrices.push_back(all.select(0, e).narrow(0, fused.first_row, rows));
     return Weight(name, rows, columns, std::move(dense));
@@ -164,7 +177,7 @@ Weight Weights::load_stack(const std::string& place, const std::string& projecti
   }
   for (int64_t e = 0; e < count; ++e) {
     Tensor stored = take(tensor_of(module(e)));
-    check_shape(stored, {rows, columns}, tensor_of(module(e)));
+    expect_shape(tensor_of(module(e)), stored.sizes(), {rows, columns});
     dense.matrices.push_back(std::move(stored));
   }
   return Weight(name, rows, columns, std::move(dense));
@@ -173,20 +186,50 @@ Weight Weights::load_stack(const std::string& place, const std::string& projecti
 void Weights::list(const LinearSite& site) const {
   if (!sites_) return;
   sites_->push_back(site);
-  if (draft_) sites_->back().role = Role::draft;
+  if (draft_ && site.role == Role::ordinary) sites_->back().role = Role::draft;
 }
 
-Linear Weights::linear(const std::string& name, int64_t rows, int64_t columns, Role role) const {
+Linear Weights::with_bias(const std::string& name, Weight weight, Bias bias) const {
+  if (bias == Bias::none) return Linear(std::move(weight));
+  const int64_t rows = weight.rows();
+  return Linear(std::move(weight), tensor(name + ".bias", {rows}));
+}
+
+Linear Weights::linear(const std::string& name, int64_t rows, int64_t columns, Role role,
+                       Bias bias) const {
   Weight weight = load(prefix_ + name, rows, columns);
   list({prefix_ + name, weight, 0, tensor_of(prefix_ + name), "", role});
+  return with_bias(name, std::move(weight), bias);
+}
+
+Linear Weights::linear_rows(const std::string& name, int64_t rows, int64_t columns, int64_t first,
+                            int64_t count) const {
+  const std::string module = prefix_ + name;
+  std::variant<Dense, Rounding, Packed> form;
+  if (is_packed(module)) {
+    take_packed(module, rows, columns);
+    quant::QuantWeight some = read_packed(module, rows, columns);
+    for (Tensor* part : {&some.codes, &some.scales, &some.zeros})
+      if (part->defined()) *part = part->narrow(0, first, count);
+    auto stack = std::make_shared<ops::Int4Stack>(module, 1, count, columns, some.scheme);
+    stack->set(0, some);
+    form = Packed(std::move(stack));
+  } else {
+    Tensor stored = take(tensor_of(module));
+    expect_shape(tensor_of(module), stored.sizes(), {rows, columns});
+    form = Dense{{stored.narrow(0, first, count)}};
+  }
+  Weight weight(module, count, columns, std::move(form));
+  if (slices_)
+    slices_->push_back({module, weight, 0, tensor_of(module), "", Role::ordinary});
   return Linear(std::move(weight));
 }
 
-Linear Weights::part(const std::string& fused, const std::string& name, int64_t rows,
-                     int64_t columns) const {
+Linear Weights::part(const std::string& name, const std::string& fused, int64_t rows,
+                     int64_t columns, Bias bias) const {
   Weight weight = load(prefix_ + name, rows, columns);
   list({prefix_ + name, weight, 0, tensor_of(prefix_ + name), prefix_ + fused, Role::ordinary});
-  return Linear(std::move(weight));
+  return with_bias(name, std::move(weight), bias);
 }
 
 Mlp Weights::mlp(const std::string& name, int64_t hidden, int64_t inner) const {
@@ -222,6 +265,13 @@ std::vector<std::string> Weights::untaken() const {
     if (name.starts_with(prefix_) && !taken_->contains(name)) names.push_back(name);
   }
   return names;
+}
+
+void Weights::expect_all_taken() const {
+  const std::vector<std::string> names = untaken();
+  if (names.empty()) return;
+  fail("{}: config.json describes a model without this tensor{}", names.front(),
+       names.size() == 1 ? std::string() : fmt::format(" (and {} more here)", names.size() - 1));
 }
 
 }  // namespace quern::nn

@@ -1,6 +1,7 @@
 #include "ops/routing.h"
 
 #include <algorithm>
+#include <cmath>
 
 #include "base/error.h"
 
@@ -9,6 +10,31 @@ namespace quern::ops {
 Routing softmax_top_k(const Tensor& logits, int64_t k) {
   auto [largest, experts] = logits.softmax(-1).topk(k, -1);
   return {experts, largest / largest.sum(-1, /*keepdim=*/true)};
+}
+
+namespace {
+
+// Scores with -inf for all experts outside of the best groups.
+Tensor within_best_groups(const Tensor& scores, const SigmoidTopK& rule) {
+  Tensor grouped = scores.unflatten(-1, {rule.groups, -1});
+  Tensor worth = std::get<0>(grouped.topk(2, -1)).sum(-1);
+  Tensor best = std::get<1>(worth.topk(rule.kept_groups, -1));
+  Tensor excluded = at::ones_like(worth, at::kBool).scatter(-1, best, false);
+  return grouped.masked_fill(excluded.unsqueeze(-1), -INFINITY).flatten(1);
+}
+
+}  // namespace
+
+Routing sigmoid_top_k(const Tensor& logits, const Tensor& bias, const SigmoidTopK& rule) {
+  QUERN_CHECK(logits.dim() == 2 && bias.numel() == logits.size(1));
+  Tensor scores = logits.sigmoid();
+  Tensor wanted = scores.detach() + bias;
+  if (rule.groups > 1) wanted = within_best_groups(wanted, rule);
+  Tensor experts = std::get<1>(wanted.topk(rule.k, -1));
+  Tensor weights = scores.gather(-1, experts);
+  // 1e-20 as the references have it: scores of far negative logits may all be zero.
+  if (rule.normalize) weights = weights / (weights.sum(-1, /*keepdim=*/true) + 1e-20);
+  return {experts, weights * rule.factor};
 }
 
 std::vector<int64_t> ExpertLists::by_size() const {

@@ -16,6 +16,19 @@ struct Routing {
 // gradients flow to them.
 Routing softmax_top_k(const Tensor& logits, int64_t k);
 
+// How experts that are scored by a sigmoid are chosen (DeepSeek-V3, 2024).
+struct SigmoidTopK {
+  int64_t k;
+  int64_t groups = 1;       // equal parts of the experts; a part is worth its two largest scores
+  int64_t kept_groups = 1;  // experts of other parts are not chosen
+  bool normalize = true;    // weights are divided by their sum
+  double factor = 1;        // of all weights
+};
+
+// The k experts with the largest sigmoid(logit) + bias; their weights come from the sigmoid alone.
+// logits fp32 [tokens, experts], bias fp32 [experts]; gradients flow to the logits.
+Routing sigmoid_top_k(const Tensor& logits, const Tensor& bias, const SigmoidTopK& rule);
+
 // The pairs (token, slot) of a routing, sorted by expert and, within one, by token.
 struct ExpertLists {
   std::vector<int64_t> begin;  // expert e has pairs [begin[e], begin[e + 1])

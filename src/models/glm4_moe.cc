@@ -1,0 +1,296 @@
+// GLM-4.5 (Air and its relatives): dense blocks first, then blocks of experts that a sigmoid scores
+// and a learned bias balances, beside a shared expert. Members carry their Hugging Face names, so a
+// tensor name found in an error message can be searched for here. After transformers'
+// modeling_glm4_moe.py; the draft layer after its MtpModel and vLLM's glm4_moe_mtp.py.
+
+#include <cmath>
+
+#include "base/error.h"
+#include "models/settings.h"
+#include "nn/nn.h"
+
+namespace quern::models {
+namespace {
+
+using namespace nn;
+
+struct Config {
+  explicit Config(const Json& c)
+      : layers(c.get<int>("num_hidden_layers")),
+        hidden(c.get<int>("hidden_size")),
+        inner(c.get<int>("intermediate_size")),
+        vocab(c.get<int>("vocab_size")),
+        heads(c.get<int>("num_attention_heads")),
+        kv_heads(c.get<int>("num_key_value_heads")),
+        head_dim(c.get<int>("head_dim", hidden / heads)),
+        dense_layers(c.get<int>("first_k_dense_replace", 1)),
+        experts(c.get<int>("n_routed_experts")),
+        expert_inner(c.get<int>("moe_intermediate_size")),
+        shared_inner(c.get<int>("n_shared_experts", 1) * expert_inner),
+        routing{.k = c.get<int>("num_experts_per_tok"),
+                .groups = c.get<int>("n_group", 1),
+                .kept_groups = c.get<int>("topk_group", 1),
+                .normalize = c.get<bool>("norm_topk_prob", true),
+                .factor = c.get<double>("routed_scaling_factor", 1.0)},
+        eps(c.get<double>("rms_norm_eps", 1e-5)),
+        qkv_bias(c.get<bool>("attention_bias", false) ? Bias::present : Bias::none),
+        qk_norm(c.get<bool>("use_qk_norm", false)),
+        tied(c.get<bool>("tie_word_embeddings", false)) {
+    refuse(c);
+    check(c.path());
+  }
+
+  static void refuse(const Json& c) {
+    only(c, "hidden_act", {"\"silu\""});
+    only(c, "scoring_func", {"\"sigmoid\""});
+    only(c, "topk_method", {"\"noaux_tc\""});
+    only(c, "decoder_sparse_step", {"1"});
+    only(c, "moe_layer_freq", {"1"});
+    only(c, "num_nextn_predict_layers", {"0", "1"});
+    only(c, "num_mtp_layers", {"0", "1"});
+    refuse_unknown(c, {"attention_bias",
+                       "decoder_sparse_step",
+                       "hidden_act",
+                       "moe_intermediate_size",
+                       "moe_layer_freq",
+                       "n_group",
+                       "n_routed_experts",
+                       "n_shared_experts",
+                       "norm_topk_prob",
+                       "num_attention_heads",
+                       "num_experts_per_tok",
+                       "partial_rotary_factor",
+                       "rms_norm_eps",
+                       "rope_parameters",
+                       "rope_scaling",
+                       "rope_theta",
+                       "routed_scaling_factor",
+                       "scoring_func",
+                       "topk_group",
+                       "topk_method",
+                       "use_qk_norm"});
+    // The class defaults of theta and of the rotated part are another model's.
+    const Json rope = c.has("rope_parameters") ? c.at("rope_parameters") : c;
+    if (!c.has("rope_theta")) rope.at("rope_theta");
+    if (!c.has("partial_rotary_factor")) rope.at("partial_rotary_factor");
+  }
+
+  void check(const std::string& path) const {
+    if (kv_heads <= 0 || heads % kv_heads != 0)
+      fail("{}: {} attention heads do not divide into {} kv heads", path, heads, kv_heads);
+    if (shared_inner <= 0) fail("{}: n_shared_experts 0 is not implemented", path);
+    check_routing(routing, experts, path);
+  }
+
+  int layers, hidden, inner, vocab, heads, kv_heads, head_dim;
+  int dense_layers, experts, expert_inner, shared_inner;
+  ops::SigmoidTopK routing;
+  double eps;
+  Bias qkv_bias;
+  bool qk_norm, tied;
+};
+
+class Attention {
+ public:
+  Attention(const Weights& w, const Config& c, const ops::Rope& rope, int layer)
+      : qkv_(w.merged<3>("qkv_proj", {"q_proj", "k_proj", "v_proj"},
+                         {c.heads * c.head_dim, c.kv_heads * c.head_dim, c.kv_heads * c.head_dim},
+                         c.hidden, c.qkv_bias)),
+        o_proj_(w.linear("o_proj", c.hidden, c.heads * c.head_dim)),
+        rope_(rope),
+        head_dim_(c.head_dim),
+        shape_{.layer = layer, .scale = 1.0 / std::sqrt(static_cast<double>(c.head_dim))} {
+    if (!c.qk_norm) return;
+    q_norm_ = w.norm("q_norm", c.head_dim, c.eps);
+    k_norm_ = w.norm("k_norm", c.head_dim, c.eps);
+  }
+
+  Tensor operator()(const Tensor& x, Pass& pass) const {
+    auto [query, key, value] = qkv_(x);
+    auto per_head = [&](const Tensor& t) { return t.unflatten(-1, {-1, head_dim_}); };
+    Tensor q = per_head(query), k = per_head(key);
+    if (q_norm_) q = (*q_norm_)(q), k = (*k_norm_)(k);
+    q = rope_(q, pass.positions);
+    k = rope_(k, pass.positions);
+    return o_proj_(attend(q, k, per_head(value), shape_, pass).flatten(1));
+  }
+
+ private:
+  Merged<3> qkv_;
+  std::optional<Norm> q_norm_, k_norm_;
+  Linear o_proj_;
+  ops::Rope rope_;
+  int head_dim_;
+  AttentionShape shape_;
+};
+
+class SparseMlp {
+ public:
+  SparseMlp(const Weights& w, const Config& c)
+      : gate_(w.linear("gate", c.experts, c.hidden, Role::router)),
+        e_score_correction_bias_(w.tensor("gate.e_score_correction_bias", {c.experts})),
+        experts_(w.experts("experts", c.experts, c.hidden, c.expert_inner)),
+        shared_experts_(w.mlp("shared_experts", c.hidden, c.shared_inner)),
+        routing_(c.routing) {}
+
+  Tensor operator()(const Tensor& x, Pass& pass) const {
+    ops::Routing routing = ops::sigmoid_top_k(gate_(x), e_score_correction_bias_, routing_);
+    return experts_(x, routing, pass.pairs_per_expert) + shared_experts_(x);
+  }
+
+ private:
+  Linear gate_;
+  Tensor e_score_correction_bias_;
+  Experts experts_;
+  Mlp shared_experts_;
+  ops::SigmoidTopK routing_;
+};
+
+class Glm4MoeBlock : public Block {
+ public:
+  Glm4MoeBlock(const Weights& w, const Config& c, const ops::Rope& rope, int layer)
+      : input_layernorm_(w.norm("input_layernorm", c.hidden, c.eps)),
+        self_attn_(w / "self_attn", c, rope, layer),
+        post_attention_layernorm_(w.norm("post_attention_layernorm", c.hidden, c.eps)) {
+    if (layer < c.dense_layers)
+      dense_mlp_ = w.mlp("mlp", c.hidden, c.inner);
+    else
+      sparse_mlp_.emplace(w / "mlp", c);
+  }
+
+  Tensor operator()(const Tensor& input, Pass& pass) const override {
+    Tensor hidden = input + self_attn_(input_layernorm_(input), pass);
+    Tensor x = post_attention_layernorm_(hidden);
+    return hidden + (dense_mlp_ ? (*dense_mlp_)(x) : (*sparse_mlp_)(x, pass));
+  }
+
+ private:
+  Norm input_layernorm_;
+  Attention self_attn_;
+  Norm post_attention_layernorm_;
+  std::optional<Mlp> dense_mlp_;
+  std::optional<SparseMlp> sparse_mlp_;
+};
+
+class Glm4MoeStem : public Stem {
+ public:
+  Glm4MoeStem(const Weights& w, const Config& c)
+      : embed_tokens_(w.embedding("embed_tokens", c.vocab, c.hidden)) {}
+
+  Tensor operator()(const Tensor& tokens, Pass&) const override { return embed_tokens_(tokens); }
+
+ private:
+  Embedding embed_tokens_;
+};
+
+class Glm4MoeHead : public Head {
+ public:
+  Glm4MoeHead(const Weights& root, const Weights& text, const Config& c)
+      : norm_(text.norm("norm", c.hidden, c.eps)),
+        lm_head_(c.tied ? text.linear("embed_tokens", c.vocab, c.hidden, Role::lm_head)
+                        : root.linear("lm_head", c.vocab, c.hidden, Role::lm_head)) {}
+
+  Tensor norm(const Tensor& hidden) const override { return norm_(hidden); }
+  Tensor logits(const Tensor& normed) const override { return lm_head_(normed); }
+
+ private:
+  Norm norm_;
+  Linear lm_head_;
+};
+
+// Multi-token prediction: one more block behind the last one. Newer checkpoints leave out its
+// copies of embedding and head.
+class Glm4MoeDraft : public Draft {
+ public:
+  Glm4MoeDraft(const Weights& w, const Config& c, const ops::Rope& rope)
+      : enorm_(w.norm("enorm", c.hidden, c.eps)),
+        hnorm_(w.norm("hnorm", c.hidden, c.eps)),
+        eh_proj_(w.linear("eh_proj", c.hidden, 2 * c.hidden, Role::draft_input)),
+        block_(w, c, rope, c.layers),
+        norm_((w / "shared_head").norm("norm", c.hidden, c.eps)) {
+    if (w.has("embed_tokens.weight"))
+      embed_tokens_ = w.embedding("embed_tokens", c.vocab, c.hidden);
+    if (w.has_linear("shared_head.head"))
+      head_ = (w / "shared_head").linear("head", c.vocab, c.hidden, Role::lm_head);
+    w.expect_all_taken();
+  }
+
+  Tensor embed(const Tensor& tokens, const Stem& stem, Pass& pass) const override {
+    return embed_tokens_ ? (*embed_tokens_)(tokens) : stem(tokens, pass);
+  }
+
+  Tensor operator()(const Tensor& embedded, const Tensor& state, Pass& pass) const override {
+    Tensor e = embedded;
+    if (convention_.zero_first_embedding) e = e * (pass.positions != 0).unsqueeze(-1);
+    Tensor hidden = block_(eh_proj_(at::cat({enorm_(e), hnorm_(state)}, -1)), pass);
+    return convention_.feed_back_normed ? norm_(hidden) : hidden;
+  }
+
+  Tensor logits(const Tensor& state, const Head& head) const override {
+    Tensor normed = convention_.feed_back_normed ? state : norm_(state);
+    return head_ ? (*head_)(normed) : head.logits(normed);
+  }
+
+  void follow(const DraftConvention& convention) override { convention_ = convention; }
+
+ private:
+  std::optional<Embedding> embed_tokens_;
+  Norm enorm_, hnorm_;
+  Linear eh_proj_;
+  Glm4MoeBlock block_;
+  Norm norm_;
+  std::optional<Linear> head_;
+  DraftConvention convention_ = kTransformersDraft;
+};
+
+class Glm4Moe : public Model {
+ public:
+  explicit Glm4Moe(const Json& config) : c_(config), rope_(config, c_.head_dim) {}
+
+  int blocks() const override { return c_.layers; }
+  int64_t vocabulary() const override { return c_.vocab; }
+  int64_t hidden() const override { return c_.hidden; }
+  std::string blocks_path(const Weights& root) const override { return root.path("model.layers"); }
+  std::string draft_path(const Weights& root) const override {
+    return root.path(fmt::format("model.layers.{}", c_.layers));
+  }
+
+  std::unique_ptr<Stem> stem(const Weights& root) const override {
+    const Weights layers = root / "model" / "layers";
+    expect_last_block(layers, has_draft(root) ? c_.layers + 1 : c_.layers);
+    return std::make_unique<Glm4MoeStem>(root / "model", c_);
+  }
+
+  std::unique_ptr<Block> block(const Weights& root, int i) const override {
+    const Weights place = root / "model" / "layers" / i;
+    auto block = std::make_unique<Glm4MoeBlock>(place, c_, rope_, i);
+    place.expect_all_taken();
+    return block;
+  }
+
+  std::unique_ptr<Head> head(const Weights& root) const override {
+    return std::make_unique<Glm4MoeHead>(root, root / "model", c_);
+  }
+
+  std::unique_ptr<Draft> draft(const Weights& root) const override {
+    if (!has_draft(root)) return nullptr;
+    const Weights place = root / "model" / "layers" / c_.layers;
+    return std::make_unique<Glm4MoeDraft>(place.drafting(), c_, rope_);
+  }
+
+ private:
+  bool has_draft(const Weights& root) const {
+    return (root / "model" / "layers" / c_.layers).has_linear("eh_proj");
+  }
+
+  Config c_;
+  ops::Rope rope_;
+};
+
+}  // namespace
+
+std::unique_ptr<Model> make_glm4_moe(const Json& config) {
+  return std::make_unique<Glm4Moe>(config);
+}
+
+}  // namespace quern::models
