@@ -1,5 +1,6 @@
-// make_synthetic: writes a checkpoint in Qwen3.6's layout with random weights, of any size, one
-// tensor in memory at a time. For tests and benchmarks of memory and speed; what it says is noise.
+// make_synthetic: writes a checkpoint in the layout of a published model with random weights, of
+// any size, one tensor in memory at a time. For tests and benchmarks of memory and speed; what it
+// says is noise.
 #include <CLI/CLI.hpp>
 #include <cmath>
 #include <cstdio>
@@ -17,9 +18,9 @@
 #include "base/threads.h"
 #include "checkpoint/carry_over.h"
 #include "checkpoint/checkpoint.h"
-#include "checkpoint/config_patch.h"
 #include "checkpoint/output_folder.h"
 #include "checkpoint/shard_writer.h"
+#include "layouts/headers.h"
 #include "tensor/tensor.h"
 
 namespace quern::checkpoint {
@@ -32,8 +33,6 @@ using Fill = std::function<void(Tensor&, at::Generator&)>;
 Fill normal(double mean, double deviation) {
   return [=](Tensor& x, at::Generator& g) { x.normal_(mean, deviation, g); };
 }
-const Fill kMatrix = normal(0, 0.02), kBias = normal(0, 0.02), kNorm = normal(1, 0.05);
-const Fill kNormMinusOne = normal(0, 0.05);  // Qwen3.6 stores 1 + w as w
 // Decay exp(-exp(A_log) softplus(dt + dt_bias)): A in 1..16 and softplus(dt_bias) in 0.001..0.1, as
 // such layers begin.
 const Fill kDecay = [](Tensor& x, at::Generator& g) {
@@ -44,146 +43,36 @@ const Fill kStep = [](Tensor& x, at::Generator& g) {
   x.copy_(step.expm1().log());
 };
 
-struct Layout {
+Fill fill_of(layouts::Fill kind) {
+  switch (kind) {
+    case layouts::Fill::norm:
+      return normal(1, 0.05);
+    case layouts::Fill::norm_minus_one:
+      return normal(0, 0.05);
+    case layouts::Fill::convolution:
+      return normal(0, 0.3);
+    case layouts::Fill::decay:
+      return kDecay;
+    case layouts::Fill::step:
+      return kStep;
+    case layouts::Fill::one:
+      return normal(1, 0);
+    case layouts::Fill::low:
+      return normal(-1000, 0);
+    case layouts::Fill::high:
+      return normal(1000, 0);
+    case layouts::Fill::matrix:
+    case layouts::Fill::bias:
+      break;
+  }
+  return normal(0, 0.02);
+}
+
+std::vector<PlannedTensor> plan_of(const layouts::Layout& layout) {
   std::vector<PlannedTensor> plan;
-  std::vector<Fill> fills;
-
-  void add(const std::string& name, std::vector<int64_t> shape, const Fill& fill) {
-    plan.push_back({.name = name,
-                    .dtype = at::kBFloat16,
-                    .shape = std::move(shape),
-                    .fate = Fate::added,
-                    .source = ""});
-    fills.push_back(fill);
-  }
-};
-
-void add_experts(Layout& layout, const std::string& prefix, const Json& text, bool split) {
-  const int64_t experts = text.get<int64_t>("num_experts"),
-                hidden = text.get<int64_t>("hidden_size"),
-                width = text.get<int64_t>("moe_intermediate_size");
-  if (!split) {
-    layout.add(prefix + "gate_up_proj", {experts, 2 * width, hidden}, kMatrix);
-    layout.add(prefix + "down_proj", {experts, hidden, width}, kMatrix);
-    return;
-  }
-  for (int64_t i = 0; i < experts; ++i) {
-    const std::string expert = fmt::format("{}{}.", prefix, i);
-    layout.add(expert + "gate_proj.weight", {width, hidden}, kMatrix);
-    layout.add(expert + "up_proj.weight", {width, hidden}, kMatrix);
-    layout.add(expert + "down_proj.weight", {hidden, width}, kMatrix);
-  }
-}
-
-void add_delta_net(Layout& layout, const std::string& prefix, const Json& text) {
-  const int64_t hidden = text.get<int64_t>("hidden_size"),
-                value_heads = text.get<int64_t>("linear_num_value_heads"),
-                keys = text.get<int64_t>("linear_num_key_heads") *
-                       text.get<int64_t>("linear_key_head_dim"),
-                value_dim = text.get<int64_t>("linear_value_head_dim"),
-                values = value_heads * value_dim;
-  layout.add(prefix + "in_proj_qkv.weight", {2 * keys + values, hidden}, kMatrix);
-  layout.add(prefix + "in_proj_z.weight", {values, hidden}, kMatrix);
-  layout.add(prefix + "in_proj_b.weight", {value_heads, hidden}, kMatrix);
-  layout.add(prefix + "in_proj_a.weight", {value_heads, hidden}, kMatrix);
-  layout.add(prefix + "conv1d.weight",
-             {2 * keys + values, 1, text.get<int64_t>("linear_conv_kernel_dim")}, normal(0, 0.3));
-  layout.add(prefix + "A_log", {value_heads}, kDecay);
-  layout.add(prefix + "dt_bias", {value_heads}, kStep);
-  layout.add(prefix + "norm.weight", {value_dim}, kNorm);
-  layout.add(prefix + "out_proj.weight", {hidden, values}, kMatrix);
-}
-
-void add_attention(Layout& layout, const std::string& prefix, const Json& text) {
-  const int64_t hidden = text.get<int64_t>("hidden_size"), dim = text.get<int64_t>("head_dim"),
-                queries = text.get<int64_t>("num_attention_heads") * dim,
-                keys = text.get<int64_t>("num_key_value_heads") * dim;
-  layout.add(prefix + "q_proj.weight", {2 * queries, hidden}, kMatrix);  // queries and their gates
-  layout.add(prefix + "k_proj.weight", {keys, hidden}, kMatrix);
-  layout.add(prefix + "v_proj.weight", {keys, hidden}, kMatrix);
-  layout.add(prefix + "o_proj.weight", {hidden, queries}, kMatrix);
-  layout.add(prefix + "q_norm.weight", {dim}, kNormMinusOne);
-  layout.add(prefix + "k_norm.weight", {dim}, kNormMinusOne);
-}
-
-void add_layer(Layout& layout, const std::string& prefix, const Json& text, bool full_attention,
-               bool split) {
-  const int64_t hidden = text.get<int64_t>("hidden_size"),
-                shared = text.get<int64_t>("shared_expert_intermediate_size");
-  layout.add(prefix + "input_layernorm.weight", {hidden}, kNormMinusOne);
-  if (full_attention) {
-    add_attention(layout, prefix + "self_attn.", text);
-  } else {
-    add_delta_net(layout, prefix + "linear_attn.", text);
-  }
-  layout.add(prefix + "post_attention_layernorm.weight", {hidden}, kNormMinusOne);
-  layout.add(prefix + "mlp.gate.weight", {text.get<int64_t>("num_experts"), hidden}, kMatrix);
-  add_experts(layout, prefix + "mlp.experts.", text, split);
-  layout.add(prefix + "mlp.shared_expert.gate_proj.weight", {shared, hidden}, kMatrix);
-  layout.add(prefix + "mlp.shared_expert.up_proj.weight", {shared, hidden}, kMatrix);
-  layout.add(prefix + "mlp.shared_expert.down_proj.weight", {hidden, shared}, kMatrix);
-  layout.add(prefix + "mlp.shared_expert_gate.weight", {1, hidden}, kMatrix);
-}
-
-void add_with_bias(Layout& layout, const std::string& name, std::vector<int64_t> shape,
-                   const Fill& fill) {
-  const int64_t out = shape.front();
-  layout.add(name + ".weight", std::move(shape), fill);
-  layout.add(name + ".bias", {out}, kBias);
-}
-
-void add_vision(Layout& layout, const Json& vision) {
-  const int64_t hidden = vision.get<int64_t>("hidden_size"),
-                inner = vision.get<int64_t>("intermediate_size"),
-                patch = vision.get<int64_t>("patch_size"),
-                merge = vision.get<int64_t>("spatial_merge_size"), merged = hidden * merge * merge;
-  const std::string prefix = "model.visual.";
-  add_with_bias(layout, prefix + "patch_embed.proj",
-                {hidden, vision.get<int64_t>("in_channels"),
-                 vision.get<int64_t>("temporal_patch_size"), patch, patch},
-                kMatrix);
-  layout.add(prefix + "pos_embed.weight", {vision.get<int64_t>("num_position_embeddings"), hidden},
-             kMatrix);
-  for (int64_t i = 0; i < vision.get<int64_t>("depth"); ++i) {
-    const std::string block = fmt::format("{}blocks.{}.", prefix, i);
-    add_with_bias(layout, block + "norm1", {hidden}, kNorm);
-    add_with_bias(layout, block + "norm2", {hidden}, kNorm);
-    add_with_bias(layout, block + "attn.qkv", {3 * hidden, hidden}, kMatrix);
-    add_with_bias(layout, block + "attn.proj", {hidden, hidden}, kMatrix);
-    add_with_bias(layout, block + "mlp.linear_fc1", {inner, hidden}, kMatrix);
-    add_with_bias(layout, block + "mlp.linear_fc2", {hidden, inner}, kMatrix);
-  }
-  add_with_bias(layout, prefix + "merger.norm", {hidden}, kNorm);
-  add_with_bias(layout, prefix + "merger.linear_fc1", {merged, merged}, kMatrix);
-  add_with_bias(layout, prefix + "merger.linear_fc2",
-                {vision.get<int64_t>("out_hidden_size"), merged}, kMatrix);
-}
-
-void add_draft(Layout& layout, const Json& text, bool split) {
-  const int64_t hidden = text.get<int64_t>("hidden_size");
-  layout.add("mtp.fc.weight", {hidden, 2 * hidden}, kMatrix);
-  for (const char* norm : {"norm", "pre_fc_norm_embedding", "pre_fc_norm_hidden"})
-    layout.add(fmt::format("mtp.{}.weight", norm), {hidden}, kNormMinusOne);
-  add_layer(layout, "mtp.layers.0.", text, /*full_attention=*/true, split);
-}
-
-// Source of the names and shapes: the table of Qwen3.6-35B-A3B's checkpoint, checked against the
-// fixtures by --check.
-Layout layout_of(const Json& config, bool split) {
-  Layout layout;
-  const Json text = config.at("text_config");
-  const int64_t hidden = text.get<int64_t>("hidden_size"),
-                vocabulary = text.get<int64_t>("vocab_size");
-  layout.add("model.language_model.embed_tokens.weight", {vocabulary, hidden}, kMatrix);
-  const auto types = text.get<std::vector<std::string>>("layer_types");
-  for (size_t i = 0; i < types.size(); ++i)
-    add_layer(layout, fmt::format("model.language_model.layers.{}.", i), text,
-              types[i] == "full_attention", split);
-  layout.add("model.language_model.norm.weight", {hidden}, kNormMinusOne);
-  layout.add("lm_head.weight", {vocabulary, hidden}, kMatrix);
-  if (config.has("vision_config")) add_vision(layout, config.at("vision_config"));
-  if (text.get<int64_t>("mtp_num_hidden_layers", 0) > 0) add_draft(layout, text, split);
-  return layout;
+  for (const layouts::LayoutTensor& tensor : layout.tensors())
+    plan.push_back({tensor.name, tensor.dtype, tensor.shape, Fate::added, /*source=*/""});
+  return plan;
 }
 
 // Dimensions that follow from others are kept consistent.
@@ -218,18 +107,19 @@ void fill(Tensor& x, const Fill& values, uint64_t seed) {
   });
 }
 
-void write_weights(const Layout& layout, const fs::path& folder, size_t max_shard_bytes,
+void write_weights(const layouts::Layout& layout, const fs::path& folder, size_t max_shard_bytes,
                    uint64_t seed) {
-  ShardWriter writer(folder, layout.plan, nullptr, {.max_shard_bytes = max_shard_bytes});
-  for (size_t i = 0; i < layout.plan.size(); ++i) {
-    Tensor x = at::empty(layout.plan[i].shape, layout.plan[i].dtype);
-    fill(x, layout.fills[i], (seed << 48) + (i << 24));
-    writer.write(layout.plan[i].name, x);
+  ShardWriter writer(folder, plan_of(layout), nullptr, {.max_shard_bytes = max_shard_bytes});
+  for (size_t i = 0; i < layout.tensors().size(); ++i) {
+    const layouts::LayoutTensor& tensor = layout.tensors()[i];
+    Tensor x = at::empty(tensor.shape, tensor.dtype);
+    fill(x, fill_of(tensor.fill), (seed << 48) + (i << 24));
+    writer.write(tensor.name, x);
   }
   writer.finish();
 }
 
-void write_other_files(const Checkpoint& like, const JsonValue& config, const fs::path& folder) {
+void write_other_files(const Checkpoint& like, const fs::path& folder) {
   const std::set<fs::path> wanted = {
       "chat_template.jinja", "generation_config.json", "merges.txt", "preprocessor_config.json",
       "tokenizer.json",      "tokenizer_config.json",  "vocab.json"};
@@ -237,16 +127,12 @@ void write_other_files(const Checkpoint& like, const JsonValue& config, const fs
   for (const fs::path& file : like.files())
     if (!wanted.contains(file)) except.push_back(file);
   copy_other_files(like, folder, except);
-  std::string text = read_file(like.folder() / "config.json");
-  for (const char* key : {"text_config", "vision_config"})
-    if (config.contains(key)) text = with_key(text, key, config.at(key), "config.json");
-  write_file(folder / "config.json", text);
 }
 
-// The layout that is derived from a real checkpoint's config must be the layout of its weights.
-void check(const Layout& layout, const Checkpoint& like) {
+// The layout that is derived from a checkpoint's config must be the layout of its weights.
+void check(const layouts::Layout& layout, const Checkpoint& like) {
   std::set<std::string> names;
-  for (const PlannedTensor& tensor : layout.plan) {
+  for (const layouts::LayoutTensor& tensor : layout.tensors()) {
     names.insert(tensor.name);
     const TensorInfo& found = like.info(tensor.name);
     if (found.shape != tensor.shape)
@@ -258,56 +144,92 @@ void check(const Layout& layout, const Checkpoint& like) {
   fmt::print("{} tensors as expected\n", names.size());
 }
 
-int run(int argc, char** argv) {
-  CLI::App app(
-      "Write a checkpoint in Qwen3.6's layout with random weights.\n\n"
-      "Example, about 4 GB:\n  make_synthetic --like tests/data/tiny-qwen3.6 -o /tmp/big --hidden "
-      "2048 --experts 64 "
-      "--expert-width 512 --shared-width 512 --layers 8 --vocab 32768");
+struct Command {
   fs::path like, out;
-  bool split = false, check_only = false;
+  std::string family;
+  int blocks = 0;
+  bool headers = false, check = false;
+  layouts::LayoutOptions layout;
   uint64_t seed = 1;
   double shard_gigabytes = 5;
-  app.add_option("--like", like, "folder whose config.json and tokenizer are taken")->required();
-  app.add_option("-o,--out", out, "folder to write");
-  const std::vector<std::pair<std::string, std::string>> flags = {
-      {"--hidden", "hidden_size"},
-      {"--layers", "num_hidden_layers"},
-      {"--vocab", "vocab_size"},
-      {"--experts", "num_experts"},
-      {"--experts-per-token", "num_experts_per_tok"},
-      {"--full-attention-interval", "full_attention_interval"},
-      {"--expert-width", "moe_intermediate_size"},
-      {"--shared-width", "shared_expert_intermediate_size"},
-      {"--heads", "num_attention_heads"},
-      {"--kv-heads", "num_key_value_heads"},
-      {"--head-dim", "head_dim"},
-      {"--key-heads", "linear_num_key_heads"},
-      {"--value-heads", "linear_num_value_heads"},
-      {"--key-dim", "linear_key_head_dim"},
-      {"--value-dim", "linear_value_head_dim"}};
-  std::map<std::string, int64_t> dimensions;
-  for (const auto& [flag, key] : flags)
-    app.add_option(flag, dimensions[key], "text_config." + key)->check(CLI::Range(1, 1 << 24));
-  app.add_flag("--split-experts", split, "one 2-D tensor for each expert instead of stacks");
-  app.add_option("--max-shard-size", shard_gigabytes, "in GB")->check(CLI::PositiveNumber);
-  app.add_option("--seed", seed);
-  app.add_flag("--check", check_only,
+  std::map<std::string, int64_t> dimensions;  // of text_config, by key; 0: as they are
+};
+
+void declare(CLI::App& app, Command& command) {
+  app.add_option("--family", command.family, "the dimensions of a published model")
+      ->check(CLI::IsMember(layouts::families()));
+  app.add_option("--blocks", command.blocks, "of the family (default: all)")
+      ->check(CLI::Range(2, 1000));
+  app.add_option("--like", command.like,
+                 "folder whose tokenizer is taken, and without --family the config.json");
+  app.add_option("-o,--out", command.out, "folder to write");
+  app.add_flag("--headers", command.headers, "files of the real size that hold no data");
+  app.add_flag("--check", command.check,
                "write nothing; compare the layout with the weights in --like");
+  app.add_flag("--split-experts", command.layout.split_experts,
+               "one 2-D tensor for each expert instead of stacks");
+  app.add_flag("!--no-draft", command.layout.draft, "without the draft layer (GLM-4.5)");
+  app.add_option("--max-shard-size", command.shard_gigabytes, "in GB")->check(CLI::PositiveNumber);
+  app.add_option("--seed", command.seed);
+  for (const auto& [flag, key] : std::vector<std::pair<std::string, std::string>>{
+           {"--hidden", "hidden_size"},
+           {"--layers", "num_hidden_layers"},
+           {"--vocab", "vocab_size"},
+           {"--experts", "num_experts"},
+           {"--experts-per-token", "num_experts_per_tok"},
+           {"--full-attention-interval", "full_attention_interval"},
+           {"--expert-width", "moe_intermediate_size"},
+           {"--shared-width", "shared_expert_intermediate_size"},
+           {"--heads", "num_attention_heads"},
+           {"--kv-heads", "num_key_value_heads"},
+           {"--head-dim", "head_dim"},
+           {"--key-heads", "linear_num_key_heads"},
+           {"--value-heads", "linear_num_value_heads"},
+           {"--key-dim", "linear_key_head_dim"},
+           {"--value-dim", "linear_value_head_dim"}})
+    app.add_option(flag, command.dimensions[key], "Qwen3.6, text_config." + key)
+        ->check(CLI::Range(1, 1 << 24));
+}
+
+JsonValue config_of(const Command& command) {
+  if (!command.family.empty()) return layouts::published_config(command.family, command.blocks);
+  if (command.like.empty()) fail(Exit::usage, "give --family or --like");
+  const JsonValue config = read_json(command.like / "config.json");
+  const bool changed = std::any_of(command.dimensions.begin(), command.dimensions.end(),
+                                   [](const auto& entry) { return entry.second > 0; });
+  return changed ? scaled(config, command.dimensions) : config;
+}
+
+int run(int argc, char** argv) {
+  CLI::App app(
+      "Write a checkpoint in the layout of a published model with random weights.\n\n"
+      "Examples:\n  make_synthetic --family glm4.5 --blocks 2 --like tests/data/qwen36 -o big\n"
+      "  make_synthetic --family sarvam --headers -o sarvam-30b\n"
+      "  make_synthetic --like tests/data/tiny-qwen3.6 -o 4gb --hidden 2048 --experts 64 "
+      "--expert-width 512 --shared-width 512 --layers 8 --vocab 32768");
+  Command command;
+  declare(app, command);
   CLI11_PARSE(app, argc, argv);
 
   prepare_torch();
-  const Checkpoint source(like);
-  const JsonValue config = scaled(source.config().value(), dimensions);
-  const Layout layout = layout_of(Json(config, "config.json"), split);
-  if (check_only) return check(layout, source), 0;
-  if (out.empty()) fail(Exit::usage, "say with -o where to write");
-  OutputFolder output(out, {.source = like, .needed_bytes = planned_bytes(layout.plan)});
-  write_other_files(source, config, output.path());
-  write_weights(layout, output.path(), static_cast<size_t>(shard_gigabytes * 1e9), seed);
+  const JsonValue config = config_of(command);
+  const layouts::Layout layout = layouts::layout_of(Json(config, "config.json"), command.layout);
+  if (command.check) return check(layout, Checkpoint(command.like)), 0;
+  if (command.out.empty()) fail(Exit::usage, "say with -o where to write");
+  const auto plan = plan_of(layout);
+  const auto shard_bytes = static_cast<size_t>(command.shard_gigabytes * 1e9);
+  OutputFolder output(command.out, {.source = command.like,
+                                    .needed_bytes = command.headers ? 0 : planned_bytes(plan)});
+  if (command.headers) {
+    layouts::write_headers(layout, config, output.path(), shard_bytes);
+  } else {
+    if (!command.like.empty()) write_other_files(Checkpoint(command.like), output.path());
+    write_file(output.path() / "config.json", to_text(config));
+    write_weights(layout, output.path(), shard_bytes, command.seed);
+  }
   output.publish();
-  fmt::print("{}: {} tensors, {:.3f} GB\n", out.string(), layout.plan.size(),
-             static_cast<double>(planned_bytes(layout.plan)) / 1e9);
+  fmt::print("{}: {} tensors, {:.3f} GB\n", command.out.string(), plan.size(),
+             static_cast<double>(planned_bytes(plan)) / 1e9);
   return 0;
 }
 
