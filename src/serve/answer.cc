@@ -1,0 +1,264 @@
+#include "serve/answer.h"
+
+#include <algorithm>
+
+#include "base/log.h"
+#include "serve/errors.h"
+#include "serve/json_text.h"
+
+namespace quern::serve {
+namespace {
+
+constexpr const char* kStreamEnd = "data: [DONE]\n\n";
+const std::optional<ReasoningMarks> kNoMarks;
+
+const char* finish_reason(engine::Finish finish) {
+  switch (finish) {
+    case engine::Finish::stop:
+      return "stop";
+    case engine::Finish::length:
+      return "length";
+    case engine::Finish::cancelled:
+      return "abort";
+    case engine::Finish::error:
+      return "error";
+  }
+  return "";
+}
+
+HttpResponse stream_head() {
+  return {.content_type = "text/event-stream; charset=utf-8",
+          .headers = {{"Cache-Control", "no-cache"}, {"X-Accel-Buffering", "no"}}};
+}
+
+}  // namespace
+
+Answer::Choice::Choice(const ServedModel& model, const ApiRequest& request,
+                       const engine::Request& asked)
+    : detokenizer(model.tokenizer(),
+                  request.skip_special_tokens ? prompt::Show::text : prompt::Show::all),
+      stops(request.stop,
+            request.include_stop_text ? StopStrings::Keep::stop : StopStrings::Keep::none),
+      reasoning(request.endpoint == Endpoint::chat ? model.reasoning() : kNoMarks, asked.tokens) {
+  times.prompt_tokens = static_cast<int64_t>(asked.tokens.size());
+  times.max_tokens = asked.max_tokens;
+}
+
+Answer::Answer(AnswerContext context, std::shared_ptr<Exchange> exchange, ApiRequest request,
+               Prepared prepared, WriterOptions writer, Clock::time_point arrived,
+               std::function<void()> ended)
+    : context_(context),
+      exchange_(std::move(exchange)),
+      io_thread_(exchange_->io_thread()),
+      request_(std::move(request)),
+      unsent_(std::move(prepared.requests)),
+      writer_(std::move(writer), request_, context.model.tokenizer(), unsent_.size()),
+      arrived_(arrived),
+      ended_(std::move(ended)),
+      prompt_tokens_(prepared.prompt_tokens),
+      open_(unsent_.size()) {
+  choices_.reserve(unsent_.size());
+  for (const engine::Request& asked : unsent_)
+    choices_.emplace_back(context.model, request_, asked);
+  const bool keep_prompt =
+      request_.echo || request_.return_prompt_logprobs || request_.return_token_ids;
+  prompts_.resize(unsent_.size() / static_cast<size_t>(request_.n));
+  for (size_t i = 0; i < prompts_.size(); ++i) {
+    if (keep_prompt) prompts_[i].ids = unsent_[i * static_cast<size_t>(request_.n)].tokens;
+    if (request_.echo) prompts_[i].text = std::move(prepared.prompt_texts[i]);
+  }
+}
+
+Answer::~Answer() {
+  leave_queue();
+  ended_();
+}
+
+void Answer::start() {
+  exchange_->on_gone([weak = weak_from_this()] {
+    if (const auto self = weak.lock()) self->leave();
+  });
+  if (over_) return;  // it left before
+  context_.metrics.request_began(request_.n, choices_.front().times.max_tokens);
+  queued_tokens_ = prompt_tokens_;
+  context_.queued_tokens += queued_tokens_;
+  context_.engine.submit(shared_from_this(), std::move(unsent_));
+  unsent_ = {};
+}
+
+void Answer::leave_queue() { context_.queued_tokens -= std::exchange(queued_tokens_, 0); }
+
+// The client has gone: its requests end in the next step.
+void Answer::leave() {
+  if (over_) return;
+  over_ = true;
+  exchange_.reset();
+  for (Choice& choice : choices_)
+    if (!choice.done) context_.metrics.choice_ended("abort", choice.times);
+  context_.engine.cancel(shared_from_this());
+}
+
+void Answer::receive(size_t index, engine::Update& update) {
+  Choice& choice = choices_[index];
+  if (over_ || choice.done) return;
+  if (update.cached_tokens) cached_tokens_ += *update.cached_tokens;
+  if (!update.prompt_reports.empty()) prompt_of(index).reports = std::move(update.prompt_reports);
+  if (update.finish == engine::Finish::error) return fail(update);
+  if (update.tokens.empty() && !update.finish) return;
+  if (!update.tokens.empty()) count_times(choice, update.tokens.size());
+  Piece piece = take_tokens(choice, update);
+  if (choice.done) {
+    --open_;
+    context_.metrics.choice_ended(piece.finish_reason.c_str(), choice.times);
+  }
+  deliver(index, std::move(piece));
+  if (open_ == 0) finish();
+}
+
+void Answer::count_times(Choice& choice, size_t tokens) {
+  const double now = std::chrono::duration<double>(Clock::now() - arrived_).count();
+  if (choice.times.new_tokens == 0) {
+    leave_queue();
+    choice.times.first_token = now;
+    context_.metrics.first_token(now);
+  } else {
+    context_.metrics.next_token(now - choice.times.last_token);
+  }
+  choice.times.last_token = now;
+  choice.times.new_tokens += static_cast<int64_t>(tokens);
+}
+
+void Answer::take_text(Choice& choice, Piece& piece, Voice voice, const std::string& text) {
+  if (voice == Voice::said)
+    piece.said += text;
+  else
+    piece.thought += choice.reasoning.thought(text);
+}
+
+Piece Answer::take_tokens(Choice& choice, engine::Update& update) {
+  Piece piece;
+  piece.ids = std::move(update.tokens);
+  piece.reports = std::move(update.reports);
+  if (only_prompt()) {  // the token that the engine cannot do without
+    piece.ids.clear();
+    piece.reports.clear();
+    if (update.finish) end_choice(choice, piece, update);
+    return piece;
+  }
+  int64_t position = choice.times.new_tokens - static_cast<int64_t>(piece.ids.size());
+  for (size_t i = 0; i < piece.ids.size(); ++i, ++position) {
+    const int32_t id = piece.ids[i];
+    const bool ends = update.finish == engine::Finish::stop && i + 1 == piece.ids.size();
+    if (ends && !request_.include_stop_text) break;
+    const Voice before = choice.reasoning.voice();
+    const auto voice = choice.reasoning.see(id);
+    if (before == Voice::thought) ++choice.reasoning_tokens;
+    if (!voice) {
+      const std::string rest = choice.detokenizer.flush();
+      take_text(choice, piece, before, choice.stops.push(rest) + choice.stops.flush());
+      continue;
+    }
+    const std::string text = choice.detokenizer.push(id);
+    const bool may_stop = position >= request_.settings.min_tokens;
+    take_text(choice, piece, *voice, may_stop ? choice.stops.push(text) : text);
+    if (choice.stops.found()) break;
+  }
+  if (update.finish || choice.stops.found()) end_choice(choice, piece, update);
+  return piece;
+}
+
+void Answer::end_choice(Choice& choice, Piece& piece, const engine::Update& update) {
+  choice.done = true;
+  const Voice voice = choice.reasoning.voice();
+  if (!choice.stops.found())
+    take_text(choice, piece, voice, choice.stops.push(choice.detokenizer.flush()));
+  if (choice.stops.found()) {
+    piece.finish_reason = "stop";
+    piece.stop_reason = json_text(*choice.stops.found());
+    if (!update.finish) {
+      const auto index = static_cast<size_t>(&choice - choices_.data());
+      context_.engine.cancel(shared_from_this(), index);
+    }
+    return;
+  }
+  take_text(choice, piece, voice, choice.stops.flush());
+  piece.finish_reason = finish_reason(*update.finish);
+  const auto& asked = request_.stop_token_ids;
+  if (update.finish == engine::Finish::stop && !piece.ids.empty() &&
+      std::find(asked.begin(), asked.end(), piece.ids.back()) != asked.end())
+    piece.stop_reason = std::to_string(piece.ids.back());
+}
+
+void Answer::begin_stream() {
+  streaming_ = true;
+  exchange_->begin(stream_head());
+  if (request_.endpoint != Endpoint::chat) return;
+  for (size_t i = 0; i < choices_.size(); ++i) exchange_->write(writer_.role_chunk(i));
+}
+
+void Answer::deliver(size_t index, Piece piece) {
+  Choice& choice = choices_[index];
+  if (!request_.stream) {
+    choice.text.thought += piece.thought;
+    choice.text.said += piece.said;
+    choice.text.ids.insert(choice.text.ids.end(), piece.ids.begin(), piece.ids.end());
+    std::move(piece.reports.begin(), piece.reports.end(), std::back_inserter(choice.text.reports));
+    choice.text.finish_reason = std::move(piece.finish_reason);
+    choice.text.stop_reason = std::move(piece.stop_reason);
+    return;
+  }
+  if (!streaming_) begin_stream();
+  if (request_.echo && !choice.echoed) {
+    choice.echoed = true;
+    exchange_->write(writer_.echo_chunk(index, prompt_of(index)));
+  }
+  // Text that is held back, or half a character, has no chunk of its own.
+  if (piece.empty() && !request_.logprobs() && !request_.return_token_ids) return;
+  Usage so_far;
+  if (request_.continuous_usage) so_far = usage();
+  exchange_->write(writer_.chunk(index, piece, so_far));
+}
+
+Usage Answer::usage() const {
+  Usage usage;
+  usage.prompt_tokens = prompt_tokens_;
+  usage.cached_tokens = cached_tokens_;
+  for (const Choice& choice : choices_) {
+    usage.completion_tokens += only_prompt() ? 0 : choice.times.new_tokens;
+    usage.reasoning_tokens += choice.reasoning_tokens;
+  }
+  return usage;
+}
+
+void Answer::finish() {
+  over_ = true;
+  if (request_.stream) {
+    if (request_.include_usage) exchange_->write(writer_.usage_chunk(usage()));
+    exchange_->write(kStreamEnd);
+    exchange_->end();
+  } else {
+    std::vector<Piece> texts;
+    for (Choice& choice : choices_) texts.push_back(std::move(choice.text));
+    exchange_->respond({.body = writer_.whole(texts, prompts_, usage())});
+  }
+  exchange_.reset();
+}
+
+void Answer::fail(const engine::Update& update) {
+  over_ = true;
+  log_warning("a request failed: {}", update.error);
+  for (Choice& choice : choices_)
+    if (!choice.done) context_.metrics.choice_ended("error", choice.times);
+  constexpr const char* kMessage = "The engine failed while it worked on this request.";
+  if (streaming_) {
+    const std::string error = error_body(500, "InternalServerError", kMessage);
+    exchange_->write("data: " + error + "\n\n" + kStreamEnd);
+    exchange_->end();
+  } else {
+    exchange_->respond(error_response(500, kMessage));
+  }
+  exchange_.reset();
+  context_.engine.cancel(shared_from_this());  // the other choices
+}
+
+}  // namespace quern::serve

@@ -1,0 +1,92 @@
+// One request between the engine and its client: tokens come in, text goes out, whole or as a
+// stream. Lives on the I/O thread of its connection.
+#pragma once
+
+#include <atomic>
+#include <chrono>
+#include <functional>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "serve/api_response.h"
+#include "serve/engine_loop.h"
+#include "serve/http.h"
+#include "serve/metrics.h"
+#include "serve/reasoning.h"
+#include "serve/served_model.h"
+#include "serve/stop_strings.h"
+
+namespace quern::serve {
+
+// What all answers share.
+struct AnswerContext {
+  const ServedModel& model;
+  EngineLoop& engine;
+  Metrics& metrics;
+  std::atomic<int64_t>& queued_tokens;  // of prompts whose first answer has not begun
+};
+
+class Answer : public Receiver, public std::enable_shared_from_this<Answer> {
+ public:
+  using Clock = std::chrono::steady_clock;
+
+  // `ended` is called once, when client and engine are done with it.
+  Answer(AnswerContext context, std::shared_ptr<Exchange> exchange, ApiRequest request,
+         Prepared prepared, WriterOptions writer, Clock::time_point arrived,
+         std::function<void()> ended);
+  ~Answer() override;
+
+  // Hands the requests to the engine and watches the client.
+  void start();
+
+  void receive(size_t index, engine::Update& update) override;
+  int io_thread() const override { return io_thread_; }
+
+ private:
+  struct Choice {
+    Choice(const ServedModel& model, const ApiRequest& request, const engine::Request& asked);
+
+    prompt::Detokenizer detokenizer;
+    StopStrings stops;
+    ReasoningState reasoning;
+    Piece text;  // all of it, unless it is streamed
+    ChoiceTimes times;
+    int64_t reasoning_tokens = 0;
+    bool echoed = false, done = false;
+  };
+
+  Piece take_tokens(Choice& choice, engine::Update& update);
+  void take_text(Choice& choice, Piece& piece, Voice voice, const std::string& text);
+  void end_choice(Choice& choice, Piece& piece, const engine::Update& update);
+  void deliver(size_t index, Piece piece);
+  void begin_stream();
+  void finish();
+  void fail(const engine::Update& update);
+  void leave();
+  void count_times(Choice& choice, size_t tokens);
+  void leave_queue();
+  EchoedPrompt& prompt_of(size_t index) {
+    return prompts_[index / static_cast<size_t>(request_.n)];
+  }
+  Usage usage() const;
+  bool only_prompt() const { return request_.echo && request_.max_tokens == 0; }
+
+  AnswerContext context_;
+  std::shared_ptr<Exchange> exchange_;  // none after the end
+  const int io_thread_;
+  ApiRequest request_;
+  std::vector<engine::Request> unsent_;  // until start()
+  std::vector<Choice> choices_;
+  std::vector<EchoedPrompt> prompts_;
+  ApiWriter writer_;
+  Clock::time_point arrived_;
+  std::function<void()> ended_;
+  int64_t prompt_tokens_ = 0, cached_tokens_ = 0;
+  int64_t queued_tokens_ = 0;
+  size_t open_ = 0;  // choices that are not done
+  bool streaming_ = false;
+  bool over_ = false;  // nothing more is told
+};
+
+}  // namespace quern::serve

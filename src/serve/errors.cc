@@ -1,0 +1,76 @@
+#include "serve/errors.h"
+
+#include "serve/json_text.h"
+
+namespace quern::serve {
+namespace {
+
+// Longer messages would echo a large request several times over.
+constexpr size_t kLongestMessage = 2000;
+
+std::string type_of(int status) {
+  switch (status) {
+    case 400:
+      return "Bad Request";
+    case 401:
+      return "AuthenticationError";
+    case 404:
+      return "Not Found";
+    case 405:
+      return "Method Not Allowed";
+    case 500:
+      return "InternalServerError";
+    case 501:
+      return "NotImplementedError";
+    case 503:
+      return "ServiceUnavailable";
+    default:
+      return reason_phrase(status);
+  }
+}
+
+std::string bounded(const std::string& message) {
+  if (message.size() <= kLongestMessage) return message;
+  size_t end = kLongestMessage;
+  while (end > 0 && (static_cast<unsigned char>(message[end]) & 0xC0) == 0x80) --end;
+  return message.substr(0, end) + "...";
+}
+
+}  // namespace
+
+void refuse(const std::string& message, const std::string& param) {
+  throw ApiError(400, "BadRequestError", message, param);
+}
+
+void refuse_field(const std::string& path, const std::string& message) {
+  throw ApiError(400, "Bad Request", path + ": " + message, path);
+}
+
+std::string error_body(int status, const std::string& type, const std::string& message,
+                       const std::string& param) {
+  std::string body = "{\"error\":{\"message\":";
+  append_json(body, bounded(message));
+  body += ",\"type\":";
+  append_json(body, type);
+  body += ",\"param\":";
+  if (param.empty())
+    body += "null";
+  else
+    append_json(body, bounded(param));
+  body += ",\"code\":" + std::to_string(status) + "}}";
+  return body;
+}
+
+HttpResponse error_response(const ApiError& error) {
+  HttpResponse response{
+      .status = error.status(),
+      .body = error_body(error.status(), error.type(), error.what(), error.param())};
+  if (error.status() == 401) response.headers.emplace_back("WWW-Authenticate", "Bearer");
+  return response;
+}
+
+HttpResponse error_response(int status, const std::string& message) {
+  return error_response(ApiError(status, type_of(status), message));
+}
+
+}  // namespace quern::serve

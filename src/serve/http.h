@@ -1,0 +1,100 @@
+// HTTP for the rest of this folder: requests come in, answers or streams go out. A few I/O threads
+// own the sockets and do nothing that takes long. Nothing above this header sees sockets or TLS.
+#pragma once
+
+#include <cstdint>
+#include <functional>
+#include <memory>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "serve/request_parser.h"
+
+namespace quern::serve {
+
+struct HttpResponse {
+  int status = 200;
+  std::string content_type = "application/json";
+  std::vector<Header> headers = {};
+  std::string body = {};
+};
+
+// One request that waits for its answer, which is a whole response or a stream. Except for `post`,
+// its functions are called on the I/O thread that owns the connection. After the client has gone
+// they do nothing.
+class Exchange {
+ public:
+  virtual ~Exchange() = default;
+
+  virtual HttpRequest& request() = 0;
+  virtual void respond(HttpResponse response) = 0;
+
+  // A stream: the head, then pieces, then the end. Pieces that are written in one go of the I/O
+  // thread leave in one system call.
+  virtual void begin(const HttpResponse& head) = 0;
+  virtual void write(std::string_view piece) = 0;
+  virtual void end() = 0;
+
+  // `gone` is called at most once, if the client leaves or stops reading before the end; at once if
+  // that has happened already.
+  virtual void on_gone(std::function<void()> gone) = 0;
+
+  virtual int io_thread() const = 0;
+  // Runs `work` on the I/O thread of this connection; callable from any thread.
+  virtual void post(std::function<void()> work) = 0;
+};
+
+struct HttpOptions {
+  std::string host = "127.0.0.1";
+  uint16_t port = 8000;  // 0: any that is free
+  std::string uds;       // path of a Unix socket, instead of host and port
+  std::string certificate_file, key_file, ca_file;
+  // What asking for the client's certificate means, as Python's ssl.CERT_*: 0 no, 1 may, 2 must.
+  int client_certificate = 0;
+  int io_threads = 1;
+  RequestLimits limits = {};
+  size_t connections = 8192;  // further ones are answered 503
+  // Unsent bytes of one stream, beyond the kernel's buffers, after which its client counts as gone.
+  size_t unsent_bytes = 256 << 10;
+  int keep_alive_seconds = 5;
+  int header_seconds = 10;  // from the first byte of a request to the end of its head
+  int body_seconds = 30;    // for the first bytes of a body; then 1 KiB/s at least
+  int unread_seconds = 30;  // without any progress in sending
+};
+
+struct HttpCounts {
+  size_t connections = 0;
+  uint64_t slow_clients = 0;  // dropped because they did not read
+};
+
+class HttpServer {
+ public:
+  // Called on an I/O thread for every complete request.
+  using Handler = std::function<void(std::shared_ptr<Exchange>)>;
+
+  // Listens from here on; fails with Exit::usage when it cannot.
+  HttpServer(const HttpOptions& options, Handler handler);
+  ~HttpServer();
+
+  int io_threads() const;
+  uint16_t port() const;
+  std::string url() const;
+  HttpCounts counts() const;
+
+  // Runs `work` on an I/O thread.
+  void post(int io_thread, std::function<void()> work);
+  // No new connections; those that exist close after the answer that they wait for.
+  void drain();
+  // Closes everything and joins the threads.
+  void stop();
+
+  struct State;  // seen by http.cc alone
+
+ private:
+  std::unique_ptr<State> state_;
+};
+
+const char* reason_phrase(int status);
+
+}  // namespace quern::serve

@@ -1,0 +1,69 @@
+// What the server counts, under the names that vLLM's dashboards know.
+#pragma once
+
+#include <array>
+#include <atomic>
+#include <cstdint>
+#include <map>
+#include <mutex>
+#include <string>
+#include <vector>
+
+#include "engine/request.h"
+
+namespace quern::serve {
+
+class Histogram {
+ public:
+  // Upper bounds, ascending; a last one of infinity is added.
+  explicit Histogram(std::vector<double> bounds);
+
+  void observe(double value);
+  // Lines of Prometheus' text format for `name` with `labels` ("a=\"b\"").
+  void print(std::string& out, const std::string& name, const std::string& labels) const;
+  double mean() const;  // 0 while there is nothing
+
+ private:
+  std::vector<double> bounds_;
+  std::vector<std::atomic<uint64_t>> counts_;  // of each bucket alone
+  std::atomic<double> sum_{0};
+};
+
+// How one choice came to be; seconds since the request arrived.
+struct ChoiceTimes {
+  double first_token = 0, last_token = 0;
+  int64_t prompt_tokens = 0, new_tokens = 0, max_tokens = 0;
+};
+
+// May be called from any thread.
+class Metrics {
+ public:
+  // `labels` of every line, such as model_name.
+  Metrics(std::string labels, int64_t max_model_len);
+
+  void request_began(int64_t n, int64_t max_tokens);
+  void first_token(double seconds) { first_token_.observe(seconds); }
+  void next_token(double seconds) { between_tokens_.observe(seconds); }
+  void choice_ended(const char* finish_reason, const ChoiceTimes& times);
+  void rejected() { ++rejections_; }
+  double mean_request_seconds() const { return request_seconds_.mean(); }
+  // Since the start.
+  uint64_t prompt_tokens() const { return prompt_total_; }
+  uint64_t new_tokens() const { return new_total_; }
+  void http_request(const std::string& path, const std::string& method, int status);
+
+  // In Prometheus' text format 0.0.4.
+  std::string text(const engine::EngineState& state, const engine::Limits& limits,
+                   const std::string& cache_labels, uint64_t slow_clients) const;
+
+ private:
+  std::string labels_;
+  Histogram first_token_, between_tokens_, per_token_, request_seconds_, decode_seconds_;
+  Histogram prompt_tokens_, new_tokens_, max_tokens_, n_;
+  mutable std::mutex mutex_;                  // guards the two below
+  std::map<std::string, uint64_t> finished_;  // by reason
+  std::map<std::string, uint64_t> http_;      // by labels
+  std::atomic<uint64_t> rejections_{0}, prompt_total_{0}, new_total_{0};
+};
+
+}  // namespace quern::serve

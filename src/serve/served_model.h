@@ -1,0 +1,77 @@
+// What the server knows of the model it speaks for: its names, its words, its manners. The numbers
+// are the engine's.
+#pragma once
+
+#include <filesystem>
+#include <nlohmann/json.hpp>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "base/json.h"
+#include "engine/request.h"
+#include "prompt/chat_template.h"
+#include "prompt/tokenizer.h"
+#include "serve/api_request.h"
+#include "serve/reasoning.h"
+
+namespace quern::serve {
+
+struct ModelOptions {
+  std::filesystem::path folder;
+  std::filesystem::path tokenizer;         // empty: the folder
+  std::vector<std::string> names;          // the first one is told to clients; not empty
+  std::string chat_template;               // a file or the template itself; empty: the folder's
+  std::string content_format = "auto";     // or "string", "openai": what templates get for lists
+  JsonValue template_variables;            // --default-chat-template-kwargs, or null
+  std::string generation_config = "auto";  // or "vllm" (none), or a folder
+  JsonValue override_generation_config;    // or null
+  std::string reasoning_parser = "auto";
+};
+
+class ServedModel {
+ public:
+  // Fails, naming the file, where one is missing or damaged. A model without chat template can
+  // complete texts only.
+  explicit ServedModel(const ModelOptions& options);
+
+  const std::string& name() const { return options_.names.front(); }
+  const std::vector<std::string>& names() const { return options_.names; }
+  const std::string& root() const { return root_; }
+  bool has_name(const std::string& name) const;
+
+  const prompt::Tokenizer& tokenizer() const { return tokenizer_; }
+  const std::optional<ReasoningMarks>& reasoning() const { return reasoning_; }
+  const std::vector<int32_t>& eos_ids() const { return eos_ids_; }
+  // Sampling settings for fields that a request lacks, and max_new_tokens.
+  const JsonValue& sampling_defaults() const { return defaults_; }
+
+  // Throw ApiError for what the template or the tokenizer refuses.
+  std::string render(const ChatInput& chat) const;
+  std::vector<int32_t> encode(std::string_view text, bool special) const;
+  // Any text of so many bytes has at least as many tokens.
+  int64_t least_tokens(size_t bytes) const;
+
+ private:
+  JsonValue prepared(const JsonValue& messages) const;
+
+  ModelOptions options_;
+  std::string root_;
+  prompt::Tokenizer tokenizer_;
+  std::optional<prompt::ChatTemplate> template_;
+  std::optional<ReasoningMarks> reasoning_;
+  std::vector<int32_t> eos_ids_;
+  JsonValue defaults_;
+  size_t longest_token_ = 1;  // bytes
+  bool joins_parts_ = false;  // lists of text parts become one text before the template sees them
+};
+
+// One engine request for each prompt and each of its n answers, in the order of the choices.
+struct Prepared {
+  std::vector<engine::Request> requests;
+  std::vector<std::string> prompt_texts;  // by prompt, if they are echoed
+  int64_t prompt_tokens = 0;              // each prompt counted once
+};
+Prepared prepare(const ApiRequest& request, const ServedModel& model, const engine::Limits& limits);
+
+}  // namespace quern::serve

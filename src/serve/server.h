@@ -1,0 +1,118 @@
+// An OpenAI server: routes, keys, limits, start and end. It listens before the model is loaded and
+// says so until then.
+#pragma once
+
+#include <atomic>
+#include <chrono>
+#include <condition_variable>
+#include <functional>
+#include <memory>
+#include <mutex>
+#include <string>
+#include <vector>
+
+#include "engine/engine.h"
+#include "serve/answer.h"
+#include "serve/engine_loop.h"
+#include "serve/errors.h"
+#include "serve/http.h"
+#include "serve/metrics.h"
+#include "serve/pool.h"
+#include "serve/served_model.h"
+
+namespace quern::serve {
+
+struct ServerOptions {
+  HttpOptions http;
+  std::vector<std::string> api_keys;  // none: everybody may ask
+  ApiLimits limits;
+  int pool_threads = 2;
+  // In work and waiting; 0: four times what the engine runs at once.
+  int64_t max_queued_requests = 0;
+  // Of prompts that wait or are being read; 0: 64 times what a step takes.
+  int64_t max_queued_tokens = 0;
+  bool reasoning = true, reasoning_content = true;  // keys of thoughts in answers
+  bool usage_details = true;
+  bool usage_always = false;  // at the end of every stream
+  bool tokenizer_info = false;
+  bool request_id_headers = false;
+  double shutdown_seconds = 25;
+  double stuck_seconds = 30;  // a longer step makes /health fail
+  double log_seconds = 10;    // between two lines about the throughput; 0: none
+  std::string cache_dtype = "auto";
+};
+
+class Server {
+ public:
+  // Listens from here on. Fails with Exit::usage when it cannot.
+  explicit Server(const ServerOptions& options);
+  ~Server();
+
+  // Answers requests from here on.
+  void serve(std::unique_ptr<ServedModel> model, std::unique_ptr<engine::Engine> engine);
+  // Until stop() was called and what was asked before is answered, or shutdown_seconds have passed.
+  // Fails with Exit::internal when the engine died.
+  void wait();
+  void stop();  // from any thread
+
+  std::string url() const { return http_->url(); }
+  uint16_t port() const { return http_->port(); }
+  engine::EngineState state() const { return engine_->state(); }
+
+ private:
+  using Call = std::shared_ptr<Exchange>;
+  struct Route {
+    const char* method;
+    const char* path;
+    enum class For { all, key_holders } whom;
+    enum class When { always, loaded } when;
+    void (Server::*handle)(const Call& call);
+  };
+  static const std::vector<Route>& routes();
+
+  void handle(const Call& call);
+  void respond(const Call& call, HttpResponse response);
+  const std::string* key_of(const HttpRequest& request) const;
+  void check_key(const HttpRequest& request) const;
+  void check_json(const HttpRequest& request) const;
+
+  void health(const Call& call);
+  void version(const Call& call);
+  void load(const Call& call);
+  void metrics(const Call& call);
+  void models(const Call& call);
+  void one_model(const Call& call);
+  void tokenizer_info(const Call& call);
+  void chat_completions(const Call& call) { generate(call, Endpoint::chat); }
+  void completions(const Call& call) { generate(call, Endpoint::completions); }
+  void tokenize(const Call& call);
+  void detokenize(const Call& call);
+
+  // Runs `work` on the pool; what it throws is answered. 503 if the pool has too much to do.
+  void on_pool(const Call& call, std::function<void()> work);
+  void generate(const Call& call, Endpoint endpoint);
+  std::shared_ptr<Answer> prepare_answer(const Call& call, Endpoint endpoint,
+                                         std::chrono::steady_clock::time_point arrived);
+  std::string answer_id(const HttpRequest& request, const ApiRequest& asked) const;
+  void check_model(const std::optional<std::string>& name) const;
+  void check_load(int64_t requests, int64_t tokens);
+  JsonValue model_json(const std::string& name) const;
+  void log_throughput(double seconds);
+
+  ServerOptions options_;
+  std::vector<std::string> key_digests_;
+  int64_t created_;
+  std::unique_ptr<HttpServer> http_;
+  std::unique_ptr<ServedModel> model_;
+  std::unique_ptr<Metrics> metrics_;
+  std::unique_ptr<EngineLoop> engine_;
+  std::unique_ptr<Pool> pool_;
+  std::atomic<bool> loaded_{false}, stopping_{false};
+  std::atomic<int64_t> answers_{0};
+  std::atomic<int64_t> queued_tokens_{0};
+  uint64_t logged_prompt_tokens_ = 0, logged_new_tokens_ = 0;
+  std::mutex mutex_;
+  std::condition_variable changed_;
+};
+
+}  // namespace quern::serve
