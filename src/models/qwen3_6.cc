@@ -6,6 +6,7 @@
 #include <cmath>
 
 #include "base/error.h"
+#include "models/vision.h"
 #include "nn/nn.h"
 
 namespace quern::models {
@@ -97,8 +98,8 @@ class GatedAttention {
     auto per_head = [](const Tensor& t, int width) { return t.unflatten(-1, {-1, width}); };
     // Each head's rows hold its query, then its gate.
     const auto halves = per_head(query_and_gate, 2 * head_dim_).chunk(2, -1);
-    Tensor q = rope_(q_norm_(halves[0]), pass.positions);
-    Tensor k = rope_(k_norm_(per_head(key, head_dim_)), pass.positions);
+    Tensor q = rope_(q_norm_(halves[0]), pass.grid_positions());
+    Tensor k = rope_(k_norm_(per_head(key, head_dim_)), pass.grid_positions());
     Tensor mixed = attend(q, k, per_head(value, head_dim_), shape_, pass);
     return o_proj_(ops::sigmoid_gate(mixed, halves[1]).flatten(1));
   }
@@ -202,7 +203,9 @@ class Qwen36Stem : public Stem {
   Qwen36Stem(const Weights& w, const Config& c)
       : embed_tokens_(w.embedding("embed_tokens", c.vocab, c.hidden)) {}
 
-  Tensor operator()(const Tensor& tokens, Pass&) const override { return embed_tokens_(tokens); }
+  Tensor operator()(const Tensor& tokens, Pass& pass) const override {
+    return pass.media.in_place_of(embed_tokens_(tokens));
+  }
 
  private:
   Embedding embed_tokens_;
@@ -248,12 +251,20 @@ class Qwen36Draft : public Draft {
 
 class Qwen36 : public Model {
  public:
-  explicit Qwen36(const Json& text_config) : c_(text_config), rope_(text_config, c_.head_dim) {}
+  Qwen36(const Json& text_config, std::optional<Sight> sight)
+      : c_(text_config), rope_(text_config, c_.head_dim), sight_(std::move(sight)) {}
 
   int blocks() const override { return c_.layers; }
   int64_t vocabulary() const override { return c_.vocab; }
   int64_t hidden() const override { return c_.hidden; }
   std::string blocks_path(const Weights& root) const override { return text(root).path("layers"); }
+
+  std::optional<prompt::ImageTokens> image_tokens() const override {
+    return sight_ ? std::optional(sight_->tokens) : std::nullopt;
+  }
+  std::unique_ptr<Vision> vision(const Weights& root) const override {
+    return sight_ ? sight_->tower(root) : nullptr;
+  }
 
   std::unique_ptr<Stem> stem(const Weights& root) const override {
     return std::make_unique<Qwen36Stem>(text(root), c_);
@@ -283,13 +294,15 @@ class Qwen36 : public Model {
 
   Config c_;
   ops::Rope rope_;
+  std::optional<Sight> sight_;
 };
 
 }  // namespace
 
 // A text-only checkpoint has its text settings at the top.
 std::unique_ptr<Model> make_qwen3_6(const Json& config) {
-  return std::make_unique<Qwen36>(config.has("text_config") ? config.at("text_config") : config);
+  return std::make_unique<Qwen36>(config.has("text_config") ? config.at("text_config") : config,
+                                  qwen3_6_sight(config));
 }
 
 }  // namespace quern::models

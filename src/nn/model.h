@@ -4,10 +4,12 @@
 #pragma once
 
 #include <memory>
+#include <optional>
 #include <string>
 
 #include "nn/pass.h"
 #include "nn/weights.h"
+#include "prompt/media.h"
 
 namespace quern::nn {
 
@@ -63,12 +65,30 @@ class Draft {
   virtual void follow(const DraftConvention&) {}
 };
 
+// The tower that turns pictures into features.
+class Vision {
+ public:
+  virtual ~Vision() = default;
+  // fp32 [soft tokens, hidden], row by row: what takes the place of their embeddings. Fails on
+  // patches of another shape than the tower's.
+  Tensor operator()(const prompt::Patches& patches) const { return project(encode(patches)); }
+  // The tower's last states, in its own width and order.
+  virtual Tensor encode(const prompt::Patches& patches) const = 0;
+  virtual Tensor project(const Tensor& encoded) const = 0;
+};
+
 class Model {
  public:
   virtual ~Model() = default;
   virtual int blocks() const = 0;
   virtual int64_t vocabulary() const = 0;
   virtual int64_t hidden() const = 0;
+  // How prompts hold pictures; unset for a model that sees none.
+  virtual std::optional<prompt::ImageTokens> image_tokens() const { return std::nullopt; }
+  // Its tensors are read only when this is called. Null if the checkpoint has none.
+  virtual std::unique_ptr<Vision> vision(const Weights&) const { return nullptr; }
+  // What every text has to begin with, because the model was never trained without it.
+  virtual std::optional<int32_t> bos() const { return std::nullopt; }
   // Numbers that a token keeps in Pass::shared between two blocks, at most.
   virtual int64_t shared_width() const { return 0; }
   // Where the blocks' list lies in this checkpoint, "model.language_model.layers": what AutoRound
@@ -79,6 +99,8 @@ class Model {
   virtual std::unique_ptr<Head> head(const Weights& root) const = 0;
   // Null if the checkpoint has none.
   virtual std::unique_ptr<Draft> draft(const Weights& root) const = 0;
+  // Tensors that the checkpoint holds, but no pass reads.
+  virtual std::vector<std::string> unused(const Weights&) const { return {}; }
   // Where the draft lies, "mtp": the names of its tensors begin so, and no others. "" for none.
   virtual std::string draft_path(const Weights&) const { return ""; }
 };
