@@ -11,6 +11,7 @@
 #include "kernels/floats.h"
 #include "kernels/int4.h"
 #include "kernels/rounding.h"
+#include "kernels/sequence.h"
 
 namespace quern::kernels {
 
@@ -39,6 +40,16 @@ struct CpuKernels {
                        int64_t tokens, int64_t begin, int64_t end, float* out);
   void (*floats_from_bf16)(const uint16_t* values, int64_t count, float* out);
   void (*floats_from_fp16)(const uint16_t* values, int64_t count, float* out);
+
+  // Adds keys [begin[r], end[r]) of a block to row r; sums over a width in two chains, even and
+  // odd, sums over tokens in one.
+  void (*attend)(const KvBlock& shape, const uint8_t* block, const int32_t* begin,
+                 const int32_t* end, const AttentionRows& rows);
+  void (*delta_rule)(const DeltaHead& head);
+  void (*convolve)(const Convolution& convolution);
+  // x / sqrt(|x|^2 + eps) * scale for rows that are `stride` apart; width is a multiple of 16.
+  void (*unit_rows)(const float* x, int64_t rows, int64_t stride, int64_t width, float eps,
+                    float scale, float* out);
 
   // AutoRound (rounding.h). `start` sets n = 0, alpha = beta = 1 and finds low and high; `forward`
   // writes w^ [rows, columns]; `codes` writes the final form; `step` changes the state by one sign

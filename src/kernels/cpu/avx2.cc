@@ -10,6 +10,7 @@
 #include "kernels/cpu/lanes_avx2.h"
 #include "kernels/cpu/repeat.h"
 #include "kernels/cpu/rounding_lanes.h"
+#include "kernels/cpu/sequence_lanes.h"
 #include "kernels/cpu/tables.h"
 
 namespace quern::kernels {
@@ -191,6 +192,10 @@ const CpuKernels kAvx2Kernels = {
     .bf16_product = DenseKernels<Avx2Lanes>::product,
     .floats_from_bf16 = DenseKernels<Avx2Lanes>::convert_bf16,
     .floats_from_fp16 = DenseKernels<Avx2Lanes>::convert_fp16,
+    .attend = SequenceKernels<Avx2Lanes>::attend,
+    .delta_rule = SequenceKernels<Avx2Lanes>::delta_rule,
+    .convolve = SequenceKernels<Avx2Lanes>::convolve,
+    .unit_rows = SequenceKernels<Avx2Lanes>::unit_rows,
     .rounding_start = RoundingKernels<Avx2Lanes>::start,
     .rounding_forward = RoundingKernels<Avx2Lanes>::forward,
     .rounding_codes = RoundingKernels<Avx2Lanes>::codes,

@@ -13,6 +13,7 @@
 #include "kernels/cpu/lanes_avx512.h"
 #include "kernels/cpu/repeat.h"
 #include "kernels/cpu/rounding_lanes.h"
+#include "kernels/cpu/sequence_lanes.h"
 #include "kernels/cpu/tables.h"
 
 namespace quern::kernels {
@@ -364,6 +365,10 @@ const CpuKernels kAvx512Kernels = {
     .bf16_product = DenseKernels<Avx512Lanes>::product,
     .floats_from_bf16 = DenseKernels<Avx512Lanes>::convert_bf16,
     .floats_from_fp16 = DenseKernels<Avx512Lanes>::convert_fp16,
+    .attend = SequenceKernels<Avx512Lanes>::attend,
+    .delta_rule = SequenceKernels<Avx512Lanes>::delta_rule,
+    .convolve = SequenceKernels<Avx512Lanes>::convolve,
+    .unit_rows = SequenceKernels<Avx512Lanes>::unit_rows,
     .rounding_start = RoundingKernels<Avx512Lanes>::start,
     .rounding_forward = RoundingKernels<Avx512Lanes>::forward,
     .rounding_codes = RoundingKernels<Avx512Lanes>::codes,

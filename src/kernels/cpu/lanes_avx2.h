@@ -4,7 +4,7 @@
 
 #include <immintrin.h>
 
-#include "kernels/floats.h"
+#include "kernels/sequence.h"
 
 namespace quern::kernels {
 namespace {
@@ -31,6 +31,10 @@ struct Avx2Lanes {
           reinterpret_cast<const __m128i*>(static_cast<const uint16_t*>(values) + index);
       return {widen<kType>(_mm_loadu_si128(p)), widen<kType>(_mm_loadu_si128(p + 1))};
     }
+  }
+  static Floats load_e4m3(const uint8_t* p) {
+    return {widen_e4m3(_mm_loadl_epi64(reinterpret_cast<const __m128i*>(p))),
+            widen_e4m3(_mm_loadl_epi64(reinterpret_cast<const __m128i*>(p + 8)))};
   }
   static void store(float* p, Floats a) {
     _mm256_storeu_ps(p, a.low);
@@ -60,6 +64,9 @@ struct Avx2Lanes {
   static Floats round(Floats a) {
     return {_mm256_round_ps(a.low, kNearest), _mm256_round_ps(a.high, kNearest)};
   }
+  static Floats root(Floats a) { return {_mm256_sqrt_ps(a.low), _mm256_sqrt_ps(a.high)}; }
+  // 2^n for whole n from -126 to 127.
+  static Floats power_of_two(Floats n) { return {power_of_two(n.low), power_of_two(n.high)}; }
   static float round(float x) {
     return _mm_cvtss_f32(_mm_round_ss(_mm_set_ss(x), _mm_set_ss(x), kNearest));
   }
@@ -130,6 +137,19 @@ struct Avx2Lanes {
   static __m256 widen(__m128i bits) {
     if constexpr (kType == FloatType::fp16) return _mm256_cvtph_ps(bits);
     return _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_cvtepu16_epi32(bits), 16));
+  }
+  static __m256 widen_e4m3(__m128i bytes) {
+    const __m256i codes = _mm256_cvtepu8_epi32(bytes);
+    const __m256i magnitude = _mm256_and_si256(codes, _mm256_set1_epi32(0x7f));
+    const __m256i sign = _mm256_slli_epi32(_mm256_and_si256(codes, _mm256_set1_epi32(0x80)), 24);
+    const __m256i bits = _mm256_or_si256(_mm256_slli_epi32(magnitude, 20), sign);
+    const __m256 value = _mm256_mul_ps(_mm256_castsi256_ps(bits), _mm256_set1_ps(0x1p120f));
+    const __m256i nan = _mm256_cmpeq_epi32(magnitude, _mm256_set1_epi32(0x7f));
+    return _mm256_blendv_ps(value, _mm256_set1_ps(__builtin_nanf("")), _mm256_castsi256_ps(nan));
+  }
+  static __m256 power_of_two(__m256 n) {
+    const __m256i exponent = _mm256_add_epi32(_mm256_cvtps_epi32(n), _mm256_set1_epi32(127));
+    return _mm256_castsi256_ps(_mm256_slli_epi32(exponent, 23));
   }
   static __m256i step_against(__m256i n, __m256 g, int32_t move) {
     const __m256i moves = _mm256_set1_epi32(move);

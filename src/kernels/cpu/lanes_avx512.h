@@ -4,7 +4,7 @@
 
 #include <immintrin.h>
 
-#include "kernels/floats.h"
+#include "kernels/sequence.h"
 
 namespace quern::kernels {
 namespace {
@@ -27,6 +27,16 @@ struct Avx512Lanes {
       return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(bits), 16));
     }
   }
+  static Floats load_e4m3(const uint8_t* p) {
+    const __m512i codes =
+        _mm512_cvtepu8_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p)));
+    const __m512i magnitude = _mm512_and_si512(codes, _mm512_set1_epi32(0x7f));
+    const __m512i sign = _mm512_slli_epi32(_mm512_and_si512(codes, _mm512_set1_epi32(0x80)), 24);
+    const __m512i bits = _mm512_or_si512(_mm512_slli_epi32(magnitude, 20), sign);
+    const Floats value = _mm512_mul_ps(_mm512_castsi512_ps(bits), _mm512_set1_ps(0x1p120f));
+    const __mmask16 nan = _mm512_cmpeq_epi32_mask(magnitude, _mm512_set1_epi32(0x7f));
+    return _mm512_mask_mov_ps(value, nan, _mm512_set1_ps(__builtin_nanf("")));
+  }
   static void store(float* p, Floats a) { _mm512_storeu_ps(p, a); }
   static Floats add(Floats a, Floats b) { return _mm512_add_ps(a, b); }
   static Floats sub(Floats a, Floats b) { return _mm512_sub_ps(a, b); }
@@ -37,6 +47,12 @@ struct Avx512Lanes {
   static Floats max(Floats a, Floats b) { return _mm512_max_ps(a, b); }
   static Floats round(Floats a) {
     return _mm512_roundscale_ps(a, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
+  }
+  static Floats root(Floats a) { return _mm512_sqrt_ps(a); }
+  // 2^n for whole n from -126 to 127.
+  static Floats power_of_two(Floats n) {
+    const __m512i exponent = _mm512_add_epi32(_mm512_cvtps_epi32(n), _mm512_set1_epi32(127));
+    return _mm512_castsi512_ps(_mm512_slli_epi32(exponent, 23));
   }
   static float round(float x) {
     const __m128 a = _mm_set_ss(x);

@@ -4,6 +4,7 @@
 #include "kernels/cpu/dense_lanes.h"
 #include "kernels/cpu/int4_layout.h"
 #include "kernels/cpu/rounding_lanes.h"
+#include "kernels/cpu/sequence_lanes.h"
 #include "kernels/cpu/tables.h"
 
 namespace quern::kernels {
@@ -37,6 +38,9 @@ struct PlainLanes {
   static Floats load_as(const void* values, int64_t index) {
     return each([&](int i) { return load_float(kType, values, index + i); });
   }
+  static Floats load_e4m3(const uint8_t* p) {
+    return each([&](int i) { return float_from_e4m3(p[i]); });
+  }
   static void store(float* p, const Floats& a) {
     for (int i = 0; i < 16; ++i) p[i] = a.v[i];
   }
@@ -64,6 +68,15 @@ struct PlainLanes {
   }
   static Floats round(const Floats& a) {
     return each([&](int i) { return std::nearbyint(a.v[i]); });
+  }
+  static Floats root(const Floats& a) {
+    return each([&](int i) { return std::sqrt(a.v[i]); });
+  }
+  // 2^n for whole n from -126 to 127.
+  static Floats power_of_two(const Floats& n) {
+    return each([&](int i) {
+      return float_from_bits(static_cast<uint32_t>(static_cast<int32_t>(n.v[i]) + 127) << 23);
+    });
   }
   static float round(float x) { return std::nearbyint(x); }
   static float round_to(FloatType type, float x) { return kernels::round_to(type, x); }
@@ -196,6 +209,10 @@ const CpuKernels kReferenceKernels = {
     .bf16_product = DenseKernels<PlainLanes>::product,
     .floats_from_bf16 = DenseKernels<PlainLanes>::convert_bf16,
     .floats_from_fp16 = DenseKernels<PlainLanes>::convert_fp16,
+    .attend = SequenceKernels<PlainLanes>::attend,
+    .delta_rule = SequenceKernels<PlainLanes>::delta_rule,
+    .convolve = SequenceKernels<PlainLanes>::convolve,
+    .unit_rows = SequenceKernels<PlainLanes>::unit_rows,
     .rounding_start = RoundingKernels<PlainLanes>::start,
     .rounding_forward = RoundingKernels<PlainLanes>::forward,
     .rounding_codes = RoundingKernels<PlainLanes>::codes,
