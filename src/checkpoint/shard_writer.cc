@@ -43,6 +43,12 @@ PlannedTensor PlannedTensor::copy_of(const TensorInfo& tensor) {
           .source = tensor.name};
 }
 
+PlannedTensor PlannedTensor::without(const TensorInfo& tensor) {
+  PlannedTensor planned = copy_of(tensor);
+  planned.fate = Fate::dropped;
+  return planned;
+}
+
 std::vector<std::vector<size_t>> split_into_shards(std::span<const PlannedTensor> plan,
                                                    size_t max_shard_bytes) {
   std::vector<std::vector<size_t>> shards;
@@ -75,8 +81,10 @@ size_t planned_bytes(std::span<const PlannedTensor> plan) {
   // A header's line for one tensor, and its line in the index, beside their names.
   constexpr size_t kTextPerTensor = 160;
   size_t bytes = 0;
-  for (const PlannedTensor& tensor : plan)
+  for (const PlannedTensor& tensor : plan) {
+    if (tensor.fate == Fate::dropped) continue;
     bytes += tensor.bytes() + 2 * tensor.name.size() + kTextPerTensor;
+  }
   return bytes;
 }
 
@@ -84,6 +92,7 @@ ShardWriter::ShardWriter(fs::path folder, std::vector<PlannedTensor> plan, const
                          const ShardOptions& options)
     : folder_(std::move(folder)), plan_(std::move(plan)), source_(source) {
   check_plan();
+  std::erase_if(plan_, [](const PlannedTensor& tensor) { return tensor.fate == Fate::dropped; });
   const std::vector<std::vector<size_t>> split = split_into_shards(plan_, options.max_shard_bytes);
   for (size_t i = 0; i < split.size(); ++i) {
     std::vector<TensorInfo> tensors;

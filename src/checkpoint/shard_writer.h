@@ -1,6 +1,7 @@
 // Writes the weights of a model: safetensors shards and their index. All tensors are planned
 // beforehand and put in place in any order; at the end every tensor of the source is proved to be
-// there: byte-identical, changed on purpose, or quantized.
+// there: byte-identical, changed on purpose, or quantized. One that is left out has to be planned
+// so.
 #pragma once
 
 #include <filesystem>
@@ -23,6 +24,7 @@ enum class Fate {
   changed,    // other values under its own name
   quantized,  // one of several tensors that hold its quantized form
   added,      // stands for no tensor of the source
+  dropped,    // left out on purpose: nothing is written
 };
 
 struct PlannedTensor {
@@ -33,6 +35,7 @@ struct PlannedTensor {
   std::string source;  // the tensor of the source it stands for; empty if added
 
   static PlannedTensor copy_of(const TensorInfo& tensor);
+  static PlannedTensor without(const TensorInfo& tensor);
   size_t bytes() const { return bytes_of(shape, dtype, name); }
 };
 

@@ -9,6 +9,7 @@
 #include "cli/terminal.h"
 #include "cli/work_line.h"
 #include "eval/score.h"
+#include "models/models.h"
 
 namespace quern::cli {
 namespace {
@@ -16,6 +17,7 @@ namespace {
 struct PerplexityOptions {
   std::string model, text, reference;
   eval::WindowOptions windows;
+  bool no_bos = false;
 };
 
 std::string scores_text(const eval::Scores& scores) {
@@ -31,8 +33,9 @@ std::string comparison_text(const eval::Comparison& comparison) {
       comparison.kld_error, comparison.max_kld, 100 * comparison.top1_agreement);
 }
 
-void run(const PerplexityOptions& options, bool json) {
+void run(PerplexityOptions& options, bool json) {
   const auto model = std::make_shared<nn::Source>(options.model);
+  if (!options.no_bos) options.windows.bos = models::make_model(model->files.config())->bos();
   const prompt::Tokenizer tokenizer(options.model);
   const auto windows = eval::text_windows(read_file(options.text), tokenizer, options.windows);
   WorkLine line("scoring");
@@ -66,6 +69,8 @@ Examples:
   verb->add_option("--stride", options->windows.stride,
                    "Tokens from window to window (default: a window)");
   verb->add_option("--max-windows", options->windows.max_windows, "Stop after so many");
+  verb->add_flag("--no-bos", options->no_bos,
+                 "Windows begin with the text, also where the model wants <bos> before it");
   verb->add_option("--reference", options->reference, "Model folder to compare with");
   verb->callback(
       [&program, options] { program.run = [&program, options] { run(*options, program.json); }; });

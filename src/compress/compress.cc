@@ -44,6 +44,7 @@ struct WeightToDo {
   nn::Weight weight;
   quant::Scheme scheme;
   const Verdict* verdict;
+  std::string source;                // the tensor that holds it, or one of them
   std::vector<std::string> modules;  // of each matrix
 };
 
@@ -58,11 +59,13 @@ class Run {
         progress_(progress),
         model_(models::make_model(source->files.config())),
         weights_(source),
-        plan_(make_plan(*source, list_sites(source, *model_), recipe, options.format)),
+        unused_(model_->unused(weights_)),
+        plan_(make_plan_of(options)),
         writer_(options.output, plan_.tensors, &source->files,
                 {.max_shard_bytes = options.max_shard_bytes}),
         random_(options.tuning.seed) {
     report_.verdicts = plan_.verdicts;
+    if (options.drop_unused) report_.dropped = unused_;
     report_.warnings = plan_.warnings;
     report_.source_bytes = plan_.source_bytes;
     report_.output_bytes = plan_.output_bytes;
@@ -84,12 +87,22 @@ class Run {
   }
 
  private:
+  Plan make_plan_of(const CompressOptions& options) const {
+    const auto dropped = options.drop_unused ? unused_ : std::vector<std::string>();
+    return make_plan(*source_, list_sites(source_, *model_, dropped), recipe_, options.format,
+                     dropped);
+  }
+
   bool tunes() const {
     return std::any_of(plan_.verdicts.begin(), plan_.verdicts.end(),
                        [&](const Verdict& verdict) { return tuned(verdict); });
   }
   bool tuned(const Verdict& verdict) const {
     return verdict.scheme && recipe_.steps[verdict.step].method == Method::auto_round;
+  }
+  // No gradient reaches a matrix that no pass reads.
+  bool tuned(const WeightToDo& entry) const {
+    return tuned(*entry.verdict) && std::ranges::find(unused_, entry.source) == unused_.end();
   }
 
   void stop_if_asked() const {
@@ -111,7 +124,7 @@ class Run {
         return entry.weight.is(site.weight);
       });
       if (known == list.end()) {
-        list.push_back({site.weight, *verdict->scheme, verdict,
+        list.push_back({site.weight, *verdict->scheme, verdict, site.source,
                         std::vector<std::string>(site.weight.matrices())});
         known = list.end() - 1;
       }
@@ -122,8 +135,8 @@ class Run {
 
   void do_block(int index) {
     const auto start = std::chrono::steady_clock::now();
-    std::vector<nn::LinearSite> sites;
-    auto block = model_->block(weights_.listing(&sites), index);
+    std::vector<nn::LinearSite> sites, slices;
+    auto block = model_->block(weights_.listing(&sites, &slices), index);
     BlockReport report;
     report.block = index;
     report.blocks = model_->blocks();
@@ -133,7 +146,7 @@ class Run {
     const std::vector<WeightToDo> list = to_do(sites);
     for (const WeightToDo& entry : list) report.linears += entry.weight.matrices();
     if (tunes()) {
-      tune_block(*block, list, report);
+      tune_block(*block, list, to_do(slices), report);
     } else {
       for (const WeightToDo& entry : list) write_nearest(entry);
     }
@@ -150,15 +163,16 @@ class Run {
   // Reference outputs, tuning, writing; then what the packed block makes of the packed prefix goes
   // to the next block.
   void tune_block(const nn::Block& block, const std::vector<WeightToDo>& list,
-                  BlockReport& report) {
+                  const std::vector<WeightToDo>& slices, BlockReport& report) {
     std::vector<int64_t> pairs_per_expert;
     const Samples target = run_block(block, original_, &pairs_per_expert);
     report.expert_tokens = summary(std::move(pairs_per_expert));
+    for (const WeightToDo& slice : slices) quantize_slice(slice);
 
     std::vector<std::pair<nn::Weight, quant::Scheme>> together;
     const Step* step = nullptr;
     for (const WeightToDo& entry : list) {
-      if (!tuned(*entry.verdict)) continue;
+      if (!tuned(entry)) continue;
       together.emplace_back(entry.weight, entry.scheme);
       step = &recipe_.steps[entry.verdict->step];
     }
@@ -178,7 +192,7 @@ class Run {
       report.best_iteration = result.best_iteration;
     }
     for (size_t i = 0; i < list.size(); ++i) {
-      if (!tuned(*list[i].verdict)) {
+      if (!tuned(list[i])) {
         pack(list[i], originals[i],
              [&](int64_t matrix) { return nearest(list[i], originals[i].matrices[matrix]); });
         continue;
@@ -216,6 +230,16 @@ class Run {
     weight.become(nn::Packed(std::move(stack)));
   }
 
+  // A block's part of a linear outside of the blocks becomes what do_rest() will write: rows are
+  // rounded to nearest one by one.
+  void quantize_slice(const WeightToDo& slice) const {
+    const nn::Weight& weight = slice.weight;
+    auto stack = std::make_shared<ops::Int4Stack>(weight.name(), 1, weight.rows(), weight.columns(),
+                                                  slice.scheme);
+    stack->set(0, nearest(slice, weight.dense()->matrices[0]));
+    weight.become(nn::Packed(std::move(stack)));
+  }
+
   void write_nearest(const WeightToDo& entry) {
     const nn::Dense& dense = *entry.weight.dense();
     auto one = [&](int64_t matrix) {
@@ -240,6 +264,7 @@ class Run {
   void do_rest() {
     std::vector<nn::LinearSite> sites;
     const nn::Weights listing = weights_.listing(&sites);
+    const auto stem = model_->stem(listing);
     const auto head = model_->head(listing);
     const auto draft = model_->draft(listing);
     for (const WeightToDo& entry : to_do(sites)) write_nearest(entry);
@@ -291,6 +316,7 @@ class Run {
   const Progress& progress_;
   std::unique_ptr<nn::Model> model_;
   nn::Weights weights_;
+  std::vector<std::string> unused_;  // tensors that no pass reads
   Plan plan_;
   checkpoint::ShardWriter writer_;
   PythonRandom random_;

@@ -30,6 +30,7 @@ struct CompressOptions {
   size_t max_shard_bytes = 5'000'000'000;
   // Iterations, learning rate and batch size come from the recipe.
   AutoRoundOptions tuning;
+  bool drop_unused = false;  // tensors that no pass reads are left out
   // Set from outside to stop: the block that is being worked on is finished, then compress() fails
   // with Exit::interrupted.
   const std::atomic<bool>* stop = nullptr;
@@ -60,6 +61,7 @@ struct Progress {
 
 struct CompressReport {
   std::vector<std::string> warnings;  // of the recipe
+  std::vector<std::string> dropped;   // tensors of the source that were left out
   std::vector<BlockReport> blocks;
   std::vector<Verdict> verdicts;              // of every linear, in the order of the model
   size_t source_bytes = 0, output_bytes = 0;  // of all tensors

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <map>
+#include <set>
 
 #include "base/error.h"
 
@@ -73,10 +74,16 @@ std::vector<LinearInfo> linears_of(const std::vector<nn::LinearSite>& sites) {
 // Every tensor of the source in its order, as it is or as the tensors that its matrices become.
 std::vector<checkpoint::PlannedTensor> plan_tensors(const nn::Source& source,
                                                     const std::vector<nn::LinearSite>& sites,
-                                                    const Plan& plan, quant::Format format) {
+                                                    const Plan& plan, quant::Format format,
+                                                    const std::vector<std::string>& dropped) {
+  const std::set<std::string> without(dropped.begin(), dropped.end());
   const auto parts_of = by_source(sites, plan);
   std::vector<checkpoint::PlannedTensor> tensors;
   for (const std::string& name : source.files.names()) {
+    if (without.contains(name)) {
+      tensors.push_back(checkpoint::PlannedTensor::without(source.files.info(name)));
+      continue;
+    }
     const auto parts = parts_of.find(name);
     if (parts == parts_of.end() || !plan.quantized(parts->second[0]->name)) {
       tensors.push_back(checkpoint::PlannedTensor::copy_of(source.files.info(name)));
@@ -103,7 +110,8 @@ const Verdict* Plan::quantized(const std::string& module) const {
 }
 
 std::vector<nn::LinearSite> list_sites(const std::shared_ptr<const nn::Source>& source,
-                                       const nn::Model& model) {
+                                       const nn::Model& model,
+                                       const std::vector<std::string>& dropped) {
   std::vector<nn::LinearSite> sites;
   const nn::Weights weights = nn::Weights(source).listing(&sites);
   model.stem(weights);
@@ -111,11 +119,14 @@ std::vector<nn::LinearSite> list_sites(const std::shared_ptr<const nn::Source>& 
   model.head(weights);
   model.draft(weights);
   list_towers(*source, weights.untaken(), sites);
+  const std::set<std::string> without(dropped.begin(), dropped.end());
+  std::erase_if(sites, [&](const nn::LinearSite& site) { return without.contains(site.source); });
   return sites;
 }
 
 Plan make_plan(const nn::Source& source, const std::vector<nn::LinearSite>& sites,
-               const Recipe& recipe, quant::Format format) {
+               const Recipe& recipe, quant::Format format,
+               const std::vector<std::string>& dropped) {
   if (source.quantization) {
     fail(
         "{}: is quantized already (config.json has a quantization_config); compress the original "
@@ -135,7 +146,7 @@ Plan make_plan(const nn::Source& source, const std::vector<nn::LinearSite>& site
     plan.place_[verdict.name] = i;
     plan.modules.push_back({verdict.name, verdict.scheme});
   }
-  plan.tensors = plan_tensors(source, sites, plan, format);
+  plan.tensors = plan_tensors(source, sites, plan, format, dropped);
   plan.source_bytes = source.files.total_bytes();
   plan.output_bytes = checkpoint::planned_bytes(plan.tensors);
   return plan;

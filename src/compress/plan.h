@@ -28,17 +28,21 @@ struct Plan {
 
  private:
   friend Plan make_plan(const nn::Source&, const std::vector<nn::LinearSite>&, const Recipe&,
-                        quant::Format);
+                        quant::Format, const std::vector<std::string>&);
   std::unordered_map<std::string, size_t> place_;
 };
 
 // Every linear of the model: of its blocks, its head and its draft layer, then those that the text
-// model does not use (vision, audio). Reads names and shapes only.
+// model does not use (vision, audio); without those that `dropped` tensors hold. Reads names and
+// shapes only.
 std::vector<nn::LinearSite> list_sites(const std::shared_ptr<const nn::Source>& source,
-                                       const nn::Model& model);
+                                       const nn::Model& model,
+                                       const std::vector<std::string>& dropped = {});
 
-// Fails when the checkpoint is quantized already, and as resolve() does.
+// `dropped`: tensors of the source that are left out. Fails when the checkpoint is quantized
+// already, and as resolve() does.
 Plan make_plan(const nn::Source& source, const std::vector<nn::LinearSite>& sites,
-               const Recipe& recipe, quant::Format format);
+               const Recipe& recipe, quant::Format format,
+               const std::vector<std::string>& dropped = {});
 
 }  // namespace quern::compress

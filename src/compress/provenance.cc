@@ -61,6 +61,7 @@ JsonValue provenance(const nn::Source& source, const fs::path& output,
   document["recipe"] = parse_yaml(recipe_text, "recipe.yaml");
   document["seed"] = options.tuning.seed;
   document["calibration"] = calibration.manifest;
+  if (!report.dropped.empty()) document["dropped"] = report.dropped;
   document["blocks"] = JsonValue::array();
   for (const BlockReport& block : report.blocks) document["blocks"].push_back(block_entry(block));
   return document;

@@ -4,6 +4,7 @@
 #include <fmt/format.h>
 
 #include <memory>
+#include <set>
 #include <string>
 #include <vector>
 
@@ -18,7 +19,8 @@ using SourcePointer = std::shared_ptr<const nn::Source>;
 // Source and artifact, and what may be quantized in them.
 struct Pair {
   SourcePointer source, artifact;
-  std::vector<Module> modules;  // of the source
+  std::vector<Module> modules;        // of the source, without those that the artifact leaves out
+  std::set<std::string> unused = {};  // tensors of the source that the artifact may leave out
 };
 
 // Whether any of the tensors of a packed module is there.

@@ -60,4 +60,9 @@ std::vector<Module> modules_of(const std::shared_ptr<const nn::Source>& source) 
   return modules;
 }
 
+std::set<std::string> unused_tensors(const std::shared_ptr<const nn::Source>& source) {
+  const auto names = models::make_model(source->files.config())->unused(nn::Weights(source));
+  return {names.begin(), names.end()};
+}
+
 }  // namespace quern::eval

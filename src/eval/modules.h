@@ -4,6 +4,7 @@
 
 #include <memory>
 #include <optional>
+#include <set>
 #include <string>
 #include <vector>
 
@@ -22,5 +23,8 @@ struct Module {
 // All matrices of an unquantized checkpoint: those of the model and its draft layer in their order,
 // then every other 2-D weight; embeddings are not among them.
 std::vector<Module> modules_of(const std::shared_ptr<const nn::Source>& source);
+
+// Tensors of the checkpoint that no pass reads.
+std::set<std::string> unused_tensors(const std::shared_ptr<const nn::Source>& source);
 
 }  // namespace quern::eval

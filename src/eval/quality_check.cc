@@ -2,6 +2,7 @@
 #include "eval/checks.h"
 #include "eval/sample.h"
 #include "eval/sample_text.h"
+#include "models/models.h"
 #include "prompt/stop_ids.h"
 #include "prompt/tokenizer.h"
 
@@ -67,7 +68,9 @@ void check_quality(const Pair& pair, const VerifyOptions& options, VerifyReport&
   const prompt::Tokenizer tokenizer(pair.source->files.folder());
   const SampleText sample = sample_text(pair.source->files.folder());
   const std::string& text = options.text.empty() ? sample.text : options.text;
-  const auto windows = text_windows(text, tokenizer, options.windows);
+  WindowOptions cut = options.windows;
+  cut.bos = models::make_model(pair.source->files.config())->bos();
+  const auto windows = text_windows(text, tokenizer, cut);
   try {
     report.quality = compare(pair.source, pair.artifact, windows, options.score);
     check_gates(*report.quality, options, report);

@@ -79,8 +79,11 @@ std::string to_text(const Finding& finding) {
 std::string to_text(const VerifyReport& report) {
   std::string text;
   if (report.tensors > 0) {
-    text += fmt::format("tensors    {} in the source, {} of them unchanged\n", report.tensors,
+    text += fmt::format("tensors    {} in the source, {} of them unchanged", report.tensors,
                         report.copied);
+    if (report.dropped > 0)
+      text += fmt::format(", {} left out, which no pass reads", report.dropped);
+    text += "\n";
   }
   if (!report.matrices.empty()) text += matrices_text(report);
   if (report.quality) text += quality_text(*report.quality);
@@ -93,11 +96,9 @@ std::string to_text(const VerifyReport& report) {
 }
 
 JsonValue to_json(const VerifyReport& report) {
-  JsonValue json = {{"passed", report.passed()},
-                    {"tensors", report.tensors},
-                    {"copied", report.copied},
-                    {"findings", JsonValue::array()},
-                    {"matrices", JsonValue::array()}};
+  JsonValue json = {{"passed", report.passed()},      {"tensors", report.tensors},
+                    {"copied", report.copied},        {"dropped", report.dropped},
+                    {"findings", JsonValue::array()}, {"matrices", JsonValue::array()}};
   for (const Finding& finding : report.findings) {
     json["findings"].push_back({{"severity", severity_name(finding.severity)},
                                 {"tensor", finding.tensor},

@@ -41,7 +41,10 @@ bool same_bytes(std::span<const std::byte> a, std::span<const std::byte> b) {
 class TensorCheck {
  public:
   TensorCheck(const Pair& pair, VerifyReport& report)
-      : source_(pair.source->files), artifact_(pair.artifact->files), report_(report) {
+      : source_(pair.source->files),
+        artifact_(pair.artifact->files),
+        unused_(pair.unused),
+        report_(report) {
     for (const Module& module : pair.modules) modules_[module.source].push_back(&module);
   }
 
@@ -66,7 +69,11 @@ class TensorCheck {
       if (any_packed) found(report_, name, "is there quantized and unquantized; one must go");
       return check_copy(name);
     }
-    if (held == modules_.end()) return found(report_, name, "is missing");
+    if (held == modules_.end()) {
+      if (!unused_.contains(name)) return found(report_, name, "is missing");
+      ++report_.dropped;
+      return;
+    }
     const bool stacked = source_.info(name).shape.size() == 3;
     for (const Module* module : held->second) {
       if (is_packed(artifact_, module->name)) continue;
@@ -124,6 +131,7 @@ class TensorCheck {
   }
 
   const Checkpoint &source_, &artifact_;
+  const std::set<std::string>& unused_;
   VerifyReport& report_;
   std::unordered_map<std::string, std::vector<const Module*>> modules_;  // by the source's tensor
   std::set<std::string> expected_;

@@ -40,6 +40,12 @@ VerifyReport verify(const std::filesystem::path& artifact, const std::filesystem
   begin("tensors");
   guarded(report, [&] { pair.artifact = std::make_shared<nn::Source>(artifact); });
   if (!pair.artifact) return report;
+  pair.unused = unused_tensors(pair.source);
+  std::erase_if(pair.modules, [&](const Module& module) {
+    const checkpoint::Checkpoint& files = pair.artifact->files;
+    return pair.unused.contains(module.source) && !files.has(module.source) &&
+           !is_packed(files, module.name);
+  });
   check_tensors(pair, report);
   guarded(report, [&] { check_files(pair, report); });
   guarded(report, [&] { check_config(pair, report); });

@@ -74,6 +74,7 @@ struct VerifyReport {
   std::vector<Finding> findings;  // in the order of the checks
   int64_t tensors = 0;            // of the source
   int64_t copied = 0;             // of those, byte-identical in the artifact
+  int64_t dropped = 0;            // of those, left out of the artifact; no pass reads them
   std::vector<MatrixCheck> matrices;
   bool has_record = false;  // quantization_errors.json is there
   std::optional<Comparison> quality;

@@ -7,8 +7,9 @@
 namespace quern::eval {
 
 std::vector<Window> cut_windows(std::span<const int32_t> tokens, const WindowOptions& options) {
-  const int64_t stride = options.stride == 0 ? options.length : options.stride;
-  if (options.length < 2 || stride < 1 || stride > options.length) {
+  const int64_t room = options.bos ? options.length - 1 : options.length;  // for the text
+  const int64_t stride = options.stride == 0 ? room : options.stride;
+  if (options.length < 2 || stride < 1 || stride > room) {
     fail(Exit::usage,
          "windows of {} tokens every {} tokens: a window needs 2 tokens or more, and a stride from "
          "1 to its length",
@@ -20,11 +21,14 @@ std::vector<Window> cut_windows(std::span<const int32_t> tokens, const WindowOpt
     const bool enough =
         options.max_windows > 0 && static_cast<int64_t>(windows.size()) == options.max_windows;
     if (enough) break;
-    const int64_t end = std::min(begin + options.length, total);
-    const int64_t first = std::max<int64_t>(done - begin, 1);
-    if (end - begin > first) {
-      windows.push_back({{tokens.begin() + begin, tokens.begin() + end}, first});
+    const int64_t end = std::min(begin + room, total);
+    Window window{{tokens.begin() + begin, tokens.begin() + end}, done - begin};
+    if (options.bos && window.tokens.front() != *options.bos) {
+      window.tokens.insert(window.tokens.begin(), *options.bos);
+      ++window.first_scored;
     }
+    window.first_scored = std::max<int64_t>(window.first_scored, 1);
+    if (std::ssize(window.tokens) > window.first_scored) windows.push_back(std::move(window));
     done = end;
   }
   if (windows.empty())

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <cstdint>
+#include <optional>
 #include <span>
 #include <string_view>
 #include <vector>
@@ -20,6 +21,9 @@ struct WindowOptions {
   int64_t length = 512;     // tokens
   int64_t stride = 0;       // from window to window; 0: length, so that windows do not overlap
   int64_t max_windows = 0;  // 0: all
+  // Written before every window that does not begin with it, and one of its tokens:
+  // nn::Model::bos().
+  std::optional<int32_t> bos = {};
 };
 
 // With overlap every token is scored once, in the first window that holds it. A last window of one

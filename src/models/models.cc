@@ -6,6 +6,7 @@
 
 namespace quern::models {
 
+std::unique_ptr<nn::Model> make_gemma4(const Json& config);
 std::unique_ptr<nn::Model> make_glm4_moe(const Json& config);
 std::unique_ptr<nn::Model> make_qwen3_6(const Json& config);
 std::unique_ptr<nn::Model> make_sarvam_moe(const Json& config);
@@ -18,6 +19,7 @@ struct Row {
 };
 
 constexpr Row kTable[] = {
+    {"Gemma4ForConditionalGeneration", make_gemma4},
     {"Glm4MoeForCausalLM", make_glm4_moe},     {"Qwen3_5MoeForConditionalGeneration", make_qwen3_6},
     {"Qwen3_5MoeForCausalLM", make_qwen3_6},   {"SarvamMoEForCausalLM", make_sarvam_moe},
     {"SarvamMoeForCausalLM", make_sarvam_moe},

@@ -19,7 +19,7 @@ struct HeadView {
   const float* q;
   const float* k;
   const float* v;
-  int64_t q_stride, kv_stride, width;
+  int64_t q_stride, k_stride, v_stride, width;
 };
 
 // Which keys a tile of queries sees: its sequence has `past` keys before its first query, and a
@@ -40,7 +40,7 @@ void probabilities_of(const HeadView& head, int64_t begin, int64_t end, const Si
                       double scale, float* probabilities) {
   const int64_t first = sight.first(begin), keys = sight.keys(begin, end), queries = end - begin;
   sgemm(queries, keys, head.width, {head.q + begin * head.q_stride, head.q_stride},
-        {head.k + first * head.kv_stride, head.kv_stride, Transpose::yes}, probabilities, keys);
+        {head.k + first * head.k_stride, head.k_stride, Transpose::yes}, probabilities, keys);
   for (int64_t i = 0; i < queries; ++i) {
     float* row = probabilities + i * keys;
     constexpr float kUnseen = -std::numeric_limits<float>::infinity();
@@ -69,6 +69,7 @@ HeadView head_view(const Tensor& q, const Tensor& k, const Tensor& v, int64_t fi
           v.const_data_ptr<float>() + first_token * v.stride(0) + head / group * v.stride(1),
           q.stride(0),
           k.stride(0),
+          v.stride(0),
           q.size(2)};
 }
 
@@ -86,7 +87,7 @@ void attend_tile(const Tensor& q, const Tensor& k, const Tensor& v, const QueryT
   float* out = output.data_ptr<float>() + (tile.first_token + tile.begin) * output.stride(0) +
                tile.head * output.stride(1);
   sgemm(queries, head.width, keys, {probabilities.get(), keys},
-        {head.v + sight.first(tile.begin) * head.kv_stride, head.kv_stride}, out, output.stride(0));
+        {head.v + sight.first(tile.begin) * head.v_stride, head.v_stride}, out, output.stride(0));
 }
 
 Tensor attention_forward(const Tensor& q, const Tensor& k, const Tensor& v, const Bounds& bounds,
@@ -151,14 +152,14 @@ void attention_backward_head(const Gradients& g, int64_t sequence_begin, int64_t
               g.dv.stride(0), /*accumulate=*/true);
       }
       sgemm(rows, keys, width, {dy, stride},
-            {view.v + first * view.kv_stride, view.kv_stride, Transpose::yes}, ds.get(), keys);
+            {view.v + first * view.v_stride, view.v_stride, Transpose::yes}, ds.get(), keys);
       for (int64_t i = 0; i < rows; ++i) {
         softmax_backward(p.get() + i * keys, dy + i * stride, y + i * stride, width, keys, g.scale,
                          ds.get() + i * keys);
       }
       float* dq = g.dq.data_ptr<float>() + (sequence_begin + begin) * g.dq.stride(0) +
                   head * g.dq.stride(1);
-      sgemm(rows, width, keys, {ds.get(), keys}, {view.k + first * view.kv_stride, view.kv_stride},
+      sgemm(rows, width, keys, {ds.get(), keys}, {view.k + first * view.k_stride, view.k_stride},
             dq, g.dq.stride(0));
       if (g.dk.defined()) {
         sgemm(keys, width, rows, {ds.get(), keys, Transpose::yes},

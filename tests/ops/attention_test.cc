@@ -34,11 +34,14 @@ struct Case {
   Bounds bounds;
 };
 
+// Queries, keys and values are parts of one tensor, as one fused projection leaves them; keys are
+// made dense, as a rotation does.
 Case make_case() {
   at::manual_seed(1);
   // Longer and shorter than a query tile, and one token.
   Bounds bounds = {0, 300, 301, 429, 440};
-  return {at::randn({440, 6, 32}), at::randn({440, 2, 32}), at::randn({440, 2, 32}), bounds};
+  Tensor fused = at::randn({440, 10, 32});
+  return {fused.narrow(1, 0, 6), fused.narrow(1, 6, 2).contiguous(), fused.narrow(1, 8, 2), bounds};
 }
 
 // One key, less and more than a query tile, and more than any sequence has.
