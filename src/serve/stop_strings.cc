@@ -26,13 +26,15 @@ std::string StopStrings::push(std::string_view text) {
     return shown;
   }
   size_t ready = held_.size() - std::min(held_.size(), longest_ - 1);
-  // Never half a character.
-  while (ready > 0 && ready < held_.size() &&
-         (static_cast<unsigned char>(held_[ready]) & 0xC0) == 0x80)
-    --ready;
+  while (ready < held_.size() && !may_begin(std::string_view(held_).substr(ready))) ++ready;
   std::string shown = held_.substr(0, ready);
   held_.erase(0, ready);
   return shown;
+}
+
+bool StopStrings::may_begin(std::string_view text) const {
+  return std::any_of(stops_.begin(), stops_.end(),
+                     [&](const std::string& stop) { return stop.starts_with(text); });
 }
 
 std::string StopStrings::flush() {

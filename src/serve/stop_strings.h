@@ -24,6 +24,9 @@ class StopStrings {
   const std::optional<std::string>& found() const { return found_; }
 
  private:
+  // A stop string may begin with it.
+  bool may_begin(std::string_view text) const;
+
   std::vector<std::string> stops_;
   Keep keep_;
   size_t longest_ = 0;

@@ -1,0 +1,230 @@
+// The real server on a port of its own, before the mock engine, and a client that sends what no
+// library would.
+#pragma once
+
+#include <arpa/inet.h>
+#include <netinet/in.h>
+#include <poll.h>
+#include <sys/socket.h>
+#include <unistd.h>
+
+#include <chrono>
+#include <filesystem>
+#include <nlohmann/json.hpp>
+#include <stdexcept>
+#include <string>
+#include <thread>
+#include <vector>
+
+#include "base/json.h"
+#include "engine/mock_engine.h"
+#include "serve/server.h"
+
+namespace quern::serve {
+
+inline std::filesystem::path tiny_model() {
+  return std::filesystem::path(QUERN_SOURCE_DIR) / "tests/data/tiny-qwen3.6";
+}
+
+inline engine::Limits mock_limits() {
+  return {.vocabulary = 2048,
+          .max_model_len = 4096,
+          .max_num_seqs = 256,
+          .max_num_batched_tokens = 8192,
+          .block_tokens = 16,
+          .kv_tokens = 1 << 20};
+}
+
+constexpr const char* kMockText = "The mill grinds slowly, but it grinds exceedingly fine. \u00e9\u4e2d\U0001F600 ";
+
+class RunningServer {
+ public:
+  explicit RunningServer(engine::MockOptions mock = {}, ServerOptions options = {},
+                         engine::Limits limits = mock_limits(), ModelOptions model = {})
+      : server_(quiet(std::move(options))) {
+    model.folder = tiny_model();
+    if (model.names.empty()) model.names = {"tiny"};
+    auto served = std::make_unique<ServedModel>(model);
+    auto text = served->encode(kMockText, false);
+    server_.serve(std::move(served),
+                  std::make_unique<engine::MockEngine>(mock, limits, std::move(text)));
+    thread_ = std::thread([this] {
+      try {
+        server_.wait();
+      } catch (const std::exception& error) {
+        died_ = error.what();
+      }
+    });
+  }
+  ~RunningServer() { stop(); }
+
+  // Why wait() failed, or nothing.
+  std::string stop() {
+    server_.stop();
+    if (thread_.joinable()) thread_.join();
+    return died_;
+  }
+  Server* operator->() { return &server_; }
+  uint16_t port() const { return server_.port(); }
+
+ private:
+  static ServerOptions quiet(ServerOptions options) {
+    options.http.port = 0;
+    options.log_seconds = 0;
+    return options;
+  }
+
+  Server server_;
+  std::string died_;
+  std::thread thread_;
+};
+
+struct Received {
+  int status = 0;  // 0: the connection ended without an answer
+  std::string head, body;
+
+  JsonValue json() const { return JsonValue::parse(body); }
+  bool has_header(const std::string& line) const { return head.find(line) != std::string::npos; }
+  // The documents of a stream, without "[DONE]".
+  std::vector<JsonValue> events() const {
+    std::vector<JsonValue> events;
+    for (size_t at = 0; (at = body.find("data: ", at)) != std::string::npos;) {
+      at += 6;
+      const std::string text = body.substr(at, body.find("\n\n", at) - at);
+      if (text != "[DONE]") events.push_back(JsonValue::parse(text));
+    }
+    return events;
+  }
+  bool done() const { return body.ends_with("data: [DONE]\n\n"); }
+};
+
+// One connection.
+class Client {
+ public:
+  explicit Client(uint16_t port, int receive_buffer = 0) : fd_(::socket(AF_INET, SOCK_STREAM, 0)) {
+    if (receive_buffer)
+      ::setsockopt(fd_, SOL_SOCKET, SO_RCVBUF, &receive_buffer, sizeof receive_buffer);
+    sockaddr_in address{};
+    address.sin_family = AF_INET;
+    address.sin_port = htons(port);
+    address.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
+    if (::connect(fd_, reinterpret_cast<sockaddr*>(&address), sizeof address) != 0)
+      throw std::runtime_error("cannot connect");
+  }
+  ~Client() { close(); }
+  Client(const Client&) = delete;
+  Client& operator=(const Client&) = delete;
+
+  void close() {
+    if (fd_ >= 0) ::close(fd_);
+    fd_ = -1;
+  }
+  void send(std::string_view bytes) const {
+    while (!bytes.empty()) {
+      const ssize_t sent = ::send(fd_, bytes.data(), bytes.size(), MSG_NOSIGNAL);
+      if (sent <= 0) return;  // the answer says why
+      bytes.remove_prefix(static_cast<size_t>(sent));
+    }
+  }
+  // Some bytes; nothing at the end of the connection or after `seconds`.
+  std::string receive(double seconds = 20) const {
+    pollfd poll{.fd = fd_, .events = POLLIN, .revents = 0};
+    if (::poll(&poll, 1, static_cast<int>(seconds * 1000)) != 1) return {};
+    std::string bytes(64 << 10, '\0');
+    const ssize_t size = ::recv(fd_, bytes.data(), bytes.size(), 0);
+    bytes.resize(size > 0 ? static_cast<size_t>(size) : 0);
+    return bytes;
+  }
+  // One response, its chunks joined.
+  Received response() {
+    Received received;
+    size_t end;
+    while ((end = ahead_.find("\r\n\r\n")) == std::string::npos)
+      if (!more()) return received;
+    received.head = ahead_.substr(0, end + 2);
+    received.status = std::stoi(received.head.substr(9, 3));
+    ahead_.erase(0, end + 4);
+    if (received.status == 100) return response();
+    if (received.has_header("Transfer-Encoding: chunked"))
+      read_chunks(received.body);
+    else
+      read_length(received);
+    return received;
+  }
+  Received ask(std::string_view bytes) {
+    send(bytes);
+    return response();
+  }
+  // The connection is closed by the server.
+  bool ended(double seconds = 20) {
+    const auto until = std::chrono::steady_clock::now() + std::chrono::duration<double>(seconds);
+    char byte;
+    while (std::chrono::steady_clock::now() < until) {
+      pollfd poll{.fd = fd_, .events = POLLIN, .revents = 0};
+      if (::poll(&poll, 1, 100) == 1 && ::recv(fd_, &byte, 1, 0) <= 0) return true;
+    }
+    return false;
+  }
+
+ private:
+  bool more() {
+    const std::string bytes = receive();
+    ahead_ += bytes;
+    return !bytes.empty();
+  }
+  void read_length(Received& received) {
+    const size_t at = received.head.find("Content-Length: ");
+    const size_t length = at == std::string::npos ? 0 : std::stoul(received.head.substr(at + 16));
+    while (ahead_.size() < length && more()) {
+    }
+    received.body = ahead_.substr(0, length);
+    ahead_.erase(0, length);
+  }
+  void read_chunks(std::string& body) {
+    for (;;) {
+      size_t line;
+      while ((line = ahead_.find("\r\n")) == std::string::npos)
+        if (!more()) return;
+      const size_t size = std::stoul(ahead_.substr(0, line), nullptr, 16);
+      while (ahead_.size() < line + 2 + size + 2)
+        if (!more()) return;
+      body += ahead_.substr(line + 2, size);
+      ahead_.erase(0, line + 2 + size + 2);
+      if (size == 0) return;
+    }
+  }
+
+  int fd_;
+  std::string ahead_;
+};
+
+inline std::string get(const std::string& path, const std::string& headers = "") {
+  return "GET " + path + " HTTP/1.1\r\nHost: test\r\n" + headers + "\r\n";
+}
+inline std::string post(const std::string& path, const std::string& body,
+                        const std::string& headers = "") {
+  return "POST " + path + " HTTP/1.1\r\nHost: test\r\nContent-Type: application/json\r\n" + headers +
+         "Content-Length: " + std::to_string(body.size()) + "\r\n\r\n" + body;
+}
+inline Received ask(uint16_t port, const std::string& bytes) { return Client(port).ask(bytes); }
+inline Received chat(uint16_t port, const std::string& body, const std::string& headers = "") {
+  return ask(port, post("/v1/chat/completions", body, headers));
+}
+inline Received complete(uint16_t port, const std::string& body) {
+  return ask(port, post("/v1/completions", body));
+}
+inline std::string user(const std::string& more = "") {
+  return R"({"messages": [{"role": "user", "content": "Hello"}])" + more + "}";
+}
+
+template <class Condition>
+bool soon(Condition condition, double seconds = 20) {
+  const auto until = std::chrono::steady_clock::now() + std::chrono::duration<double>(seconds);
+  while (std::chrono::steady_clock::now() < until) {
+    if (condition()) return true;
+    std::this_thread::sleep_for(std::chrono::milliseconds(10));
+  }
+  return condition();
+}
+
+}  // namespace quern::serve

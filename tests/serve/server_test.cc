@@ -1,0 +1,313 @@
+// What clients of vLLM see: keys of JSON, chunks of streams, routes, keys, logprobs.
+#include "serve/server.h"
+
+#include <gtest/gtest.h>
+
+#include "tests/serve/running.h"
+
+namespace quern::serve {
+namespace {
+
+std::vector<std::string> keys(const JsonValue& object) {
+  std::vector<std::string> names;
+  for (const auto& [key, value] : object.items()) names.push_back(key);
+  return names;
+}
+using Keys = std::vector<std::string>;
+
+TEST(ServerTest, AnswersAChatKeyByKey) {
+  RunningServer server;
+  const Received got = chat(server.port(), user(R"(, "max_tokens": 5)"));
+  ASSERT_EQ(got.status, 200) << got.body;
+  const JsonValue json = got.json();
+  EXPECT_EQ(keys(json), (Keys{"id", "object", "created", "model", "choices", "service_tier",
+                              "system_fingerprint", "usage", "prompt_logprobs", "prompt_token_ids",
+                              "kv_transfer_params"}));
+  EXPECT_TRUE(json["id"].get<std::string>().starts_with("chatcmpl-"));
+  EXPECT_EQ(json["object"], "chat.completion");
+  EXPECT_EQ(json["model"], "tiny");
+  const JsonValue& choice = json["choices"][0];
+  EXPECT_EQ(keys(choice), (Keys{"index", "message", "logprobs", "finish_reason", "stop_reason",
+                                "token_ids"}));
+  EXPECT_EQ(keys(choice["message"]),
+            (Keys{"role", "content", "refusal", "annotations", "audio", "function_call",
+                  "reasoning", "reasoning_content"}));
+  // The template opens a thought, which the mock never ends.
+  EXPECT_TRUE(std::string(kMockText).starts_with(choice["message"]["reasoning"].get<std::string>()));
+  EXPECT_EQ(choice["message"]["content"], nullptr);
+  EXPECT_EQ(choice["finish_reason"], "length");
+  EXPECT_EQ(json["usage"]["completion_tokens"], 5);
+  EXPECT_EQ(json["usage"]["completion_tokens_details"]["reasoning_tokens"], 5);
+}
+
+TEST(ServerTest, StreamsAChatChunkByChunk) {
+  RunningServer server;
+  const std::string asked =
+      R"(, "max_tokens": 40, "stream": true, "stream_options": {"include_usage": true},
+          "chat_template_kwargs": {"enable_thinking": false})";
+  const Received got = chat(server.port(), user(asked));
+  ASSERT_EQ(got.status, 200) << got.body;
+  EXPECT_TRUE(got.has_header("Content-Type: text/event-stream; charset=utf-8"));
+  EXPECT_TRUE(got.done());
+  const auto events = got.events();
+  ASSERT_GT(events.size(), 10U);
+  EXPECT_EQ(keys(events[0]), (Keys{"id", "object", "created", "model", "choices",
+                                   "prompt_token_ids"}));
+  EXPECT_EQ(events[0]["choices"][0].dump(),
+            R"({"index":0,"delta":{"role":"assistant","content":""},"logprobs":null,)"
+            R"("finish_reason":null})");
+  std::string text;
+  for (size_t i = 1; i + 1 < events.size(); ++i) {
+    const JsonValue& choice = events[i]["choices"][0];
+    EXPECT_EQ(events[i]["object"], "chat.completion.chunk");
+    EXPECT_EQ(keys(choice["delta"]), Keys{"content"});
+    text += choice["delta"]["content"].get<std::string>();
+    const bool last = i + 2 == events.size();
+    EXPECT_EQ(choice["finish_reason"], last ? JsonValue("length") : JsonValue(nullptr));
+    EXPECT_EQ(choice.contains("stop_reason"), last);
+  }
+  const Received whole = chat(server.port(), user(R"(, "max_tokens": 40,
+      "chat_template_kwargs": {"enable_thinking": false})"));
+  EXPECT_EQ(text, whole.json()["choices"][0]["message"]["content"]);
+  EXPECT_EQ(events.back()["choices"].size(), 0U);
+  EXPECT_EQ(events.back()["usage"]["completion_tokens"], 40);
+}
+
+TEST(ServerTest, NoCharacterIsCutInAStream) {
+  RunningServer server;
+  const Received got = complete(server.port(), R"({"prompt": "x", "max_tokens": 300, "stream": true})");
+  std::string text;
+  for (const JsonValue& event : got.events()) text += event["choices"][0]["text"];
+  EXPECT_NE(text.find("\u00e9\u4e2d\U0001F600"), std::string::npos) << text;
+  EXPECT_EQ(text.find("\uFFFD"), std::string::npos);
+}
+
+TEST(ServerTest, SplitsThoughtFromSpeech) {
+  ModelOptions model;
+  model.folder = tiny_model();
+  model.names = {"tiny"};
+  const ServedModel served(model);
+  const int32_t close = served.reasoning()->close;
+  ReasoningState open(served.reasoning(), std::vector<int32_t>{served.reasoning()->open, 5});
+  EXPECT_EQ(open.see(7), Voice::thought);
+  EXPECT_EQ(open.see(close), std::nullopt);
+  EXPECT_EQ(open.see(7), Voice::said);
+  ReasoningState closed(served.reasoning(),
+                        std::vector<int32_t>{served.reasoning()->open, 5, close});
+  EXPECT_EQ(closed.see(7), Voice::said);
+
+  std::optional<ReasoningMarks> titled = ReasoningMarks{1, 2, "thought\n"};
+  ReasoningState gemma(titled, std::vector<int32_t>{});
+  EXPECT_EQ(gemma.see(1), std::nullopt);
+  EXPECT_EQ(gemma.thought("thou"), "");
+  EXPECT_EQ(gemma.thought("ght\nWell"), "Well");
+  EXPECT_EQ(gemma.thought(" then"), " then");
+}
+
+TEST(ServerTest, FindsStopStringsAcrossTokens) {
+  RunningServer server;
+  const Received got = complete(server.port(), R"({"prompt": "x", "max_tokens": 100, "stop": ["slowly, but", "never"]})");
+  const JsonValue choice = got.json()["choices"][0];
+  EXPECT_EQ(choice["text"], "The mill grinds ");
+  EXPECT_EQ(choice["finish_reason"], "stop");
+  EXPECT_EQ(choice["stop_reason"], "slowly, but");
+  const Received kept = complete(server.port(), R"({"prompt": "x", "max_tokens": 100, "stop": "slowly",
+      "include_stop_str_in_output": true, "stream": true})");
+  std::string text;
+  for (const JsonValue& event : kept.events()) text += event["choices"][0]["text"];
+  EXPECT_EQ(text, "The mill grinds slowly");
+  EXPECT_TRUE(soon([&] { return server->state().running == 0; }));
+}
+
+TEST(StopStringsTest, HoldsBackOnlyWhatMayBeAStop) {
+  StopStrings stops({"abc", "\u00e9\u00e9"}, StopStrings::Keep::none);
+  EXPECT_EQ(stops.push("xyzab"), "xyz");
+  EXPECT_EQ(stops.push("d"), "abd");
+  EXPECT_EQ(stops.push("e\u00e9"), "e");
+  EXPECT_EQ(stops.push("abc"), "\u00e9");
+  EXPECT_EQ(stops.found(), "abc");
+  EXPECT_EQ(stops.push("more"), "");
+}
+
+TEST(ServerTest, EchoesLogprobsAsEvaluationHarnessesReadThem) {
+  RunningServer server;
+  const Received got = complete(
+      server.port(),
+      R"({"prompt": [[5, 6, 7, 8], [9, 10]], "max_tokens": 1, "logprobs": 1, "echo": true, "seed": 1})");
+  ASSERT_EQ(got.status, 200) << got.body;
+  const JsonValue json = got.json();
+  ASSERT_EQ(json["choices"].size(), 2U);
+  for (size_t i = 0; i < 2; ++i) {
+    const JsonValue& logprobs = json["choices"][i]["logprobs"];
+    const size_t tokens = (i == 0 ? 4 : 2) + 1;
+    EXPECT_EQ(json["choices"][i]["index"], i);
+    for (const char* key : {"text_offset", "token_logprobs", "tokens", "top_logprobs"})
+      EXPECT_EQ(logprobs[key].size(), tokens) << key;
+    EXPECT_EQ(logprobs["token_logprobs"][0], nullptr);
+    EXPECT_EQ(logprobs["top_logprobs"][0], nullptr);
+    for (size_t k = 1; k < tokens; ++k) {
+      const double own = logprobs["token_logprobs"][k];
+      EXPECT_LT(own, 0);
+      double most = -1e9;
+      for (const auto& [token, value] : logprobs["top_logprobs"][k].items())
+        most = std::max(most, value.get<double>());
+      EXPECT_EQ(own, most);
+    }
+    std::string joined;
+    for (const auto& token : logprobs["tokens"]) joined += token.get<std::string>();
+    EXPECT_EQ(json["choices"][i]["text"], joined);
+  }
+  EXPECT_EQ(json["usage"]["prompt_tokens"], 6);
+}
+
+TEST(ServerTest, EchoWithoutNewTokensIsThePromptAlone) {
+  RunningServer server;
+  const JsonValue json =
+      complete(server.port(), R"({"prompt": "Hello there", "max_tokens": 0, "echo": true, "logprobs": 0})").json();
+  EXPECT_EQ(json["choices"][0]["text"], "Hello there");
+  EXPECT_EQ(json["choices"][0]["logprobs"]["tokens"].size(), json["usage"]["prompt_tokens"]);
+  EXPECT_EQ(json["usage"]["completion_tokens"], 0);
+}
+
+TEST(ServerTest, ChatLogprobsHaveTokensBytesAndTops) {
+  RunningServer server;
+  const JsonValue json =
+      chat(server.port(), user(R"(, "max_tokens": 2, "logprobs": true, "top_logprobs": 3)")).json();
+  const JsonValue& content = json["choices"][0]["logprobs"]["content"];
+  ASSERT_EQ(content.size(), 2U);
+  EXPECT_EQ(keys(content[0]), (Keys{"token", "logprob", "bytes", "top_logprobs"}));
+  EXPECT_EQ(content[0]["top_logprobs"].size(), 3U);
+  EXPECT_EQ(content[0]["token"], content[0]["top_logprobs"][0]["token"]);
+}
+
+TEST(ServerTest, SeveralPromptsAndAnswersKeepTheirOrder) {
+  RunningServer server;
+  const JsonValue json = complete(server.port(),
+                                  R"({"prompt": ["a", "b b", "c c c"], "n": 2, "max_tokens": 3, "echo": true})")
+                             .json();
+  ASSERT_EQ(json["choices"].size(), 6U);
+  for (size_t i = 0; i < 6; ++i) {
+    EXPECT_EQ(json["choices"][i]["index"], i);
+    const std::string prompt = i < 2 ? "a" : i < 4 ? "b b" : "c c c";
+    EXPECT_TRUE(json["choices"][i]["text"].get<std::string>().starts_with(prompt));
+  }
+  EXPECT_EQ(json["usage"]["completion_tokens"], 18);
+}
+
+TEST(ServerTest, EndsWithAStopToken) {
+  RunningServer server({.answer_tokens = 4});
+  const JsonValue eos = complete(server.port(), R"({"prompt": "x", "max_tokens": 50})").json();
+  EXPECT_EQ(eos["choices"][0]["finish_reason"], "stop");
+  EXPECT_EQ(eos["choices"][0]["stop_reason"], nullptr);
+  EXPECT_EQ(eos["usage"]["completion_tokens"], 4);
+  const JsonValue own =
+      complete(server.port(), R"({"prompt": "x", "max_tokens": 50, "stop_token_ids": [77]})").json();
+  EXPECT_EQ(own["choices"][0]["stop_reason"], 77);
+}
+
+TEST(ServerTest, ListsItsModelsUnderAllNames) {
+  ModelOptions model;
+  model.names = {"first", "org/second"};
+  RunningServer server({}, {}, mock_limits(), model);
+  const JsonValue list = ask(server.port(), get("/v1/models")).json();
+  ASSERT_EQ(list["data"].size(), 2U);
+  EXPECT_EQ(keys(list["data"][0]), (Keys{"id", "object", "created", "owned_by", "root", "parent",
+                                         "max_model_len", "permission"}));
+  EXPECT_EQ(ask(server.port(), get("/v1/models/org/second")).json()["id"], "org/second");
+  EXPECT_EQ(ask(server.port(), get("/v1/models/third")).status, 404);
+  const JsonValue answer = chat(server.port(), user(R"(, "model": "org/second", "max_tokens": 1)")).json();
+  EXPECT_EQ(answer["model"], "first");
+  const Received unknown = chat(server.port(), user(R"(, "model": "third")"));
+  EXPECT_EQ(unknown.status, 404);
+  EXPECT_EQ(unknown.body,
+            R"({"error":{"message":"The model `third` does not exist.","type":"NotFoundError","param":"model","code":404}})");
+}
+
+TEST(ServerTest, TokenizesAndBack) {
+  RunningServer server;
+  const JsonValue tokens =
+      ask(server.port(), post("/tokenize", R"({"prompt": "Hello there", "return_token_strs": true})")).json();
+  EXPECT_EQ(keys(tokens), (Keys{"count", "max_model_len", "tokens", "token_strs"}));
+  EXPECT_EQ(tokens["count"], tokens["tokens"].size());
+  EXPECT_EQ(tokens["token_strs"].size(), tokens["tokens"].size());
+  const JsonValue back =
+      ask(server.port(), post("/detokenize", JsonValue{{"tokens", tokens["tokens"]}}.dump())).json();
+  EXPECT_EQ(back["prompt"], "Hello there");
+  EXPECT_GT(ask(server.port(), post("/tokenize", user())).json()["count"], 5);
+  EXPECT_EQ(ask(server.port(), get("/tokenizer_info")).status, 404);
+}
+
+TEST(ServerTest, KeysGuardEverythingButHealth) {
+  ServerOptions options;
+  options.api_keys = {"one", "two"};
+  RunningServer server({}, options);
+  EXPECT_EQ(ask(server.port(), get("/health")).status, 200);
+  for (const char* path : {"/ping", "/version", "/load", "/metrics", "/v1/models", "/v1/models/tiny",
+                           "/tokenizer_info", "/nowhere", "//v1/models", "/v1/../metrics",
+                           "/%6detrics", "/health/"})
+    EXPECT_EQ(ask(server.port(), get(path)).status, std::string(path) == "/health/" ? 200 : 401)
+        << path;
+  for (const char* path : {"/v1/chat/completions", "/v1/completions", "/tokenize", "/detokenize",
+                           "/ping"})
+    EXPECT_EQ(ask(server.port(), post(path, "{}")).status, 401) << path;
+  EXPECT_EQ(ask(server.port(), get("/v1/models", "Authorization: Bearer on\r\n")).status, 401);
+  EXPECT_EQ(ask(server.port(), get("/v1/models", "Authorization: Bearer two\r\n")).status, 200);
+  EXPECT_EQ(ask(server.port(), get("/v1/models", "x-api-key: one\r\n")).status, 200);
+  const Received refused = ask(server.port(), get("/v1/models"));
+  EXPECT_TRUE(refused.has_header("WWW-Authenticate: Bearer"));
+  EXPECT_EQ(refused.json()["error"]["code"], 401);
+}
+
+TEST(ServerTest, UnknownRoutesAndMethods) {
+  RunningServer server;
+  EXPECT_EQ(ask(server.port(), get("/nowhere")).status, 404);
+  EXPECT_EQ(ask(server.port(), get("/v1/chat/completions")).status, 405);
+  EXPECT_EQ(ask(server.port(), post("/v1/models", "{}")).status, 405);
+  const Received plain = ask(server.port(), "POST /v1/completions HTTP/1.1\r\nHost: x\r\nContent-Type: text/plain\r\nContent-Length: 2\r\n\r\n{}");
+  EXPECT_EQ(plain.status, 400);
+  EXPECT_NE(plain.body.find("Unsupported Media Type: Only 'application/json' is allowed"), std::string::npos);
+}
+
+TEST(ServerTest, RequestIdsOfTheClientAreKept) {
+  RunningServer server;
+  const Received got = chat(server.port(), user(R"(, "max_tokens": 1)"), "X-Request-Id: abc-1\r\n");
+  EXPECT_EQ(got.json()["id"], "chatcmpl-abc-1");
+  const Received odd = chat(server.port(), user(R"(, "max_tokens": 1)"), "X-Request-Id: a<b>\r\n");
+  EXPECT_EQ(odd.json()["id"].get<std::string>().size(), std::string("chatcmpl-").size() + 32);
+}
+
+TEST(ServerTest, CountsUnderTheNamesOfVllm) {
+  RunningServer server;
+  chat(server.port(), user(R"(, "max_tokens": 7)"));
+  const Received got = ask(server.port(), get("/metrics"));
+  EXPECT_TRUE(got.has_header("text/plain; version=0.0.4"));
+  for (const char* line :
+       {"vllm:request_success_total{model_name=\"tiny\",engine=\"0\",finished_reason=\"length\"} 1\n",
+        "vllm:generation_tokens_total{model_name=\"tiny\",engine=\"0\"} 7\n",
+        "vllm:time_to_first_token_seconds_bucket{model_name=\"tiny\",engine=\"0\",le=\"2560.0\"} 1\n",
+        "vllm:inter_token_latency_seconds_count{model_name=\"tiny\",engine=\"0\"} 6\n",
+        "vllm:num_requests_running{model_name=\"tiny\",engine=\"0\"} 0\n",
+        "# TYPE vllm:e2e_request_latency_seconds histogram\n"})
+    EXPECT_NE(got.body.find(line), std::string::npos) << line << got.body;
+}
+
+TEST(ServerTest, SaysSoWhileItLoads) {
+  ServerOptions options;
+  options.http.port = 0;
+  Server server(options);
+  EXPECT_EQ(ask(server.port(), get("/health")).status, 503);
+  const Received got = chat(server.port(), user());
+  EXPECT_EQ(got.status, 503);
+  EXPECT_EQ(got.json()["error"]["message"], "Loading model");
+  EXPECT_TRUE(got.has_header("Retry-After: "));
+}
+
+TEST(ServerTest, DefaultsOfTheModelAreUsed) {
+  ModelOptions model;
+  model.override_generation_config = {{"max_new_tokens", 3}, {"min_p", 0.01}};
+  RunningServer server({}, {}, mock_limits(), model);
+  EXPECT_EQ(chat(server.port(), user()).json()["usage"]["completion_tokens"], 3);
+}
+
+}  // namespace
+}  // namespace quern::serve
