@@ -25,7 +25,7 @@ namespace {
 
 struct CompressCommand {
   std::string source, output;
-  bool force = false;
+  bool force = false, drop_unused = false;
 
   MethodOptions method;
   compress::AutoRoundOptions tuning;
@@ -130,6 +130,7 @@ compress::CompressOptions options_of(const CompressCommand& command) {
                                        .max_shard_bytes = parse_size(command.max_shard_size),
                                        .tuning = command.tuning};
   options.tuning.seed = command.seed;
+  options.drop_unused = command.drop_unused;
   return options;
 }
 
@@ -215,6 +216,8 @@ void declare_output(CLI::App& verb, CompressCommand& command) {
   declare_format(verb, command.method);
   declare(verb.add_option("--max-shard-size", command.max_shard_size, "Of a safetensors file")
               ->capture_default_str());
+  declare(verb.add_flag("--drop-unused", command.drop_unused,
+                        "Leave out tensors that no pass reads (Gemma 4 has some)"));
   declare(verb.add_flag("--force", command.force, "Replace a model folder of this name"));
   verb.add_flag("--no-verify", command.no_verify, "Do not check the result")->group("Verification");
   declare(verb.add_flag("--json-lines", command.json_lines,
