@@ -59,13 +59,16 @@ class Goldens {
   std::map<std::string, double> worst_;
 };
 
-// Logits of prompts 0 to 2 at all positions; of prompt 1 the output of every block.
+// Logits of a prompt at all positions.
+inline void expect_logits_of(const Whole& whole, Goldens& goldens, const std::string& prompt) {
+  const Tensor tokens = goldens.ids(prompt + ".input_ids");
+  nn::Pass pass = nn::Pass::whole({tokens.size(0)});
+  goldens.expect_logits(prompt + ".logits", whole.logits(tokens, pass));
+}
+
+// Logits of prompts 0 to 2; of prompt 1 the output of every block.
 inline void expect_logits_and_blocks(const Whole& whole, Goldens& goldens) {
-  for (const char* p : {"p0", "p1", "p2"}) {
-    const Tensor tokens = goldens.ids(fmt::format("{}.input_ids", p));
-    nn::Pass pass = nn::Pass::whole({tokens.size(0)});
-    goldens.expect_logits(fmt::format("{}.logits", p), whole.logits(tokens, pass));
-  }
+  for (const char* p : {"p0", "p1", "p2"}) expect_logits_of(whole, goldens, p);
   const Tensor tokens = goldens.ids("p1.input_ids");
   nn::Pass pass = nn::Pass::whole({tokens.size(0)});
   const std::vector<Tensor> states = whole.hidden_states(tokens, pass);
