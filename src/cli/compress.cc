@@ -29,6 +29,7 @@ struct CompressCommand {
 
   MethodOptions method;
   compress::AutoRoundOptions tuning;
+  bool calibrate_draft = false;
   std::string max_shard_size = "5GB";
 
   std::vector<std::string> data;
@@ -121,6 +122,8 @@ void check(const CompressCommand& command, const compress::Recipe& recipe) {
     fail(Exit::usage,
          "AutoRound learns from texts: add --data FILE (jsonl, json, csv, txt or parquet), or "
          "choose --method rtn, which needs none");
+  if (!needs_data(recipe) && recipe.drafts)
+    fail(Exit::usage, "--calibrate-draft: rounding to nearest calibrates nothing");
   if (!needs_data(recipe) && !command.data.empty())
     log_warning("rounding to nearest uses no data; --data is not read");
 }
@@ -149,7 +152,8 @@ compress::CompressReport compress_model(const std::shared_ptr<const nn::Source>&
 }
 
 void run(CompressCommand& command, bool json) {
-  const compress::Recipe recipe = recipe_of(command.method);
+  compress::Recipe recipe = recipe_of(command.method);
+  recipe.drafts = command.calibrate_draft;
   check(command, recipe);
   compress::CompressOptions options = options_of(command);
   const auto source = std::make_shared<const nn::Source>(command.source);
@@ -185,6 +189,9 @@ void declare_tuning(CLI::App& verb, CompressCommand& command) {
       ->group("Method");
   verb.add_option("--momentum", command.tuning.momentum, "Momentum of the sign steps")
       ->capture_default_str()
+      ->group("Method");
+  verb.add_flag("--calibrate-draft", command.calibrate_draft,
+                "Quantize and tune the draft layer too, instead of copying it")
       ->group("Method");
 }
 

@@ -28,7 +28,7 @@ Samples embed(const nn::Stem& stem, const std::vector<std::vector<int32_t>>& win
 Samples run_block(const nn::Block& block, const Samples& input,
                   std::vector<int64_t>* pairs_per_expert) {
   at::NoGradGuard no_grad;
-  Samples output{at::empty_like(input.rows), input.lengths, input.shared};
+  Samples output{{}, input.lengths, input.shared};
   std::vector<nn::Shared> added;
   int64_t row = 0;
   for (size_t first = 0; first < input.lengths.size();) {
@@ -41,7 +41,10 @@ Samples run_block(const nn::Block& block, const Samples& input,
     nn::Pass pass = nn::Pass::whole(lengths);
     pass.pairs_per_expert = pairs_per_expert;
     pass.shared = input.shared.narrow(row, tokens);
-    output.rows.narrow(0, row, tokens).copy_(block(input.rows.narrow(0, row, tokens), pass));
+    const Tensor rows = block(input.rows.narrow(0, row, tokens), pass);
+    if (!output.rows.defined())
+      output.rows = at::empty({input.rows.size(0), rows.size(1)}, at::kFloat);
+    output.rows.narrow(0, row, tokens).copy_(rows);
     added.push_back(pass.shared.beyond(input.shared));
     row += tokens;
   }

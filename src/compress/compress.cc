@@ -15,6 +15,7 @@
 #include "checkpoint/carry_over.h"
 #include "checkpoint/config_patch.h"
 #include "compress/calibrate.h"
+#include "compress/draft.h"
 #include "compress/plan.h"
 #include "compress/provenance.h"
 #include "models/models.h"
@@ -133,24 +134,43 @@ class Run {
     return list;
   }
 
+  // Blocks that are worked on one after another; a draft that is tuned counts as one.
+  int blocks_to_do() const { return model_->blocks() + (tunes_draft() ? 1 : 0); }
+
+  bool of_draft(const Verdict& verdict) const {
+    return verdict.name.starts_with(model_->draft_path(weights_) + ".");
+  }
+  bool tunes_draft() const {
+    return std::ranges::any_of(plan_.verdicts, [&](const Verdict& verdict) {
+      return tuned(verdict) && of_draft(verdict);
+    });
+  }
+
   void do_block(int index) {
-    const auto start = std::chrono::steady_clock::now();
     std::vector<nn::LinearSite> sites, slices;
     auto block = model_->block(weights_.listing(&sites, &slices), index);
+    const std::vector<WeightToDo> list = to_do(sites);
+    report_block(index, fmt::format("{}.{}", model_->blocks_path(weights_), index), list,
+                 [&](BlockReport& report) {
+                   if (tunes()) {
+                     tune_block(*block, list, to_do(slices), report);
+                   } else {
+                     for (const WeightToDo& entry : list) write_nearest(entry);
+                   }
+                   block.reset();
+                 });
+  }
+
+  void report_block(int index, const std::string& name, const std::vector<WeightToDo>& list,
+                    const std::function<void(BlockReport&)>& work) {
+    const auto start = std::chrono::steady_clock::now();
     BlockReport report;
     report.block = index;
-    report.blocks = model_->blocks();
-    report.name = fmt::format("{}.{}", model_->blocks_path(weights_), index);
-    if (progress_.block_begins) progress_.block_begins(index, report.blocks, report.name);
-
-    const std::vector<WeightToDo> list = to_do(sites);
+    report.blocks = blocks_to_do();
+    report.name = name;
     for (const WeightToDo& entry : list) report.linears += entry.weight.matrices();
-    if (tunes()) {
-      tune_block(*block, list, to_do(slices), report);
-    } else {
-      for (const WeightToDo& entry : list) write_nearest(entry);
-    }
-    block.reset();
+    if (progress_.block_begins) progress_.block_begins(index, report.blocks, report.name);
+    work(report);
     source_->files.release_all();
     malloc_trim(0);
     report.seconds =
@@ -164,11 +184,35 @@ class Run {
   // to the next block.
   void tune_block(const nn::Block& block, const std::vector<WeightToDo>& list,
                   const std::vector<WeightToDo>& slices, BlockReport& report) {
-    std::vector<int64_t> pairs_per_expert;
-    const Samples target = run_block(block, original_, &pairs_per_expert);
-    report.expert_tokens = summary(std::move(pairs_per_expert));
+    const Samples target = reference(block, original_, report);
     for (const WeightToDo& slice : slices) quantize_slice(slice);
+    tune(block, list, quantized_, target, report);
+    quantized_ = run_block(block, quantized_);
+    original_ = target;
+  }
 
+  // The draft reads what the last block leaves.
+  void tune_draft(const nn::Draft& draft, const nn::Head& head, const std::vector<WeightToDo>& list,
+                  BlockReport& report) {
+    const auto stem = model_->stem(weights_);
+    const DraftBlock block(draft);
+    auto input = [&](const Samples& last) {
+      return draft_input(draft, *stem, head, calibration_.windows, last);
+    };
+    const Samples target = reference(block, input(original_), report);
+    tune(block, list, input(quantized_), target, report);
+  }
+
+  Samples reference(const nn::Block& block, const Samples& input, BlockReport& report) const {
+    std::vector<int64_t> pairs_per_expert;
+    Samples output = run_block(block, input, &pairs_per_expert);
+    report.expert_tokens = summary(std::move(pairs_per_expert));
+    return output;
+  }
+
+  // Tunes and writes; the weights are packed afterwards.
+  void tune(const nn::Block& block, const std::vector<WeightToDo>& list, const Samples& input,
+            const Samples& target, BlockReport& report) {
     std::vector<std::pair<nn::Weight, quant::Scheme>> together;
     const Step* step = nullptr;
     for (const WeightToDo& entry : list) {
@@ -184,7 +228,7 @@ class Run {
       tuning.lr = step->lr;
       tuning.batch_size = step->batch_size;
       const Tuned result =
-          auto_round(block, together, quantized_, target, tuning, random_, [&](int iteration) {
+          auto_round(block, together, input, target, tuning, random_, [&](int iteration) {
             if (progress_.iteration_done) progress_.iteration_done(iteration, step->iters);
           });
       report.loss_before = result.loss_before;
@@ -200,8 +244,6 @@ class Run {
       const nn::Rounding rounding = *list[i].weight.rounding();
       pack(list[i], originals[i], [&](int64_t matrix) { return rounding->best(matrix); });
     }
-    quantized_ = run_block(block, quantized_);
-    original_ = target;
   }
 
   quant::QuantWeight nearest(const WeightToDo& entry, const Tensor& matrix) const {
@@ -259,15 +301,22 @@ class Run {
       writer_.write(name, tensor);
   }
 
-  // Linears outside of the blocks that the recipe names: rounded to nearest, because no block's
-  // output judges them.
+  // Linears outside of the blocks that the recipe names. Those of the head are rounded to nearest,
+  // because no block's output judges them.
   void do_rest() {
-    std::vector<nn::LinearSite> sites;
-    const nn::Weights listing = weights_.listing(&sites);
-    const auto stem = model_->stem(listing);
-    const auto head = model_->head(listing);
-    const auto draft = model_->draft(listing);
-    for (const WeightToDo& entry : to_do(sites)) write_nearest(entry);
+    std::vector<nn::LinearSite> of_ends, of_draft;
+    const auto stem = model_->stem(weights_.listing(&of_ends));
+    const auto head = model_->head(weights_.listing(&of_ends));
+    for (const WeightToDo& entry : to_do(of_ends)) write_nearest(entry);
+    const auto draft = model_->draft(weights_.listing(&of_draft));
+    const std::vector<WeightToDo> list = to_do(of_draft);
+    if (!tunes_draft()) {
+      for (const WeightToDo& entry : list) write_nearest(entry);
+      return;
+    }
+    stop_if_asked();
+    report_block(model_->blocks(), model_->draft_path(weights_), list,
+                 [&](BlockReport& report) { tune_draft(*draft, *head, list, report); });
   }
 
   void finish(std::chrono::steady_clock::time_point start) {
@@ -290,6 +339,13 @@ class Run {
   void write_configuration() const {
     quant::ConfigDetails details;
     details.blocks = {model_->blocks_path(weights_)};
+    details.draft = model_->draft_path(weights_);
+    // AutoRound's readers take nothing outside of these places to be quantized.
+    const bool in_draft = std::ranges::any_of(plan_.verdicts, [&](const Verdict& verdict) {
+      return verdict.scheme && of_draft(verdict);
+    });
+    if (in_draft && !details.draft.starts_with(details.blocks[0]))
+      details.blocks.push_back(details.draft);
     const Step& step = recipe_.steps.back();
     details.iters = tunes() ? step.iters : 0;
     if (!calibration_.windows.empty()) {

@@ -109,6 +109,9 @@ struct Step {
 struct Recipe {
   RuleStyle style = RuleStyle::llm_compressor;
   std::vector<Step> steps;  // in the order of the file, at least one
+  // Rules reach the linears of a draft layer as they reach others. No file can say this: a file
+  // names them.
+  bool drafts = false;
 };
 
 // Stages and groups of modifiers are flattened in order. Fails, with the place in the file, on a
@@ -148,6 +151,7 @@ struct Verdict {
   std::optional<quant::Scheme> scheme;  // none: kept as it is
   std::string reason;                   // the rule that decided, for people
   bool too_narrow = false;              // kept because its shape is no multiple of 32
+  bool draft = false;                   // quantized because Recipe::drafts let a rule reach it
   size_t step = 0;                      // of the recipe; meaningless when kept
   quant::Observer observer = quant::Observer::minmax;
   quant::ShrinkSearch shrink = {};
@@ -166,10 +170,11 @@ struct Resolution {
 // their full name as a target quantizes them; so is lm_head, but for a pattern that contains its
 // name. Fails when a target, a layer rule or a plain ignore entry matches nothing (with the nearest
 // names), when a group does not divide the columns, when linears that vLLM loads as one get
-// different schemes, and when nothing is quantized. An ignore expression that matches nothing is a
+// different schemes, when nothing is quantized, and when nothing of a draft layer is, though
+// Recipe::drafts asks for it. An ignore expression that matches nothing is a
 // warning: recipes list alternatives, such as both attention and self_attn. The scale_dtype of the
 // schemes is left to the output format.
-Resolution resolve(const Recipe& recipe, const std::vector<LinearInfo>& linears);
+Resolution resolve(const Recipe& recipe, const std::vector<LinearInfo>& listed);
 
 // recipe.yaml in llm-compressor's schema, which gives the same verdicts when it is read again.
 std::string recipe_yaml(const Recipe& recipe, const Resolution& resolution);

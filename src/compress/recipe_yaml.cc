@@ -54,6 +54,23 @@ Step translated(const Step& step, const Resolution& resolution) {
   return result;
 }
 
+bool same_but_for_dtype(quant::Scheme a, const quant::Scheme& b) {
+  a.scale_dtype = b.scale_dtype;
+  return a == b;
+}
+
+// A draft layer's linears by name, because no other rule of a file reaches them.
+void name_drafts(Step& step, size_t index, const Resolution& resolution) {
+  for (const Verdict& verdict : resolution.verdicts) {
+    if (!verdict.draft || verdict.step != index) continue;
+    for (SchemeGroup& group : step.groups) {
+      if (!same_but_for_dtype(group.scheme, *verdict.scheme)) continue;
+      group.targets.push_back(verdict.name);
+      break;
+    }
+  }
+}
+
 JsonValue group_json(const SchemeGroup& group) {
   JsonValue weights = {
       {"num_bits", group.scheme.bits}, {"type", "int"}, {"symmetric", group.scheme.symmetric}};
@@ -140,13 +157,16 @@ JsonValue step_json(const Step& step) {
 
 std::string recipe_yaml(const Recipe& recipe, const Resolution& resolution) {
   JsonValue stage = JsonValue::object();
-  for (const Step& step : recipe.steps) {
-    bool auto_round = recipe.style == RuleStyle::auto_round;
-    JsonValue fields = step_json(auto_round ? translated(step, resolution) : step);
+  for (size_t i = 0; i < recipe.steps.size(); ++i) {
+    const Step& step = recipe.steps[i];
+    const bool auto_round = recipe.style == RuleStyle::auto_round;
+    Step written = auto_round ? translated(step, resolution) : step;
+    name_drafts(written, i, resolution);
+    const JsonValue fields = step_json(written);
     // A mapping holds a modifier once, so a repeated one starts a mapping of its own.
     std::string group = "default_modifiers";
-    for (int i = 1; stage.contains(group) && stage[group].contains(step.modifier); ++i) {
-      group = fmt::format("default_{}_modifiers", i);
+    for (int n = 1; stage.contains(group) && stage[group].contains(step.modifier); ++n) {
+      group = fmt::format("default_{}_modifiers", n);
     }
     stage[group][step.modifier] = fields;
   }

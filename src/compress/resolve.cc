@@ -88,6 +88,8 @@ std::string_view role_name(Role role) {
       return "output head";
     case Role::draft:
       return "draft layer";
+    case Role::draft_input:
+      return "input of the draft layer";
     case Role::vision:
       return "vision tower";
     case Role::audio:
@@ -378,13 +380,35 @@ void check_units(const std::vector<LinearInfo>& linears, const Resolution& resol
   }
 }
 
+bool is_draft(const LinearInfo& linear) { return linear.role == Role::draft; }
+
+// With Recipe::drafts the linears of a draft layer are like any others.
+std::vector<LinearInfo> as_rules_see(const Recipe& recipe, std::vector<LinearInfo> linears) {
+  for (LinearInfo& linear : linears)
+    if (recipe.drafts && is_draft(linear)) linear.role = Role::ordinary;
+  return linears;
+}
+
+void mark_drafts(const std::vector<LinearInfo>& linears, Resolution& resolution) {
+  bool any = false;
+  for (size_t i = 0; i < linears.size(); ++i) {
+    Verdict& verdict = resolution.verdicts[i];
+    verdict.draft = is_draft(linears[i]) && verdict.scheme;
+    any |= verdict.draft;
+  }
+  if (!any)
+    fail(
+        "recipe: nothing of a draft layer is quantized: the checkpoint has none, or rules keep it");
+}
+
 }  // namespace
 
 int64_t Resolution::quantized() const {
   return std::ranges::count_if(verdicts, [](const Verdict& v) { return v.scheme.has_value(); });
 }
 
-Resolution resolve(const Recipe& recipe, const std::vector<LinearInfo>& linears) {
+Resolution resolve(const Recipe& recipe, const std::vector<LinearInfo>& listed) {
+  const std::vector<LinearInfo> linears = as_rules_see(recipe, listed);
   Names names(linears);
   Resolution resolution;
   for (const LinearInfo& linear : linears) {
@@ -409,6 +433,7 @@ Resolution resolve(const Recipe& recipe, const std::vector<LinearInfo>& linears)
   if (resolution.quantized() == 0) {
     fail("recipe: nothing is left to quantize; all {} linears are kept", linears.size());
   }
+  if (recipe.drafts) mark_drafts(listed, resolution);
   check_groups(linears, resolution);
   check_units(linears, resolution);
   return resolution;

@@ -35,6 +35,7 @@ std::vector<std::string> fused_parts(std::string_view module);
 // What was done, as far as quantization_config has a place for it.
 struct ConfigDetails {
   std::vector<std::string> blocks;             // "model.language_model.layers"; auto_round only
+  std::string draft = "mtp";                   // where a draft layer lies; "" for none
   std::string observer = "memoryless_minmax";  // compressed_tensors only
   int iters = 0;                               // 0: round to nearest
   int64_t samples = 128;
@@ -47,7 +48,7 @@ struct ConfigDetails {
 
 // `linears` are all linears of the checkpoint, in its order, quantized or not.
 //   compressed_tensors  the commonest scheme has the target "Linear", others list their modules;
-//                       `ignore` names every linear that was kept, drafts by "re:^mtp.*".
+//                       `ignore` names every linear that was kept, a draft by "re:^mtp.*".
 //   auto_round          extra_config names every linear that differs, and vLLM's fused names.
 //   gptq                `dynamic` excludes what was kept, by patterns.
 // Fails when nothing is quantized.

@@ -35,7 +35,27 @@ std::vector<Scheme> distinct_schemes(const std::vector<ModuleScheme>& linears) {
   return schemes;
 }
 
-bool is_draft(const std::string& module) { return module.starts_with("mtp."); }
+std::string escaped(std::string_view name) {
+  std::string pattern;
+  for (char c : name) {
+    if (c == '.') pattern += '\\';
+    pattern += c;
+  }
+  return pattern;
+}
+
+bool lies_in(const std::string& module, const std::string& place) {
+  return !place.empty() && module.starts_with(place + ".");
+}
+
+// Whether there is a draft layer, and nothing of it is quantized.
+bool keeps_draft(const std::vector<ModuleScheme>& linears, const std::string& draft) {
+  auto of_draft = [&](const ModuleScheme& linear) { return lies_in(linear.module, draft); };
+  return std::ranges::any_of(linears, of_draft) &&
+         std::ranges::none_of(linears, [&](const ModuleScheme& linear) {
+           return of_draft(linear) && linear.scheme;
+         });
+}
 
 JsonValue weights_json(const Scheme& scheme, const std::string& observer) {
   bool channel = scheme.group_size == -1;
@@ -88,16 +108,13 @@ JsonValue compressed_tensors_config(const std::vector<ModuleScheme>& linears,
     group["targets"] = targets;
     group["weights"] = weights_json(schemes[i], details.observer);
   }
-  bool any_draft = std::ranges::any_of(linears, [](auto& x) { return is_draft(x.module); });
-  bool drafts_kept = any_draft && std::ranges::none_of(linears, [](const ModuleScheme& linear) {
-                       return is_draft(linear.module) && linear.scheme;
-                     });
   JsonValue ignore = JsonValue::array();
+  const bool draft_kept = keeps_draft(linears, details.draft);
   for (const ModuleScheme& linear : linears) {
-    if (linear.scheme || (drafts_kept && is_draft(linear.module))) continue;
+    if (linear.scheme || (draft_kept && lies_in(linear.module, details.draft))) continue;
     ignore.push_back(linear.module);
   }
-  if (drafts_kept) ignore.push_back("re:^mtp.*");
+  if (draft_kept) ignore.push_back("re:^" + escaped(details.draft) + ".*");
   JsonValue json;
   json["config_groups"] = groups;
   json["format"] = "pack-quantized";
@@ -196,15 +213,6 @@ JsonValue auto_round_config(const std::vector<ModuleScheme>& linears,
   for (const auto& [module, entry] : overrides(linears, usual)) extra[module] = entry;
   if (!extra.empty()) json["extra_config"] = extra;
   return sorted(json);
-}
-
-std::string escaped(std::string_view name) {
-  std::string pattern;
-  for (char c : name) {
-    if (c == '.') pattern += '\\';
-    pattern += c;
-  }
-  return pattern;
 }
 
 // The name inside its block: "mlp.up_proj" of "model.layers.3.mlp.up_proj"; none outside of blocks.

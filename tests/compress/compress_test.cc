@@ -4,78 +4,12 @@
 
 #include <gtest/gtest.h>
 
-#include <filesystem>
-#include <fstream>
-
 #include "base/error.h"
-#include "base/file.h"
-#include "base/threads.h"
-#include "compress/provenance.h"
 #include "models/models.h"
+#include "tests/compress/job.h"
 
 namespace quern::compress {
 namespace {
-
-namespace fs = std::filesystem;
-
-fs::path test_data(const std::string& name) {
-  return fs::path(QUERN_SOURCE_DIR) / "tests" / "data" / name;
-}
-
-class CompressTest : public testing::Test {
- protected:
-  CompressTest()
-      : folder_(fs::temp_directory_path() / ("quern-compress-test-" + std::to_string(::getpid()))) {
-    prepare_torch();
-    fs::remove_all(folder_);
-  }
-  ~CompressTest() override {
-    fs::remove_all(folder_);
-    set_threads(2);
-  }
-
-  // A few windows of the tiny model's calibration set.
-  static Calibration calibration(size_t windows, int64_t length, int vocabulary) {
-    Calibration made;
-    for (size_t i = 0; i < windows; ++i) {
-      std::vector<int32_t> window;
-      for (int64_t j = 0; j < length; ++j)
-        window.push_back(
-            static_cast<int32_t>(32 + (i * 7919 + j * j * 31 + j) % (vocabulary - 32)));
-      made.windows.push_back(window);
-    }
-    made.manifest = {{"rows", windows}};
-    return made;
-  }
-
-  CompressReport run(const std::string& model, const RecipeOptions& recipe, const Calibration& data,
-                     const std::string& out, quant::Format format = quant::Format::auto_round) {
-    fs::create_directories(folder_ / out);
-    CompressOptions options;
-    options.output = folder_ / out;
-    options.format = format;
-    return compress(std::make_shared<nn::Source>(test_data(model)), make_recipe(recipe), data,
-                    options, {});
-  }
-
-  void expect_same_bytes(const std::string& a, const std::string& b) const {
-    std::vector<std::string> files;
-    for (const auto& entry : fs::directory_iterator(folder_ / a))
-      files.push_back(entry.path().filename());
-    EXPECT_GT(files.size(), 5u);
-    for (const std::string& file : files)
-      EXPECT_EQ(sha256_of_file(folder_ / a / file), sha256_of_file(folder_ / b / file)) << file;
-  }
-
-  fs::path folder_;
-};
-
-RecipeOptions auto_round_options(int iters) {
-  RecipeOptions options;
-  options.iters = iters;
-  options.batch_size = 2;
-  return options;
-}
 
 TEST_F(CompressTest, SameBytesForEveryNumberOfThreads) {
   const Calibration data = calibration(4, 70, 512);

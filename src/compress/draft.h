@@ -1,0 +1,32 @@
+// A draft layer as one more block, so that it is tuned as blocks are: with the states that it will
+// see, and to give the states that the original gave.
+#pragma once
+
+#include <vector>
+
+#include "compress/autoround.h"
+#include "nn/model.h"
+
+namespace quern::compress {
+
+// fp32 [tokens, 2 hidden], the embedding of the next token and the state of a position in each row
+// -> [tokens, hidden], the draft's states.
+class DraftBlock : public nn::Block {
+ public:
+  explicit DraftBlock(const nn::Draft& draft) : draft_(draft) {}
+
+  Tensor operator()(const Tensor& x, nn::Pass& pass) const override {
+    const auto halves = x.chunk(2, -1);
+    return draft_(halves[0], halves[1], pass);
+  }
+
+ private:
+  const nn::Draft& draft_;
+};
+
+// Its input. `last` is the last block's output for `windows`; their last positions are left out,
+// because no token comes after them.
+Samples draft_input(const nn::Draft& draft, const nn::Stem& stem, const nn::Head& head,
+                    const std::vector<std::vector<int32_t>>& windows, const Samples& last);
+
+}  // namespace quern::compress

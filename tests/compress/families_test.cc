@@ -1,0 +1,221 @@
+// Published recipes and draft layers on the fixtures of GLM-4.5 and Sarvam, and on the trained
+// Qwen3.6.
+#include <algorithm>
+#include <fstream>
+#include <nlohmann/json.hpp>
+#include <set>
+
+#include "base/error.h"
+#include "checkpoint/checkpoint.h"
+#include "compress/plan.h"
+#include "models/models.h"
+#include "tests/compress/job.h"
+
+namespace quern::compress {
+namespace {
+
+class FamiliesTest : public CompressTest {
+ protected:
+  Recipe recipe(const std::string& yaml) const {
+    fs::create_directories(folder_);
+    write_file(folder_ / "recipe.yaml", yaml);
+    return read_recipe(folder_ / "recipe.yaml");
+  }
+
+  // Tensors of the source below `place` that the output does not hold byte for byte.
+  std::vector<std::string> changed(const std::string& model, const std::string& out,
+                                   const std::string& place) const {
+    const checkpoint::Checkpoint source(test_data(model)), made(folder_ / out);
+    std::vector<std::string> names;
+    for (const std::string& name : source.names()) {
+      if (!name.starts_with(place)) continue;
+      if (!made.has(name) || !std::ranges::equal(source.bytes(name), made.bytes(name)))
+        names.push_back(name);
+    }
+    return names;
+  }
+
+  int64_t packed(const std::string& out, const std::string& place) const {
+    const checkpoint::Checkpoint made(folder_ / out);
+    return std::ranges::count_if(made.names(), [&](const std::string& name) {
+      return name.starts_with(place) &&
+             (name.ends_with(".weight_packed") || name.ends_with(".qweight"));
+    });
+  }
+
+  std::set<std::string> ignored(const std::string& out) const {
+    const JsonValue config = read_json(folder_ / out / "config.json");
+    return config["quantization_config"]["ignore"].get<std::set<std::string>>();
+  }
+
+  // The tiny model's own calibration rows.
+  static Calibration rows(size_t count, size_t length) {
+    Calibration made;
+    std::ifstream in(test_data("calibration/calibration_64x256.jsonl"));
+    for (std::string line; made.windows.size() < count && std::getline(in, line);) {
+      auto ids = parse_json(line, "row")["input_ids"].get<std::vector<int32_t>>();
+      ids.resize(length);
+      made.windows.push_back(std::move(ids));
+    }
+    made.manifest = {{"rows", count}};
+    return made;
+  }
+};
+
+// The targets of a published recipe for GLM-4.5, whose modifier was AWQ.
+std::string experts_recipe(const std::string& more_targets = "") {
+  return R"(default_stage:
+  default_modifiers:
+    QuantizationModifier:
+      config_groups:
+        group_0:
+          targets: ['re:.*mlp\.experts\.[0-9]+\.(down|gate|up)_proj$')" +
+         more_targets + R"(]
+          weights:
+            num_bits: 4
+            type: int
+            symmetric: true
+            group_size: 32
+            strategy: group
+            dynamic: false
+            actorder: null
+            observer: mse
+      ignore: []
+)";
+}
+
+TEST_F(FamiliesTest, PatternsDoNotReachTheDraftOfGlm) {
+  run("glm45", recipe(experts_recipe()), {}, "out", quant::Format::compressed_tensors);
+  EXPECT_EQ(packed("out", "model.layers."), 2 * 8 * 3);
+  EXPECT_TRUE(changed("glm45", "out", "model.layers.3.").empty());
+  EXPECT_TRUE(changed("glm45", "out", "model.layers.1.mlp.gate.").empty());
+  EXPECT_TRUE(ignored("out").contains("re:^model\\.layers\\.3.*"));
+  for (const std::string& entry : ignored("out"))
+    EXPECT_FALSE(entry.starts_with("model.layers.3.")) << entry;
+}
+
+TEST_F(FamiliesTest, LiteralNamesReachTheDraftOfGlm) {
+  std::string names;
+  for (int expert = 0; expert < 8; ++expert)
+    for (const char* projection : {"gate", "up", "down"})
+      names += fmt::format(", model.layers.3.mlp.experts.{}.{}_proj", expert, projection);
+  run("glm45", recipe(experts_recipe(names)), {}, "out", quant::Format::compressed_tensors);
+  EXPECT_EQ(packed("out", "model.layers.3."), 8 * 3);
+  EXPECT_EQ(changed("glm45", "out", "model.layers.3.").size(), 8u * 3);
+  const std::set<std::string> kept = ignored("out");
+  for (const char* name : {"eh_proj", "mlp.gate", "shared_head.head", "self_attn.q_proj"})
+    EXPECT_TRUE(kept.contains(fmt::format("model.layers.3.{}", name))) << name;
+  EXPECT_FALSE(kept.contains("re:^model\\.layers\\.3.*"));
+}
+
+// As published for Sarvam, but for the number of iterations.
+constexpr const char* kSarvamRecipe = R"(default_stage:
+  default_modifiers:
+    AutoRoundModifier:
+      targets: [Linear]
+      ignore: ['re:.*lm_head', 're:^model\.layers\.0(?:\..*)?$', 're:.*\.attention\..*', 're:.*self_attn.*',
+        're:.*shared_expert.*']
+      scheme: W4A16
+      bypass_divisibility_checks: false
+      iters: 2
+      enable_torch_compile: false
+      batch_size: 1
+)";
+
+TEST_F(FamiliesTest, TheRecipeOfSarvam) {
+  run("sarvam", recipe(kSarvamRecipe), calibration(2, 40, 512), "out",
+      quant::Format::compressed_tensors);
+  std::set<std::string> kept = {"lm_head"};
+  for (const char* projection : {"gate", "up", "down"}) {
+    kept.insert(fmt::format("model.layers.0.mlp.{}_proj", projection));
+    for (int layer : {1, 2})
+      kept.insert(fmt::format("model.layers.{}.mlp.shared_experts.{}_proj", layer, projection));
+  }
+  for (int layer : {0, 1, 2})
+    for (const char* name : {"query_key_value", "dense"})
+      kept.insert(fmt::format("model.layers.{}.attention.{}", layer, name));
+  // Routers are no linears for llm-compressor; naming them does no harm.
+  for (int layer : {1, 2}) kept.insert(fmt::format("model.layers.{}.mlp.gate", layer));
+  EXPECT_EQ(ignored("out"), kept);
+  EXPECT_EQ(packed("out", ""), 2 * 8 * 3);
+  const checkpoint::Checkpoint made(folder_ / "out");
+  for (const char* name : {"gate.weight", "gate.expert_bias"}) {
+    const std::string tensor = fmt::format("model.layers.2.mlp.{}", name);
+    EXPECT_TRUE(changed("sarvam", "out", tensor).empty());
+    EXPECT_EQ(made.tensor(tensor).scalar_type(), at::kFloat) << name;
+  }
+}
+
+TEST_F(FamiliesTest, DraftsAreCopiedUnlessAskedFor) {
+  run("tiny-qwen3.6", nearest_options(), {}, "out");
+  EXPECT_TRUE(changed("tiny-qwen3.6", "out", "mtp.").empty());
+  EXPECT_EQ(packed("out", "mtp."), 0);
+}
+
+struct DraftCase {
+  const char *model, *place;
+  int linears;  // of the attention, 8 experts and the shared expert
+};
+
+class DraftTest : public FamiliesTest, public testing::WithParamInterface<DraftCase> {};
+
+INSTANTIATE_TEST_SUITE_P(, DraftTest,
+                         testing::Values(DraftCase{"tiny-qwen3.6", "mtp", 4 + 8 * 3 + 3},
+                                         DraftCase{"glm45", "model.layers.3", 4 + 8 * 3 + 3}),
+                         [](const auto& c) {
+                           return std::string(c.param.model) == "glm45" ? "Glm" : "Qwen";
+                         });
+
+// Every iteration sees all samples, so its first loss is that of round-to-nearest.
+TEST_P(DraftTest, TunedOnRealStates) {
+  const auto& [model, place, linears] = GetParam();
+  const bool trained = std::string(model) == "tiny-qwen3.6";
+  Recipe recipe = make_recipe(auto_round_options(20));
+  recipe.steps[0].batch_size = 6;
+  recipe.drafts = true;
+  const Calibration data = trained ? rows(6, 64) : calibration(6, 64, 512);
+  const CompressReport report = run(model, recipe, data, "out");
+  const BlockReport& draft = report.blocks.back();
+  EXPECT_EQ(draft.name, place);
+  EXPECT_EQ(draft.block + 1, draft.blocks);
+  EXPECT_EQ(draft.linears, linears);
+  EXPECT_LT(draft.loss_after, 0.9 * draft.loss_before);
+  EXPECT_GT(draft.expert_tokens.median, 0);
+  EXPECT_EQ(packed("out", std::string(place) + "."), linears);
+
+  // The recipe that is written down names them, and means the same.
+  const Recipe again = read_recipe(folder_ / "out" / "recipe.yaml");
+  const auto source = std::make_shared<nn::Source>(test_data(model));
+  const auto architecture = models::make_model(source->files.config());
+  const Plan plan =
+      make_plan(*source, list_sites(source, *architecture), again, quant::Format::auto_round);
+  for (const Verdict& verdict : report.verdicts)
+    EXPECT_EQ(plan.quantized(verdict.name) != nullptr, verdict.scheme.has_value()) << verdict.name;
+}
+
+TEST_P(DraftTest, PackedDraftsMultiply) {
+  const auto& [model, place, linears] = GetParam();
+  Recipe recipe = make_recipe(auto_round_options(2));
+  recipe.drafts = true;
+  run(model, recipe, calibration(2, 40, 512), "out", quant::Format::compressed_tensors);
+  const auto source = std::make_shared<nn::Source>(folder_ / "out");
+  const nn::Weights weights(source);
+  const auto architecture = models::make_model(source->files.config());
+  const auto stem = architecture->stem(weights);
+  const auto draft = architecture->draft(weights);
+  at::NoGradGuard no_grad;
+  nn::Pass pass = nn::Pass::whole({9});
+  const Tensor embedded = draft->embed(at::arange(9, at::kLong) + 40, *stem, pass);
+  const Tensor states = (*draft)(embedded, at::ones_like(embedded), pass);
+  EXPECT_TRUE(states.isfinite().all().item<bool>());
+  EXPECT_GT(states.abs().max().item<double>(), 0);
+}
+
+TEST_F(FamiliesTest, NoDraftToCalibrate) {
+  Recipe recipe = make_recipe(nearest_options());
+  recipe.drafts = true;
+  EXPECT_THROW(run("sarvam", recipe, {}, "out"), Error);
+}
+
+}  // namespace
+}  // namespace quern::compress
