@@ -9,6 +9,7 @@
 #include "base/file.h"
 #include "base/log.h"
 #include "checkpoint/output_folder.h"
+#include "cli/calibration_pictures.h"
 #include "cli/compress_progress.h"
 #include "cli/compress_summary.h"
 #include "cli/interrupt.h"
@@ -87,32 +88,39 @@ JsonValue manifest(const CompressCommand& command, const compress::CalibrationRe
           {"rows_read", report.rows_read},
           {"rows_dropped", report.rows_dropped},
           {"short_windows", report.short_windows},
+          {"images", report.images},
           {"tokens_used", report.tokens_used},
           {"tokens_dropped", report.tokens_dropped}};
 }
 
 // Rows of all --data files -> windows of token ids.
-compress::Calibration read_calibration(const CompressCommand& command, const nn::Source& source) {
+compress::Calibration read_calibration(const CompressCommand& command,
+                                       const std::shared_ptr<const nn::Source>& source) {
   compress::CalibrationOptions options = command.calibration;
   options.packing = compress::parse_packing(command.packing);
   options.tools = command.no_tools ? compress::Tools::ignore : compress::Tools::use;
   options.shuffle_seed.reset();
   if (command.shuffle) options.shuffle_seed = command.seed;
-  options.vocabulary = models::make_model(source.files.config())->vocabulary();
+  options.vocabulary = models::make_model(source->files.config())->vocabulary();
 
   std::vector<data::Source> sources;
   for (const std::string& text : command.data) sources.push_back(data::parse_source(text));
-  const std::vector<data::Row> rows = data::read_mixture(sources, options.shuffle_seed);
+  std::vector<size_t> origins;
+  const std::vector<data::Row> rows =
+      data::read_mixture(sources, options.shuffle_seed, data::kRowBytes, &origins);
   const prompt::Tokenizer tokenizer(command.source);
   std::optional<prompt::ChatTemplate> chat;
   const bool has_chats = std::any_of(rows.begin(), rows.end(), [](const data::Row& row) {
     return row.contains("messages") || row.contains("conversations") || row.contains("prompt");
   });
   if (has_chats) chat = prompt::ChatTemplate::of_folder(command.source);
+  std::optional<CalibrationPictures> pictures;
+  if (have_pictures(rows)) pictures.emplace(source, sources, std::move(origins));
+  options.images = pictures ? pictures->images() : nullptr;
   compress::CalibrationWindows made =
       compress::calibration_windows(rows, tokenizer, chat ? &*chat : nullptr, options);
   log_info("{}", compress::to_text(made.report));
-  return {std::move(made.windows), manifest(command, made.report)};
+  return {std::move(made.windows), std::move(made.images), manifest(command, made.report)};
 }
 
 // What must be right before anything is read or written at length.
@@ -143,7 +151,7 @@ compress::CompressReport compress_model(const std::shared_ptr<const nn::Source>&
                                         const CompressCommand& command,
                                         compress::CompressOptions options) {
   compress::Calibration calibration;
-  if (needs_data(recipe)) calibration = read_calibration(command, *source);
+  if (needs_data(recipe)) calibration = read_calibration(command, source);
   CompressProgress progress(command.json_lines ? ProgressStyle::json_lines : ProgressStyle::people);
   const FinishFirst finish(
       "interrupted: the block at hand is finished first; once more to stop at once");

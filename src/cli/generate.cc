@@ -8,23 +8,30 @@
 #include <nlohmann/json.hpp>
 
 #include "base/error.h"
+#include "base/file.h"
 #include "base/log.h"
 #include "cli/interrupt.h"
 #include "cli/program.h"
 #include "cli/terminal.h"
 #include "engine/model_engine.h"
 #include "engine/sampler.h"
+#include "models/models.h"
 #include "prompt/chat_template.h"
+#include "prompt/media.h"
 #include "prompt/stop_ids.h"
 #include "prompt/tokenizer.h"
 
 namespace quern::cli {
 namespace {
 
+constexpr size_t kMostImageBytes = 64u << 20;
+constexpr std::string_view kShow = "/image ";  // a line of a chat that gives a picture
+
 struct GenerateOptions {
   std::string model;
   std::optional<std::string> prompt;
   std::string system;
+  std::vector<std::string> images;
   int64_t max_tokens = 512;
   std::optional<double> temperature, top_p, min_p, repetition_penalty;
   std::optional<int64_t> top_k;
@@ -70,38 +77,59 @@ class Generator {
     if (!options.raw) template_ = prompt::ChatTemplate::of_folder(options.model);
     if (!options.system.empty())
       messages_.push_back({{"role", "system"}, {"content", options.system}});
+    if (const auto media = models::make_model(source_->files.config())->image_tokens())
+      reader_.emplace(prompt::image_processor(options.model), *media);
+    for (const std::string& file : options.images) show(file);
+  }
+
+  // The next question is about this picture too.
+  void show(const std::string& file) {
+    if (!reader_) fail(Exit::usage, "{}: {} takes no pictures", file, options_.model);
+    images_.push_back(read_file(file, kMostImageBytes));
+    ++images_of_turn_;
   }
 
   // One turn of the conversation. An interrupt ends the answer, not the program.
   Answer answer(const std::string& question) {
     FinishFirst finish("interrupted; once more to quit");
     const std::string text = options_.raw ? question : render(question);
-    Answer answer =
-        run(tokenizer_.encode(text, options_.raw ? prompt::Special::add : prompt::Special::none),
-            finish.asked());
+    const std::vector<int32_t> tokens =
+        tokenizer_.encode(text, options_.raw ? prompt::Special::add : prompt::Special::none);
+    Answer answer = run(reader_ ? (*reader_)(tokens, images_) : prompt::ImagePrompt{tokens, {}},
+                        finish.asked());
     messages_.push_back({{"role", "assistant"}, {"content", answer.text}});
     return answer;
   }
 
  private:
   std::string render(const std::string& question) {
-    messages_.push_back({{"role", "user"}, {"content", question}});
+    messages_.push_back({{"role", "user"}, {"content", content_of(question)}});
     prompt::ChatOptions chat{.add_generation_prompt = true};
     if (options_.thinking) chat.variables["enable_thinking"] = *options_.thinking;
     return template_->render(messages_, chat);
   }
 
-  Answer run(std::vector<int32_t> prompt, const std::atomic<bool>& interrupted) {
+  // Pictures stand before the question, as the models' makers advise.
+  JsonValue content_of(const std::string& question) {
+    if (images_of_turn_ == 0) return question;
+    JsonValue parts = JsonValue::array();
+    for (; images_of_turn_ > 0; --images_of_turn_) parts.push_back({{"type", "image"}});
+    parts.push_back({{"type", "text"}, {"text", question}});
+    return parts;
+  }
+
+  Answer run(prompt::ImagePrompt prompt, const std::atomic<bool>& interrupted) {
     using Clock = std::chrono::steady_clock;
     auto since = [](Clock::time_point start) {
       return std::chrono::duration<double>(Clock::now() - start).count();
     };
     Answer answer;
-    answer.prompt_tokens = static_cast<int64_t>(prompt.size());
-    const int64_t request = engine_.submit({.tokens = std::move(prompt),
+    answer.prompt_tokens = std::ssize(prompt.tokens);
+    const int64_t request = engine_.submit({.tokens = std::move(prompt.tokens),
                                             .max_tokens = options_.max_tokens,
                                             .sampling = sampling_,
-                                            .stop_ids = stops_});
+                                            .stop_ids = stops_,
+                                            .images = std::move(prompt.images)});
     prompt::Detokenizer detokenizer(tokenizer_);
     auto start = Clock::now();
     while (!engine_.idle()) {
@@ -135,7 +163,10 @@ class Generator {
   std::vector<int32_t> stops_;
   engine::ModelEngine engine_;
   std::optional<prompt::ChatTemplate> template_;
+  std::optional<prompt::ImageReader> reader_;  // of a model that takes pictures
   JsonValue messages_ = JsonValue::array();
+  std::vector<std::string> images_;  // files of all turns
+  int images_of_turn_ = 0;           // of the question to come
 };
 
 std::string summary(const Answer& answer) {
@@ -163,12 +194,18 @@ void run_once(const GenerateOptions& options, bool json) {
 void run_chat(const GenerateOptions& options) {
   const bool person = ::isatty(STDIN_FILENO) && standard_error().interactive();
   Generator generator(options, /*stream=*/true);
-  if (person) log_info("Chat with {}. Ctrl-C ends an answer, Ctrl-D ends the chat.", options.model);
+  if (person)
+    log_info("Chat with {}. Ctrl-C ends an answer, Ctrl-D the chat; /image FILE shows a picture.",
+             options.model);
   std::string line;
   for (;;) {
     if (person) std::fputs("> ", stderr);
     if (!std::getline(std::cin, line)) break;
     if (line.empty()) continue;
+    if (line.starts_with(kShow)) {
+      generator.show(line.substr(kShow.size()));
+      continue;
+    }
     const Answer answer = generator.answer(line);
     print("\n");
     if (person) log_info("{}", standard_error().dim(summary(answer)));
@@ -190,6 +227,9 @@ void declare(CLI::App& verb, GenerateOptions& options) {
   verb.add_option("--prompt", options.prompt,
                   "What to answer; without it a chat over standard input, a line a turn");
   verb.add_option("--system", options.system, "System message");
+  verb.add_option("--image", options.images,
+                  "PNG, JPEG or WebP picture that the first question is about; may be repeated")
+      ->allow_extra_args(false);
   verb.add_option("--max-tokens", options.max_tokens, "New tokens, at most")->capture_default_str();
   verb.add_option("--temperature", options.temperature, "0 takes the likeliest token always");
   verb.add_option("--top-k", options.top_k, "Draw from the k likeliest; 0: from all");
@@ -212,6 +252,7 @@ void add_generate(CLI::App& app, Program& program) {
   verb->footer(R"(
 Examples:
   quern generate MODEL --prompt "What is 17 + 25?"
+  quern generate MODEL --image photo.jpg --prompt "What is this?"
   quern generate MODEL                                      a chat
   quern generate MODEL --prompt "def fib(n):" --raw --temperature 0
 

@@ -1,5 +1,7 @@
 #include "compress/calibrate.h"
 
+#include "base/error.h"
+
 namespace quern::compress {
 namespace {
 
@@ -9,15 +11,23 @@ constexpr int64_t kPassTokens = 4096;
 
 }  // namespace
 
-Samples embed(const nn::Stem& stem, const std::vector<std::vector<int32_t>>& windows) {
+Samples embed(const nn::Stem& stem, const std::vector<std::vector<int32_t>>& windows,
+              const std::vector<std::vector<nn::PlacedImage>>& images, bool by_grid) {
+  QUERN_CHECK(images.empty() || images.size() == windows.size());
   at::NoGradGuard no_grad;
   Samples samples;
   std::vector<Tensor> rows;
   std::vector<nn::Shared> shared;
-  for (const std::vector<int32_t>& window : windows) {
-    nn::Pass pass = nn::Pass::whole({static_cast<int64_t>(window.size())});
-    rows.push_back(stem(at::tensor(window, at::kInt).to(at::kLong), pass));
-    samples.lengths.push_back(static_cast<int64_t>(window.size()));
+  for (size_t i = 0; i < windows.size(); ++i) {
+    const auto tokens = static_cast<int64_t>(windows[i].size());
+    nn::Pass pass = nn::Pass::whole({tokens});
+    if (!images.empty()) {
+      pass.media = nn::media_of(images[i], 0, tokens);
+      // For all windows, because what is shared has the same names in all.
+      if (by_grid) pass.share_grid_positions(nn::grid_positions(images[i], tokens));
+    }
+    rows.push_back(stem(at::tensor(windows[i], at::kInt).to(at::kLong), pass));
+    samples.lengths.push_back(tokens);
     shared.push_back(std::move(pass.shared));
   }
   samples.rows = at::cat(rows);

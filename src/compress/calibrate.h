@@ -9,8 +9,10 @@
 
 namespace quern::compress {
 
-// The stem's output for all windows of token ids.
-Samples embed(const nn::Stem& stem, const std::vector<std::vector<int32_t>>& windows);
+// The stem's output for all windows of token ids. images: of each window, or empty; by_grid: their
+// soft tokens have positions by row and column.
+Samples embed(const nn::Stem& stem, const std::vector<std::vector<int32_t>>& windows,
+              const std::vector<std::vector<nn::PlacedImage>>& images = {}, bool by_grid = false);
 
 // Every sample through the block, a few at a time. Counts tokens per expert if asked to.
 Samples run_block(const nn::Block& block, const Samples& input,

@@ -8,11 +8,17 @@
 #include "base/error.h"
 #include "base/random.h"
 #include "base/threads.h"
+#include "prompt/chat_images.h"
 
 namespace quern::compress {
 namespace {
 
 using Ids = std::vector<int32_t>;
+
+struct RowTokens {
+  Ids ids;
+  std::vector<nn::PlacedImage> images = {};
+};
 
 // Rows tokenized at a time: enough for every thread, few enough not to tokenize a whole file for
 // its first windows.
@@ -29,21 +35,21 @@ class Renderer {
            const CalibrationOptions& options)
       : tokenizer_(tokenizer), chat_(chat), options_(options) {}
 
-  Ids tokens(const data::Row& row, int64_t number) const {
+  RowTokens tokens(const data::Row& row, int64_t number) const {
     try {
-      return tokens(row);
+      return tokens_of(row, number);
     } catch (const Error& error) {
       fail(error.code(), "calibration row {}: {}", number, error.what());
     }
   }
 
  private:
-  Ids tokens(const data::Row& row) const {
-    if (has(row, "input_ids")) return given(row["input_ids"]);
-    if (has(row, "messages")) return chat(row["messages"], row);
-    if (has(row, "conversations")) return chat(from_sharegpt(row["conversations"]), row);
-    if (has(row, "prompt") && has(row, "completion")) return completed(row);
-    if (has(row, "text")) return plain(text_of(row["text"], "text"));
+  RowTokens tokens_of(const data::Row& row, int64_t number) const {
+    if (has(row, "input_ids")) return {given(row["input_ids"])};
+    if (has(row, "messages")) return chat(row["messages"], row, number);
+    if (has(row, "conversations")) return chat(from_sharegpt(row["conversations"]), row, number);
+    if (has(row, "prompt") && has(row, "completion")) return completed(row, number);
+    if (has(row, "text")) return {plain(text_of(row["text"], "text"))};
     std::vector<std::string> columns;
     for (auto it = row.begin(); it != row.end(); ++it) columns.push_back(it.key());
     fail(
@@ -64,19 +70,34 @@ class Renderer {
 
   Ids plain(const std::string& text) const { return tokenizer_.encode(text, prompt::Special::add); }
 
-  Ids completed(const data::Row& row) const {
+  RowTokens completed(const data::Row& row, int64_t number) const {
     const JsonValue& asked = row["prompt"];
     const JsonValue& answered = row["completion"];
     if (!asked.is_array() || !answered.is_array()) {
-      return plain(text_of(asked, "prompt") + text_of(answered, "completion"));
+      return {plain(text_of(asked, "prompt") + text_of(answered, "completion"))};
     }
     JsonValue messages = asked;
     for (const JsonValue& message : answered) messages.push_back(message);
-    return chat(messages, row);
+    return chat(messages, row, number);
+  }
+
+  RowTokens chat(const JsonValue& messages, const data::Row& row, int64_t number) const {
+    if (!prompt::has_images(messages)) return {rendered(messages, row)};
+    if (options_.images == nullptr) fail("it has pictures, and this model takes none");
+    const auto [texts, images] = prompt::take_images(
+        messages, [&](const std::string& name) { return options_.images->file(number, name); });
+    const prompt::ImagePrompt prompt = (*options_.images->reader)(rendered(texts, row), images);
+    at::NoGradGuard no_grad;
+    RowTokens result{prompt.tokens};
+    for (const auto& [first, patches] : prompt.images) {
+      result.images.push_back(
+          {first, patches.soft_rows(), patches.soft_columns(), (*options_.images->tower)(patches)});
+    }
+    return result;
   }
 
   // The template writes the special tokens itself.
-  Ids chat(const JsonValue& messages, const data::Row& row) const {
+  Ids rendered(const JsonValue& messages, const data::Row& row) const {
     if (chat_ == nullptr) {
       fail("it is a conversation, and this model has no chat template; use rows with text");
     }
@@ -131,12 +152,16 @@ class Packer {
 
   bool full() const { return static_cast<int64_t>(result_.windows.size()) == options_.samples; }
 
-  void add(Ids ids) {
+  void add(RowTokens row) {
     CalibrationReport& report = result_.report;
     ++report.rows_read;
-    report.tokens_read += std::ssize(ids);
-    longest_ = std::max(longest_, std::ssize(ids));
-    const bool used = options_.packing == Packing::concat ? concat(ids) : single(std::move(ids));
+    report.tokens_read += std::ssize(row.ids);
+    longest_ = std::max(longest_, std::ssize(row.ids));
+    if (options_.packing == Packing::concat && !row.images.empty()) {
+      fail(Exit::usage, "rows with pictures are not joined: choose --packing truncate or drop");
+    }
+    const bool used =
+        options_.packing == Packing::concat ? concat(row.ids) : single(std::move(row));
     if (!used) ++report.rows_dropped;
   }
 
@@ -149,6 +174,7 @@ class Packer {
       if (std::ssize(window) < options_.seqlen) ++report.short_windows;
     }
     report.tokens_dropped = report.tokens_read - report.tokens_used;
+    if (report.images == 0) result_.images.clear();
     if (report.windows == 0) {
       fail(
           "no calibration window: {} rows hold {} tokens, the longest {}, and a window takes {}; "
@@ -171,7 +197,8 @@ class Packer {
     return !ids.empty();
   }
 
-  bool single(Ids ids) {
+  bool single(RowTokens row) {
+    Ids& ids = row.ids;
     const bool too_short = std::ssize(ids) < options_.seqlen;
     if (ids.empty() || (options_.packing == Packing::drop && too_short)) return false;
     if (!too_short) ids.resize(static_cast<size_t>(options_.seqlen));
@@ -179,6 +206,10 @@ class Packer {
         std::count(ids.begin(), ids.end(), ids.back()) > options_.seqlen / 2) {
       return false;
     }
+    std::erase_if(row.images,
+                  [&](const nn::PlacedImage& image) { return image.first >= std::ssize(ids); });
+    result_.report.images += std::ssize(row.images);
+    result_.images.push_back(std::move(row.images));
     result_.windows.push_back(std::move(ids));
     return true;
   }
@@ -205,6 +236,7 @@ std::string to_text(const CalibrationReport& report) {
       report.rows_read, report.rows, report.rows_dropped, report.windows, report.tokens_used,
       report.tokens_dropped, report.tokens_padded);
   if (report.short_windows > 0) text += fmt::format("; {} windows are short", report.short_windows);
+  if (report.images > 0) text += fmt::format("; {} pictures", report.images);
   return text;
 }
 
@@ -225,7 +257,7 @@ CalibrationWindows calibration_windows(const std::vector<data::Row>& rows,
   const Renderer renderer(tokenizer, chat, options);
   Packer packer(options);
   for (int64_t begin = 0; begin < std::ssize(rows) && !packer.full(); begin += kBatch) {
-    std::vector<Ids> batch(static_cast<size_t>(std::min(kBatch, std::ssize(rows) - begin)));
+    std::vector<RowTokens> batch(static_cast<size_t>(std::min(kBatch, std::ssize(rows) - begin)));
     parallel_for(std::ssize(batch), [&](int64_t i) {
       const int64_t row = order[static_cast<size_t>(begin + i)];
       batch[static_cast<size_t>(i)] = renderer.tokens(rows[static_cast<size_t>(row)], row);

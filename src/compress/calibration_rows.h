@@ -3,13 +3,17 @@
 #pragma once
 
 #include <cstdint>
+#include <functional>
 #include <optional>
 #include <string>
 #include <vector>
 
 #include "base/json.h"
 #include "data/row_reader.h"
+#include "nn/media.h"
+#include "nn/model.h"
 #include "prompt/chat_template.h"
+#include "prompt/media.h"
 #include "prompt/tokenizer.h"
 
 namespace quern::compress {
@@ -31,6 +35,14 @@ Packing parse_packing(const std::string& name);
 // What becomes of a row's `tools` column.
 enum class Tools { use, ignore };
 
+// What rows with pictures need.
+struct CalibrationImages {
+  const prompt::ImageReader* reader;
+  const nn::Vision* tower;
+  // The bytes of a file that a row of this number names.
+  std::function<std::string(int64_t row, const std::string& name)> file;
+};
+
 struct CalibrationOptions {
   int64_t seqlen = 2048;
   int64_t samples = 512;  // windows, at most
@@ -41,6 +53,7 @@ struct CalibrationOptions {
   JsonValue variables = JsonValue::object();  // for the chat template
   // Rows of the model's embedding, which bounds ids that rows bring along; the tokenizer's when 0.
   int64_t vocabulary = 0;
+  const CalibrationImages* images = nullptr;  // null: the model takes no pictures
 };
 
 struct CalibrationReport {
@@ -52,6 +65,7 @@ struct CalibrationReport {
   int64_t tokens_read = 0;     // of the rows read
   int64_t tokens_used = 0;     // in windows
   int64_t tokens_dropped = 0;  // cut off, left over, or of dropped rows
+  int64_t images = 0;          // in windows
   int64_t tokens_padded = 0;   // none: short windows stay short, because blocks take ragged input
 };
 
@@ -60,12 +74,15 @@ std::string to_text(const CalibrationReport& report);
 
 struct CalibrationWindows {
   std::vector<std::vector<int32_t>> windows;
+  // Pictures of each window, of which the last may be cut by its end; empty if no row has any.
+  std::vector<std::vector<nn::PlacedImage>> images;
   CalibrationReport report;
 };
 
 // A row is one of, in this order of preference:
 //   input_ids            taken as they are
-//   messages [+ tools]   rendered by the chat template, add_generation_prompt off
+//   messages [+ tools]   rendered by the chat template, add_generation_prompt off; parts may be
+//                        pictures (prompt/chat_images.h), unless rows are joined
 //   conversations        the same, in ShareGPT's form: {from: human | gpt | ..., value}
 //   prompt, completion   two lists of messages, or two texts that are joined
 //   text                 with the special tokens that the tokenizer adds

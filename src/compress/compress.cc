@@ -112,7 +112,9 @@ class Run {
   }
 
   void begin_calibration() {
-    original_ = embed(*model_->stem(weights_), calibration_.windows);
+    const auto media = model_->image_tokens();
+    original_ = embed(*model_->stem(weights_), calibration_.windows, calibration_.images,
+                      media && media->by_grid);
     quantized_ = original_;
   }
 

@@ -20,6 +20,7 @@ namespace quern::compress {
 // Token ids to calibrate with, and where they came from (for quantization.yaml).
 struct Calibration {
   std::vector<std::vector<int32_t>> windows;
+  std::vector<std::vector<nn::PlacedImage>> images;  // of each window, or empty
   JsonValue manifest;
 };
 

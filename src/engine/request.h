@@ -8,6 +8,8 @@
 #include <utility>
 #include <vector>
 
+#include "prompt/media.h"
+
 namespace quern::engine {
 
 // How the next token is chosen from the logits; the rules and their order are in sampler.h.
@@ -47,6 +49,8 @@ struct Request {
   std::string fairness_key = {};
   // Prompts share cached blocks only with prompts of the same salt.
   std::string cache_salt = {};
+  // Pictures of the prompt, in its order; `tokens` holds their soft tokens.
+  std::vector<prompt::ImagePrompt::Image> images = {};
 };
 
 enum class Finish { stop, length, cancelled, error };

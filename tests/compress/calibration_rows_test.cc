@@ -5,8 +5,11 @@
 #include <nlohmann/json.hpp>
 
 #include "base/error.h"
+#include "base/file.h"
 #include "base/threads.h"
+#include "compress/calibrate.h"
 #include "data/mixture.h"
+#include "models/models.h"
 
 namespace quern::compress {
 namespace {
@@ -91,7 +94,7 @@ TEST_F(CalibrationRows, ShuffleOrderIsNumpys) {
 
 TEST_F(CalibrationRows, PackingConcat) {
   const std::vector<Row> rows = {ids({1, 2, 3}), ids({4}), ids({}), ids({5, 6, 7, 8, 9, 10, 11})};
-  const auto [result, report] =
+  const auto [result, images, report] =
       windows(rows, {.seqlen = 4, .samples = 9, .packing = Packing::concat, .shuffle_seed = {}});
   EXPECT_EQ(result, (Windows{{1, 2, 3, 4}, {5, 6, 7, 8}}));
   EXPECT_EQ(report.rows_read, 4);
@@ -106,17 +109,65 @@ TEST_F(CalibrationRows, PackingConcat) {
 
 TEST_F(CalibrationRows, PackingTruncate) {
   const std::vector<Row> rows = {ids({1, 2, 3}), ids({}), ids({4, 5, 6, 7, 8, 9})};
-  const auto [result, report] =
+  const auto [result, images, report] =
       windows(rows, {.seqlen = 4, .samples = 9, .packing = Packing::truncate, .shuffle_seed = {}});
   EXPECT_EQ(result, (Windows{{1, 2, 3}, {4, 5, 6, 7}}));
   EXPECT_EQ(report.short_windows, 1);
   EXPECT_EQ(report.tokens_dropped, 2);
+  EXPECT_TRUE(images.empty());
+}
+
+// The fixture's picture takes 6 soft tokens; a window may cut it.
+TEST(CalibrationImagesTest, WindowsHoldPictures) {
+  prepare_torch();
+  const fs::path folder = data_folder() / "qwen36";
+  const auto source = std::make_shared<nn::Source>(folder);
+  const auto model = models::make_model(source->files.config());
+  const auto tower = model->vision(nn::Weights(source));
+  const prompt::ImageReader reader(prompt::image_processor(folder), *model->image_tokens());
+  const CalibrationImages images = {&reader, tower.get(), [](int64_t row, const std::string& name) {
+                                      EXPECT_EQ(row, 1);
+                                      return read_file(data_folder() / "image" / name);
+                                    }};
+  const JsonValue part = {{"type", "image"}, {"path", "gradient.png"}};
+  const JsonValue content = JsonValue::array({part, {{"type", "text"}, {"text", "what?"}}});
+  const JsonValue message = {{"role", "user"}, {"content", content}};
+  const std::vector<Row> rows = {{{"input_ids", {33, 34, 35}}},
+                                 {{"messages", JsonValue::array({message})}}};
+  const prompt::Tokenizer tokenizer(folder);
+  const auto chat = prompt::ChatTemplate::of_folder(folder);
+  CalibrationOptions options{
+      .seqlen = 512, .samples = 9, .packing = Packing::truncate, .shuffle_seed = {}};
+  EXPECT_THROW(calibration_windows(rows, tokenizer, &chat, options), Error) << "no tower";
+  options.images = &images;
+  const CalibrationWindows all = calibration_windows(rows, tokenizer, &chat, options);
+  ASSERT_EQ(all.windows.size(), 2u);
+  ASSERT_EQ(all.images.size(), 2u);
+  EXPECT_TRUE(all.images[0].empty());
+  ASSERT_EQ(all.images[1].size(), 1u);
+  const nn::PlacedImage& image = all.images[1][0];
+  EXPECT_EQ(std::count(all.windows[1].begin(), all.windows[1].end(), 14), 6);
+  EXPECT_EQ(all.windows[1][image.first], 14);
+  EXPECT_EQ(all.windows[1][image.end() - 1], 14);
+  EXPECT_EQ(image.features.size(0), 6);
+
+  options.seqlen = image.first + 2;
+  const CalibrationWindows cut = calibration_windows(rows, tokenizer, &chat, options);
+  EXPECT_EQ(cut.images[1].size(), 1u);
+  const Samples samples = embed(*model->stem(nn::Weights(source)), cut.windows, cut.images, true);
+  const Tensor last = samples.rows.narrow(0, samples.rows.size(0) - 2, 2);
+  EXPECT_TRUE(at::equal(last, image.features.narrow(0, 0, 2)));
+
+  options.seqlen = image.first;
+  EXPECT_TRUE(calibration_windows(rows, tokenizer, &chat, options).images.empty());
+  options.packing = Packing::concat;
+  EXPECT_THROW(calibration_windows(rows, tokenizer, &chat, options), Error);
 }
 
 TEST_F(CalibrationRows, PackingDrop) {
   const std::vector<Row> rows = {ids({1, 2, 3}), ids({7, 7, 7, 7, 1}), ids({4, 5, 6, 7, 8}),
                                  ids({9, 9, 1, 2})};
-  const auto [result, report] =
+  const auto [result, images, report] =
       windows(rows, {.seqlen = 4, .samples = 9, .packing = Packing::drop, .shuffle_seed = {}});
   EXPECT_EQ(result, (Windows{{4, 5, 6, 7}, {9, 9, 1, 2}}));
   EXPECT_EQ(report.rows_dropped, 2);

@@ -1,0 +1,40 @@
+// The pictures of calibration rows: found below the folder of the row's own file, and seen by the
+// tower of the model that is compressed.
+#pragma once
+
+#include <memory>
+#include <optional>
+#include <vector>
+
+#include "checkpoint/folder.h"
+#include "compress/calibration_rows.h"
+#include "data/mixture.h"
+#include "nn/weights.h"
+
+namespace quern::cli {
+
+bool have_pictures(const std::vector<data::Row>& rows);
+
+class CalibrationPictures {
+ public:
+  // origins: the index of each row's source.
+  CalibrationPictures(const std::shared_ptr<const nn::Source>& model,
+                      const std::vector<data::Source>& sources, std::vector<size_t> origins);
+
+  CalibrationPictures(const CalibrationPictures&) = delete;
+  CalibrationPictures& operator=(const CalibrationPictures&) = delete;
+
+  // Null for a model that takes no pictures. Lives as long as this.
+  const compress::CalibrationImages* images() const { return images_ ? &*images_ : nullptr; }
+
+ private:
+  std::string read(int64_t row, const std::string& name) const;
+
+  std::vector<checkpoint::Folder> folders_;  // of each source
+  std::vector<size_t> origins_;
+  std::optional<prompt::ImageReader> reader_;
+  std::unique_ptr<nn::Vision> tower_;
+  std::optional<compress::CalibrationImages> images_;
+};
+
+}  // namespace quern::cli
