@@ -8,6 +8,8 @@ namespace quern::models {
 
 std::unique_ptr<nn::Model> make_gemma4(const Json& config);
 std::unique_ptr<nn::Model> make_glm4_moe(const Json& config);
+std::unique_ptr<nn::Model> make_llama(const Json& config);
+std::unique_ptr<nn::Model> make_qwen3(const Json& config);
 std::unique_ptr<nn::Model> make_qwen3_6(const Json& config);
 std::unique_ptr<nn::Model> make_sarvam_moe(const Json& config);
 
@@ -20,7 +22,8 @@ struct Row {
 
 constexpr Row kTable[] = {
     {"Gemma4ForConditionalGeneration", make_gemma4},
-    {"Glm4MoeForCausalLM", make_glm4_moe},     {"Qwen3_5MoeForConditionalGeneration", make_qwen3_6},
+    {"Glm4MoeForCausalLM", make_glm4_moe},     {"LlamaForCausalLM", make_llama},
+    {"Qwen3ForCausalLM", make_qwen3},          {"Qwen3_5MoeForConditionalGeneration", make_qwen3_6},
     {"Qwen3_5MoeForCausalLM", make_qwen3_6},   {"SarvamMoEForCausalLM", make_sarvam_moe},
     {"SarvamMoeForCausalLM", make_sarvam_moe},
 };

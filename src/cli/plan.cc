@@ -1,0 +1,80 @@
+// quern plan: what `compress` would make of a checkpoint, from its headers alone.
+#include "compress/plan.h"
+
+#include <memory>
+#include <nlohmann/json.hpp>
+
+#include "base/error.h"
+#include "base/log.h"
+#include "cli/method_options.h"
+#include "cli/plan_report.h"
+#include "cli/program.h"
+#include "cli/terminal.h"
+#include "compress/compress.h"
+#include "models/models.h"
+
+namespace quern::cli {
+namespace {
+
+struct PlanCommand {
+  std::string source;
+  MethodOptions method;
+  bool drop_unused = false, all = false;
+};
+
+// A plan may be asked for before the method is there that carries it out.
+void warn_of_missing_methods(const compress::Recipe& recipe, std::vector<std::string>& warnings) {
+  try {
+    compress::check_methods(recipe);
+  } catch (const Error& error) {
+    warnings.emplace_back(error.what());
+  }
+}
+
+void run(const PlanCommand& command, bool json) {
+  const compress::Recipe recipe = recipe_of(command.method);
+  const quant::Format format = format_of(command.method);
+  const auto source = std::make_shared<const nn::Source>(command.source);
+  const auto model = models::make_model(source->files.config());
+  std::vector<std::string> dropped;
+  if (command.drop_unused) dropped = model->unused(nn::Weights(source));
+  const std::vector<nn::LinearSite> sites = compress::list_sites(source, *model, dropped);
+  const compress::Plan plan = compress::make_plan(*source, sites, recipe, format, dropped);
+  PlanReport report = report_plan(*source, sites, recipe, plan, format);
+  warn_of_missing_methods(recipe, report.warnings);
+  if (json) {
+    JsonValue document = to_json(report);
+    if (command.all) document.update(listing_json(plan));
+    print(quern::to_text(document));
+    return;
+  }
+  print(to_text(report) + (command.all ? listing_text(plan) : ""));
+  for (const std::string& warning : report.warnings) log_warning("{}", warning);
+}
+
+}  // namespace
+
+void add_plan(CLI::App& app, Program& program) {
+  auto command = std::make_shared<PlanCommand>();
+  CLI::App* verb =
+      app.add_subcommand("plan", "Show what compress would make of a model, and what it weighs");
+  verb->footer(R"(
+Examples:
+  quern plan MODEL
+  quern plan MODEL --recipe recipe.yaml
+  quern plan MODEL --ignore shared_expert --group-size 32 --json | jq .output_bytes
+
+Reads headers, not weights: seconds for a model of any size. Every linear is listed under the rule
+that decided about it; --all lists them one by one, and every tensor of the output.)");
+  verb->add_option("MODEL", command->source, "Model folder; it is only read")->required();
+  declare_method(*verb, command->method);
+  declare_format(*verb, command->method);
+  verb->add_flag("--drop-unused", command->drop_unused,
+                 "Leave out tensors that no pass reads (Gemma 4 has some)")
+      ->group("Output");
+  verb->add_flag("--all", command->all, "List every linear and every tensor")->group("Output");
+  verb->callback(
+      [&program, command] { program.run = [&program, command] { run(*command, program.json); }; });
+}
+
+}  // namespace quern::cli

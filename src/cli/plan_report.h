@@ -1,0 +1,65 @@
+// What `plan` says: which linears are quantized and which are kept and why, what becomes of every
+// other tensor, and what all of it weighs. Names that differ in numbers only are one line.
+#pragma once
+
+#include <map>
+#include <string>
+#include <vector>
+
+#include "base/json.h"
+#include "checkpoint/carry_over.h"
+#include "compress/plan.h"
+
+namespace quern::cli {
+
+// Linears of one shape that meet the same fate by the same rule.
+struct LinearGroup {
+  std::string pattern, reason;
+  std::string stored;  // "int4 symmetric, groups of 128", or the dtype that they keep
+  bool quantized = false, pruned = false;
+  int64_t rows = 0, columns = 0, linears = 0;
+  size_t source_bytes = 0, output_bytes = 0;
+  // What the first of them becomes; names begin behind the module's. None if kept.
+  std::vector<quant::PlannedTensor> tensors;
+};
+
+// Tensors that are no linear: embeddings, norms, biases.
+struct TensorGroup {
+  std::string pattern, dtype;
+  std::vector<int64_t> shape;
+  int64_t tensors = 0;
+  size_t bytes = 0;
+};
+
+struct Totals {
+  int64_t linears = 0;
+  size_t source_bytes = 0, output_bytes = 0;
+};
+
+struct PlanReport {
+  std::string folder, architecture, format;
+  std::vector<std::string> steps;     // "AutoRoundModifier, 200 iterations, 8 samples a step"
+  std::vector<std::string> warnings;  // of the recipe and of the build
+  int64_t parameters = 0;
+  int64_t source_tensors = 0, output_tensors = 0;
+  std::vector<LinearGroup> linears;  // in the order of the model
+  std::vector<TensorGroup> others;   // copied, in the order of the source
+  std::vector<TensorGroup> dropped;
+  Totals quantized, kept, copied;           // copied: linears none
+  size_t source_bytes = 0;                  // of all tensors
+  size_t output_bytes = 0;                  // the same
+  size_t other_files = 0, other_bytes = 0;  // tokenizer, templates, ...: carried over
+};
+
+PlanReport report_plan(const nn::Source& source, const std::vector<nn::LinearSite>& sites,
+                       const compress::Recipe& recipe, const compress::Plan& plan,
+                       quant::Format format);
+
+std::string to_text(const PlanReport& report);
+JsonValue to_json(const PlanReport& report);
+
+// Every linear with its verdict, and every tensor of the output.
+std::string listing_text(const compress::Plan& plan);
+JsonValue listing_json(const compress::Plan& plan);
+
+}  // namespace quern::cli

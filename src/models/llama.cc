@@ -1,0 +1,144 @@
+// Llama 2 and 3, dense text models. Members carry their Hugging Face names. After transformers'
+// modeling_llama.py.
+
+#include <cmath>
+
+#include "base/error.h"
+#include "models/settings.h"
+#include "nn/nn.h"
+
+namespace quern::models {
+namespace {
+
+using namespace nn;
+
+struct Config {
+  explicit Config(const Json& c)
+      : layers(c.get<int>("num_hidden_layers")),
+        hidden(c.get<int>("hidden_size")),
+        inner(c.get<int>("intermediate_size")),
+        vocab(c.get<int>("vocab_size")),
+        heads(c.get<int>("num_attention_heads")),
+        kv_heads(c.get<int>("num_key_value_heads", heads)),
+        head_dim(c.get<int>("head_dim", hidden / heads)),
+        eps(c.get<double>("rms_norm_eps", 1e-6)),
+        tied(c.get<bool>("tie_word_embeddings", false)) {
+    only(c, "hidden_act", {R"("silu")"});
+    only(c, "attention_bias", {"false"});
+    only(c, "mlp_bias", {"false"});
+    refuse_unknown(c, {"attention_bias", "hidden_act", "mlp_bias", "num_attention_heads",
+                       "partial_rotary_factor", "rms_norm_eps", "rope_parameters", "rope_scaling",
+                       "rope_theta"});
+    if (heads % kv_heads != 0)
+      fail("{}: {} attention heads do not divide into {} kv heads", c.path(), heads, kv_heads);
+  }
+
+  int layers, hidden, inner, vocab, heads, kv_heads, head_dim;
+  double eps;
+  bool tied;
+};
+
+class Attention {
+ public:
+  Attention(const Weights& w, const Config& c, const ops::Rope& rope, int layer)
+      : qkv_(w.merged<3>("qkv_proj", {"q_proj", "k_proj", "v_proj"},
+                         {c.heads * c.head_dim, c.kv_heads * c.head_dim, c.kv_heads * c.head_dim},
+                         c.hidden)),
+        o_proj_(w.linear("o_proj", c.hidden, c.heads * c.head_dim)),
+        rope_(rope),
+        head_dim_(c.head_dim),
+        shape_{.layer = layer, .scale = 1.0 / std::sqrt(static_cast<double>(c.head_dim))} {}
+
+  Tensor operator()(const Tensor& x, Pass& pass) const {
+    auto [query, key, value] = qkv_(x);
+    auto per_head = [&](const Tensor& t) { return t.unflatten(-1, {-1, head_dim_}); };
+    Tensor q = rope_(per_head(query), pass.positions);
+    Tensor k = rope_(per_head(key), pass.positions);
+    return o_proj_(attend(q, k, per_head(value), shape_, pass).flatten(1));
+  }
+
+ private:
+  Merged<3> qkv_;
+  Linear o_proj_;
+  ops::Rope rope_;
+  int head_dim_;
+  AttentionShape shape_;
+};
+
+class LlamaBlock : public Block {
+ public:
+  LlamaBlock(const Weights& w, const Config& c, const ops::Rope& rope, int layer)
+      : input_layernorm_(w.norm("input_layernorm", c.hidden, c.eps)),
+        self_attn_(w / "self_attn", c, rope, layer),
+        post_attention_layernorm_(w.norm("post_attention_layernorm", c.hidden, c.eps)),
+        mlp_(w.mlp("mlp", c.hidden, c.inner)) {}
+
+  Tensor operator()(const Tensor& input, Pass& pass) const override {
+    Tensor hidden = input + self_attn_(input_layernorm_(input), pass);
+    return hidden + mlp_(post_attention_layernorm_(hidden));
+  }
+
+ private:
+  Norm input_layernorm_;
+  Attention self_attn_;
+  Norm post_attention_layernorm_;
+  Mlp mlp_;
+};
+
+class LlamaStem : public Stem {
+ public:
+  LlamaStem(const Weights& w, const Config& c)
+      : embed_tokens_(w.embedding("embed_tokens", c.vocab, c.hidden)) {}
+
+  Tensor operator()(const Tensor& tokens, Pass&) const override { return embed_tokens_(tokens); }
+
+ private:
+  Embedding embed_tokens_;
+};
+
+class LlamaHead : public Head {
+ public:
+  LlamaHead(const Weights& root, const Weights& text, const Config& c)
+      : norm_(text.norm("norm", c.hidden, c.eps)),
+        lm_head_(c.tied ? text.linear("embed_tokens", c.vocab, c.hidden, Role::lm_head)
+                        : root.linear("lm_head", c.vocab, c.hidden, Role::lm_head)) {}
+
+  Tensor norm(const Tensor& hidden) const override { return norm_(hidden); }
+  Tensor logits(const Tensor& normed) const override { return lm_head_(normed); }
+
+ private:
+  Norm norm_;
+  Linear lm_head_;
+};
+
+class Llama : public Model {
+ public:
+  explicit Llama(const Json& config) : c_(config), rope_(config, c_.head_dim) {}
+
+  int blocks() const override { return c_.layers; }
+  int64_t vocabulary() const override { return c_.vocab; }
+  int64_t hidden() const override { return c_.hidden; }
+  std::string blocks_path(const Weights& root) const override { return root.path("model.layers"); }
+
+  std::unique_ptr<Stem> stem(const Weights& root) const override {
+    return std::make_unique<LlamaStem>(root / "model", c_);
+  }
+  std::unique_ptr<Block> block(const Weights& root, int i) const override {
+    return std::make_unique<LlamaBlock>(root / "model" / "layers" / i, c_, rope_, i);
+  }
+  std::unique_ptr<Head> head(const Weights& root) const override {
+    expect_last_block(root / "model" / "layers", c_.layers);
+    return std::make_unique<LlamaHead>(root, root / "model", c_);
+  }
+  std::unique_ptr<Draft> draft(const Weights&) const override { return nullptr; }
+
+ private:
+  Config c_;
+  ops::Rope rope_;
+};
+
+}  // namespace
+
+std::unique_ptr<Model> make_llama(const Json& config) { return std::make_unique<Llama>(config); }
+
+}  // namespace quern::models

@@ -1,0 +1,149 @@
+// Qwen3's dense text model: every query and key head is normed before it is rotated. Members carry
+// their Hugging Face names. After transformers' modeling_qwen3.py.
+
+#include <cmath>
+
+#include "base/error.h"
+#include "models/settings.h"
+#include "nn/nn.h"
+
+namespace quern::models {
+namespace {
+
+using namespace nn;
+
+struct Config {
+  explicit Config(const Json& c)
+      : layers(c.get<int>("num_hidden_layers")),
+        hidden(c.get<int>("hidden_size")),
+        inner(c.get<int>("intermediate_size")),
+        vocab(c.get<int>("vocab_size")),
+        heads(c.get<int>("num_attention_heads")),
+        kv_heads(c.get<int>("num_key_value_heads")),
+        head_dim(c.get<int>("head_dim", 128)),
+        eps(c.get<double>("rms_norm_eps", 1e-6)),
+        tied(c.get<bool>("tie_word_embeddings", false)) {
+    only(c, "hidden_act", {R"("silu")"});
+    only(c, "attention_bias", {"false"});
+    only(c, "use_sliding_window", {"false"});
+    refuse_unknown(c, {"attention_bias", "hidden_act", "num_attention_heads", "rms_norm_eps",
+                       "partial_rotary_factor", "rope_parameters", "rope_scaling", "rope_theta",
+                       "sliding_window", "use_sliding_window"});
+    for (const auto& type : c.get<std::vector<std::string>>("layer_types", {}))
+      if (type != "full_attention")
+        fail("{}: layer type \"{}\" is not implemented", c.path(), type);
+    if (heads % kv_heads != 0)
+      fail("{}: {} attention heads do not divide into {} kv heads", c.path(), heads, kv_heads);
+  }
+
+  int layers, hidden, inner, vocab, heads, kv_heads, head_dim;
+  double eps;
+  bool tied;
+};
+
+class Attention {
+ public:
+  Attention(const Weights& w, const Config& c, const ops::Rope& rope, int layer)
+      : qkv_(w.merged<3>("qkv_proj", {"q_proj", "k_proj", "v_proj"},
+                         {c.heads * c.head_dim, c.kv_heads * c.head_dim, c.kv_heads * c.head_dim},
+                         c.hidden)),
+        q_norm_(w.norm("q_norm", c.head_dim, c.eps)),
+        k_norm_(w.norm("k_norm", c.head_dim, c.eps)),
+        o_proj_(w.linear("o_proj", c.hidden, c.heads * c.head_dim)),
+        rope_(rope),
+        head_dim_(c.head_dim),
+        shape_{.layer = layer, .scale = 1.0 / std::sqrt(static_cast<double>(c.head_dim))} {}
+
+  Tensor operator()(const Tensor& x, Pass& pass) const {
+    auto [query, key, value] = qkv_(x);
+    auto per_head = [&](const Tensor& t) { return t.unflatten(-1, {-1, head_dim_}); };
+    Tensor q = rope_(q_norm_(per_head(query)), pass.positions);
+    Tensor k = rope_(k_norm_(per_head(key)), pass.positions);
+    return o_proj_(attend(q, k, per_head(value), shape_, pass).flatten(1));
+  }
+
+ private:
+  Merged<3> qkv_;
+  Norm q_norm_, k_norm_;
+  Linear o_proj_;
+  ops::Rope rope_;
+  int head_dim_;
+  AttentionShape shape_;
+};
+
+class Qwen3Block : public Block {
+ public:
+  Qwen3Block(const Weights& w, const Config& c, const ops::Rope& rope, int layer)
+      : input_layernorm_(w.norm("input_layernorm", c.hidden, c.eps)),
+        self_attn_(w / "self_attn", c, rope, layer),
+        post_attention_layernorm_(w.norm("post_attention_layernorm", c.hidden, c.eps)),
+        mlp_(w.mlp("mlp", c.hidden, c.inner)) {}
+
+  Tensor operator()(const Tensor& input, Pass& pass) const override {
+    Tensor hidden = input + self_attn_(input_layernorm_(input), pass);
+    return hidden + mlp_(post_attention_layernorm_(hidden));
+  }
+
+ private:
+  Norm input_layernorm_;
+  Attention self_attn_;
+  Norm post_attention_layernorm_;
+  Mlp mlp_;
+};
+
+class Qwen3Stem : public Stem {
+ public:
+  Qwen3Stem(const Weights& w, const Config& c)
+      : embed_tokens_(w.embedding("embed_tokens", c.vocab, c.hidden)) {}
+  Tensor operator()(const Tensor& tokens, Pass&) const override { return embed_tokens_(tokens); }
+
+ private:
+  Embedding embed_tokens_;
+};
+
+class Qwen3Head : public Head {
+ public:
+  Qwen3Head(const Weights& root, const Weights& text, const Config& c)
+      : norm_(text.norm("norm", c.hidden, c.eps)),
+        lm_head_(c.tied ? text.linear("embed_tokens", c.vocab, c.hidden, Role::lm_head)
+                        : root.linear("lm_head", c.vocab, c.hidden, Role::lm_head)) {}
+
+  Tensor norm(const Tensor& hidden) const override { return norm_(hidden); }
+  Tensor logits(const Tensor& normed) const override { return lm_head_(normed); }
+
+ private:
+  Norm norm_;
+  Linear lm_head_;
+};
+
+class Qwen3 : public Model {
+ public:
+  explicit Qwen3(const Json& config) : c_(config), rope_(config, c_.head_dim) {}
+
+  int blocks() const override { return c_.layers; }
+  int64_t vocabulary() const override { return c_.vocab; }
+  int64_t hidden() const override { return c_.hidden; }
+  std::string blocks_path(const Weights& root) const override { return root.path("model.layers"); }
+
+  std::unique_ptr<Stem> stem(const Weights& root) const override {
+    return std::make_unique<Qwen3Stem>(root / "model", c_);
+  }
+  std::unique_ptr<Block> block(const Weights& root, int i) const override {
+    return std::make_unique<Qwen3Block>(root / "model" / "layers" / i, c_, rope_, i);
+  }
+  std::unique_ptr<Head> head(const Weights& root) const override {
+    expect_last_block(root / "model" / "layers", c_.layers);
+    return std::make_unique<Qwen3Head>(root, root / "model", c_);
+  }
+  std::unique_ptr<Draft> draft(const Weights&) const override { return nullptr; }
+
+ private:
+  Config c_;
+  ops::Rope rope_;
+};
+
+}  // namespace
+
+std::unique_ptr<Model> make_qwen3(const Json& config) { return std::make_unique<Qwen3>(config); }
+
+}  // namespace quern::models
