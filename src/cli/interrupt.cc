@@ -49,11 +49,13 @@ void watch_interrupts() {
       if (!finishing || finishing->asked_) end_at_once();
       finishing->asked_ = true;
       log_message(LogLevel::info, finishing->message_);
+      if (finishing->tell_) finishing->tell_();
     }
   }).detach();
 }
 
-FinishFirst::FinishFirst(const std::string& message) : message_(message) {
+FinishFirst::FinishFirst(const std::string& message, std::function<void()> tell)
+    : message_(message), tell_(std::move(tell)) {
   const std::lock_guard lock(mutex);
   QUERN_CHECK(!finishing);
   finishing = this;

@@ -5,6 +5,7 @@
 
 #include <atomic>
 #include <filesystem>
+#include <functional>
 #include <string>
 
 namespace quern::cli {
@@ -12,10 +13,11 @@ namespace quern::cli {
 // To be called first of all: threads that exist already would still be interrupted.
 void watch_interrupts();
 
-// While it lives, the first interrupt sets asked() and says `message` on standard error.
+// While it lives, the first interrupt sets asked(), says `message` on standard error and calls
+// `tell`, on a thread of its own.
 class FinishFirst {
  public:
-  explicit FinishFirst(const std::string& message);
+  explicit FinishFirst(const std::string& message, std::function<void()> tell = {});
   ~FinishFirst();
   FinishFirst(const FinishFirst&) = delete;
   FinishFirst& operator=(const FinishFirst&) = delete;
@@ -25,6 +27,7 @@ class FinishFirst {
  private:
   friend void watch_interrupts();
   std::string message_;
+  std::function<void()> tell_;
   std::atomic<bool> asked_{false};
 };
 

@@ -125,26 +125,32 @@ void declare(CLI::App& app, Program& program) {
   add_logits(app, program);
   add_generate(app, program);
   add_perplexity(app, program);
+  add_serve(app, program);
+  add_chat(app, program);
+  add_bench(app, program);
   add_version(app, program);
   for (CLI::App* verb : app.get_subcommands([](CLI::App*) { return true; })) verb->fallthrough();
 }
 
 }  // namespace
 
-void check_spelling(const CLI::App& app, const std::vector<std::string>& words) {
+size_t check_spelling(const CLI::App& app, const std::vector<std::string>& words) {
   const CLI::App* verb = nullptr;
   bool is_value = false;  // of an option that stands before the verb
-  for (const std::string& word : words) {
-    if (word == "--") return;
+  for (size_t i = 0; i < words.size(); ++i) {
+    const std::string& word = words[i];
+    if (word == "--") break;
     if (word.starts_with("--")) {
       check_option(app, verb, word.substr(0, word.find('=')));
       is_value = takes_value(app, word);
     } else if (!verb && !is_value && !word.starts_with("-")) {
       verb = &verb_named(app, word);
+      if (verb->get_prefix_command()) return i + 1;
     } else {
       is_value = false;
     }
   }
+  return words.size();
 }
 
 int run_program(int argc, char** argv) {
@@ -157,9 +163,11 @@ int run_program(int argc, char** argv) {
       print(app.help());
       return static_cast<int>(Exit::usage);
     }
-    check_spelling(app, {argv + 1, argv + argc});
+    const std::vector<std::string> words(argv + 1, argv + argc);
+    const size_t own = check_spelling(app, words);
+    program.rest.assign(words.begin() + static_cast<ptrdiff_t>(own), words.end());
     try {
-      app.parse(argc, argv);
+      app.parse(static_cast<int>(own) + 1, argv);
     } catch (const CLI::CallForHelp&) {
       print(app.help());  // of the chosen verb, if there is one
       return 0;

@@ -5,6 +5,7 @@
 #include <CLI/CLI.hpp>
 #include <functional>
 #include <string>
+#include <vector>
 
 namespace quern::cli {
 
@@ -13,15 +14,19 @@ struct Program {
   int threads = 0;  // 0: all cores
   bool json = false;
   std::string color = "auto";
-  std::function<void()> run;  // the chosen verb; fails with the exit code
+  std::vector<std::string> rest;  // words behind a verb that reads them itself
+  std::function<void()> run;      // the chosen verb; fails with the exit code
 };
 
+void add_bench(CLI::App& app, Program& program);
+void add_chat(CLI::App& app, Program& program);
 void add_compress(CLI::App& app, Program& program);
 void add_generate(CLI::App& app, Program& program);
 void add_inspect(CLI::App& app, Program& program);
 void add_logits(CLI::App& app, Program& program);
 void add_perplexity(CLI::App& app, Program& program);
 void add_plan(CLI::App& app, Program& program);
+void add_serve(CLI::App& app, Program& program);
 void add_verify(CLI::App& app, Program& program);
 void add_version(CLI::App& app, Program& program);
 
@@ -29,8 +34,9 @@ void add_version(CLI::App& app, Program& program);
 std::string version_text();
 
 // Fails with Exit::usage on a verb or a long option that does not exist, naming the nearest. CLI11
-// itself would complain about whatever the misspelt word left without a value.
-void check_spelling(const CLI::App& app, const std::vector<std::string>& words);
+// itself would complain about whatever the misspelt word left without a value. Returns how many
+// words are for CLI11: those behind a verb with a grammar of its own (prefix_command) are not.
+size_t check_spelling(const CLI::App& app, const std::vector<std::string>& words);
 
 // The whole program: reads the command line, runs the verb, reports what failed on standard error.
 int run_program(int argc, char** argv);

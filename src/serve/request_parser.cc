@@ -175,6 +175,8 @@ size_t RequestParser::feed_head(std::string_view bytes) {
     if (skipped > 16) throw HttpFault(400, "The request starts with empty lines.");
   }
   const size_t old = head_.size();
+  if (old == 0 && skipped < bytes.size() && (bytes[skipped] < 'A' || bytes[skipped] > 'Z'))
+    throw HttpFault(400, "The request is not valid HTTP.");  // TLS, most often
   started_ = true;
   head_.append(bytes.substr(skipped, limits_.head_bytes + 4 - std::min(old, limits_.head_bytes)));
   const size_t end = head_.find("\r\n\r\n", old < 3 ? 0 : old - 3);

@@ -58,6 +58,7 @@ class Server {
   std::string url() const { return http_->url(); }
   uint16_t port() const { return http_->port(); }
   engine::EngineState state() const { return engine_->state(); }
+  const engine::Limits& limits() const { return engine_->limits(); }
 
  private:
   using Call = std::shared_ptr<Exchange>;

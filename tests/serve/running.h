@@ -35,7 +35,8 @@ inline engine::Limits mock_limits() {
           .kv_tokens = 1 << 20};
 }
 
-constexpr const char* kMockText = "The mill grinds slowly, but it grinds exceedingly fine. \u00e9\u4e2d\U0001F600 ";
+constexpr const char* kMockText =
+    "The mill grinds slowly, but it grinds exceedingly fine. \u00e9\u4e2d\U0001F600 ";
 
 class RunningServer {
  public:
@@ -203,8 +204,8 @@ inline std::string get(const std::string& path, const std::string& headers = "")
 }
 inline std::string post(const std::string& path, const std::string& body,
                         const std::string& headers = "") {
-  return "POST " + path + " HTTP/1.1\r\nHost: test\r\nContent-Type: application/json\r\n" + headers +
-         "Content-Length: " + std::to_string(body.size()) + "\r\n\r\n" + body;
+  return "POST " + path + " HTTP/1.1\r\nHost: test\r\nContent-Type: application/json\r\n" +
+         headers + "Content-Length: " + std::to_string(body.size()) + "\r\n\r\n" + body;
 }
 inline Received ask(uint16_t port, const std::string& bytes) { return Client(port).ask(bytes); }
 inline Received chat(uint16_t port, const std::string& body, const std::string& headers = "") {

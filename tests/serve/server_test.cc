@@ -27,13 +27,13 @@ TEST(ServerTest, AnswersAChatKeyByKey) {
   EXPECT_EQ(json["object"], "chat.completion");
   EXPECT_EQ(json["model"], "tiny");
   const JsonValue& choice = json["choices"][0];
-  EXPECT_EQ(keys(choice), (Keys{"index", "message", "logprobs", "finish_reason", "stop_reason",
-                                "token_ids"}));
-  EXPECT_EQ(keys(choice["message"]),
-            (Keys{"role", "content", "refusal", "annotations", "audio", "function_call",
-                  "reasoning", "reasoning_content"}));
+  EXPECT_EQ(keys(choice),
+            (Keys{"index", "message", "logprobs", "finish_reason", "stop_reason", "token_ids"}));
+  EXPECT_EQ(keys(choice["message"]), (Keys{"role", "content", "refusal", "annotations", "audio",
+                                           "function_call", "reasoning", "reasoning_content"}));
   // The template opens a thought, which the mock never ends.
-  EXPECT_TRUE(std::string(kMockText).starts_with(choice["message"]["reasoning"].get<std::string>()));
+  EXPECT_TRUE(
+      std::string(kMockText).starts_with(choice["message"]["reasoning"].get<std::string>()));
   EXPECT_EQ(choice["message"]["content"], nullptr);
   EXPECT_EQ(choice["finish_reason"], "length");
   EXPECT_EQ(json["usage"]["completion_tokens"], 5);
@@ -51,8 +51,8 @@ TEST(ServerTest, StreamsAChatChunkByChunk) {
   EXPECT_TRUE(got.done());
   const auto events = got.events();
   ASSERT_GT(events.size(), 10U);
-  EXPECT_EQ(keys(events[0]), (Keys{"id", "object", "created", "model", "choices",
-                                   "prompt_token_ids"}));
+  EXPECT_EQ(keys(events[0]),
+            (Keys{"id", "object", "created", "model", "choices", "prompt_token_ids"}));
   EXPECT_EQ(events[0]["choices"][0].dump(),
             R"({"index":0,"delta":{"role":"assistant","content":""},"logprobs":null,)"
             R"("finish_reason":null})");
@@ -75,7 +75,8 @@ TEST(ServerTest, StreamsAChatChunkByChunk) {
 
 TEST(ServerTest, NoCharacterIsCutInAStream) {
   RunningServer server;
-  const Received got = complete(server.port(), R"({"prompt": "x", "max_tokens": 300, "stream": true})");
+  const Received got =
+      complete(server.port(), R"({"prompt": "x", "max_tokens": 300, "stream": true})");
   std::string text;
   for (const JsonValue& event : got.events()) text += event["choices"][0]["text"];
   EXPECT_NE(text.find("\u00e9\u4e2d\U0001F600"), std::string::npos) << text;
@@ -106,12 +107,14 @@ TEST(ServerTest, SplitsThoughtFromSpeech) {
 
 TEST(ServerTest, FindsStopStringsAcrossTokens) {
   RunningServer server;
-  const Received got = complete(server.port(), R"({"prompt": "x", "max_tokens": 100, "stop": ["slowly, but", "never"]})");
+  const Received got = complete(
+      server.port(), R"({"prompt": "x", "max_tokens": 100, "stop": ["slowly, but", "never"]})");
   const JsonValue choice = got.json()["choices"][0];
   EXPECT_EQ(choice["text"], "The mill grinds ");
   EXPECT_EQ(choice["finish_reason"], "stop");
   EXPECT_EQ(choice["stop_reason"], "slowly, but");
-  const Received kept = complete(server.port(), R"({"prompt": "x", "max_tokens": 100, "stop": "slowly",
+  const Received kept =
+      complete(server.port(), R"({"prompt": "x", "max_tokens": 100, "stop": "slowly",
       "include_stop_str_in_output": true, "stream": true})");
   std::string text;
   for (const JsonValue& event : kept.events()) text += event["choices"][0]["text"];
@@ -163,7 +166,9 @@ TEST(ServerTest, EchoesLogprobsAsEvaluationHarnessesReadThem) {
 TEST(ServerTest, EchoWithoutNewTokensIsThePromptAlone) {
   RunningServer server;
   const JsonValue json =
-      complete(server.port(), R"({"prompt": "Hello there", "max_tokens": 0, "echo": true, "logprobs": 0})").json();
+      complete(server.port(),
+               R"({"prompt": "Hello there", "max_tokens": 0, "echo": true, "logprobs": 0})")
+          .json();
   EXPECT_EQ(json["choices"][0]["text"], "Hello there");
   EXPECT_EQ(json["choices"][0]["logprobs"]["tokens"].size(), json["usage"]["prompt_tokens"]);
   EXPECT_EQ(json["usage"]["completion_tokens"], 0);
@@ -182,9 +187,10 @@ TEST(ServerTest, ChatLogprobsHaveTokensBytesAndTops) {
 
 TEST(ServerTest, SeveralPromptsAndAnswersKeepTheirOrder) {
   RunningServer server;
-  const JsonValue json = complete(server.port(),
-                                  R"({"prompt": ["a", "b b", "c c c"], "n": 2, "max_tokens": 3, "echo": true})")
-                             .json();
+  const JsonValue json =
+      complete(server.port(),
+               R"({"prompt": ["a", "b b", "c c c"], "n": 2, "max_tokens": 3, "echo": true})")
+          .json();
   ASSERT_EQ(json["choices"].size(), 6U);
   for (size_t i = 0; i < 6; ++i) {
     EXPECT_EQ(json["choices"][i]["index"], i);
@@ -201,7 +207,8 @@ TEST(ServerTest, EndsWithAStopToken) {
   EXPECT_EQ(eos["choices"][0]["stop_reason"], nullptr);
   EXPECT_EQ(eos["usage"]["completion_tokens"], 4);
   const JsonValue own =
-      complete(server.port(), R"({"prompt": "x", "max_tokens": 50, "stop_token_ids": [77]})").json();
+      complete(server.port(), R"({"prompt": "x", "max_tokens": 50, "stop_token_ids": [77]})")
+          .json();
   EXPECT_EQ(own["choices"][0]["stop_reason"], 77);
 }
 
@@ -215,23 +222,28 @@ TEST(ServerTest, ListsItsModelsUnderAllNames) {
                                          "max_model_len", "permission"}));
   EXPECT_EQ(ask(server.port(), get("/v1/models/org/second")).json()["id"], "org/second");
   EXPECT_EQ(ask(server.port(), get("/v1/models/third")).status, 404);
-  const JsonValue answer = chat(server.port(), user(R"(, "model": "org/second", "max_tokens": 1)")).json();
+  const JsonValue answer =
+      chat(server.port(), user(R"(, "model": "org/second", "max_tokens": 1)")).json();
   EXPECT_EQ(answer["model"], "first");
   const Received unknown = chat(server.port(), user(R"(, "model": "third")"));
   EXPECT_EQ(unknown.status, 404);
-  EXPECT_EQ(unknown.body,
-            R"({"error":{"message":"The model `third` does not exist.","type":"NotFoundError","param":"model","code":404}})");
+  EXPECT_EQ(
+      unknown.body,
+      R"({"error":{"message":"The model `third` does not exist.","type":"NotFoundError","param":"model","code":404}})");
 }
 
 TEST(ServerTest, TokenizesAndBack) {
   RunningServer server;
   const JsonValue tokens =
-      ask(server.port(), post("/tokenize", R"({"prompt": "Hello there", "return_token_strs": true})")).json();
+      ask(server.port(),
+          post("/tokenize", R"({"prompt": "Hello there", "return_token_strs": true})"))
+          .json();
   EXPECT_EQ(keys(tokens), (Keys{"count", "max_model_len", "tokens", "token_strs"}));
   EXPECT_EQ(tokens["count"], tokens["tokens"].size());
   EXPECT_EQ(tokens["token_strs"].size(), tokens["tokens"].size());
   const JsonValue back =
-      ask(server.port(), post("/detokenize", JsonValue{{"tokens", tokens["tokens"]}}.dump())).json();
+      ask(server.port(), post("/detokenize", JsonValue{{"tokens", tokens["tokens"]}}.dump()))
+          .json();
   EXPECT_EQ(back["prompt"], "Hello there");
   EXPECT_GT(ask(server.port(), post("/tokenize", user())).json()["count"], 5);
   EXPECT_EQ(ask(server.port(), get("/tokenizer_info")).status, 404);
@@ -242,13 +254,13 @@ TEST(ServerTest, KeysGuardEverythingButHealth) {
   options.api_keys = {"one", "two"};
   RunningServer server({}, options);
   EXPECT_EQ(ask(server.port(), get("/health")).status, 200);
-  for (const char* path : {"/ping", "/version", "/load", "/metrics", "/v1/models", "/v1/models/tiny",
-                           "/tokenizer_info", "/nowhere", "//v1/models", "/v1/../metrics",
-                           "/%6detrics", "/health/"})
+  for (const char* path :
+       {"/ping", "/version", "/load", "/metrics", "/v1/models", "/v1/models/tiny",
+        "/tokenizer_info", "/nowhere", "//v1/models", "/v1/../metrics", "/%6detrics", "/health/"})
     EXPECT_EQ(ask(server.port(), get(path)).status, std::string(path) == "/health/" ? 200 : 401)
         << path;
-  for (const char* path : {"/v1/chat/completions", "/v1/completions", "/tokenize", "/detokenize",
-                           "/ping"})
+  for (const char* path :
+       {"/v1/chat/completions", "/v1/completions", "/tokenize", "/detokenize", "/ping"})
     EXPECT_EQ(ask(server.port(), post(path, "{}")).status, 401) << path;
   EXPECT_EQ(ask(server.port(), get("/v1/models", "Authorization: Bearer on\r\n")).status, 401);
   EXPECT_EQ(ask(server.port(), get("/v1/models", "Authorization: Bearer two\r\n")).status, 200);
@@ -263,9 +275,12 @@ TEST(ServerTest, UnknownRoutesAndMethods) {
   EXPECT_EQ(ask(server.port(), get("/nowhere")).status, 404);
   EXPECT_EQ(ask(server.port(), get("/v1/chat/completions")).status, 405);
   EXPECT_EQ(ask(server.port(), post("/v1/models", "{}")).status, 405);
-  const Received plain = ask(server.port(), "POST /v1/completions HTTP/1.1\r\nHost: x\r\nContent-Type: text/plain\r\nContent-Length: 2\r\n\r\n{}");
+  const Received plain = ask(server.port(),
+                             "POST /v1/completions HTTP/1.1\r\nHost: x\r\nContent-Type: "
+                             "text/plain\r\nContent-Length: 2\r\n\r\n{}");
   EXPECT_EQ(plain.status, 400);
-  EXPECT_NE(plain.body.find("Unsupported Media Type: Only 'application/json' is allowed"), std::string::npos);
+  EXPECT_NE(plain.body.find("Unsupported Media Type: Only 'application/json' is allowed"),
+            std::string::npos);
 }
 
 TEST(ServerTest, RequestIdsOfTheClientAreKept) {
@@ -282,9 +297,11 @@ TEST(ServerTest, CountsUnderTheNamesOfVllm) {
   const Received got = ask(server.port(), get("/metrics"));
   EXPECT_TRUE(got.has_header("text/plain; version=0.0.4"));
   for (const char* line :
-       {"vllm:request_success_total{model_name=\"tiny\",engine=\"0\",finished_reason=\"length\"} 1\n",
+       {"vllm:request_success_total{model_name=\"tiny\",engine=\"0\",finished_reason=\"length\"} "
+        "1\n",
         "vllm:generation_tokens_total{model_name=\"tiny\",engine=\"0\"} 7\n",
-        "vllm:time_to_first_token_seconds_bucket{model_name=\"tiny\",engine=\"0\",le=\"2560.0\"} 1\n",
+        "vllm:time_to_first_token_seconds_bucket{model_name=\"tiny\",engine=\"0\",le=\"2560.0\"} "
+        "1\n",
         "vllm:inter_token_latency_seconds_count{model_name=\"tiny\",engine=\"0\"} 6\n",
         "vllm:num_requests_running{model_name=\"tiny\",engine=\"0\"} 0\n",
         "# TYPE vllm:e2e_request_latency_seconds histogram\n"})

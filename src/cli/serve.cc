@@ -1,0 +1,103 @@
+// quern serve: an OpenAI server on one model, started as `vllm serve` is.
+#include "cli/serve.h"
+
+#include <cstdlib>
+
+#include "base/error.h"
+#include "base/log.h"
+#include "base/threads.h"
+#include "checkpoint/checkpoint.h"
+#include "cli/interrupt.h"
+#include "cli/program.h"
+#include "cli/terminal.h"
+#include "engine/mock_engine.h"
+#include "engine/model_engine.h"
+
+namespace quern::cli {
+namespace {
+
+constexpr const char* kHelp = R"(Answer OpenAI's clients over HTTP
+
+quern serve MODEL [OPTIONS], as `vllm serve`; --config FILE.yaml holds options as `name: value`.
+--help=WORD explains options that have to do with WORD, --help=all also those of vLLM that mean
+nothing here.
+
+)";
+
+constexpr const char* kMockText =
+    "Three may keep a secret, if two of them are dead; haste makes waste, and little strokes fell "
+    "great oaks. ";
+
+std::unique_ptr<engine::Engine> make_mock(const std::string& speed, const serve::ServedModel& model,
+                                          const serve::Arguments& arguments, int64_t max_len) {
+  const engine::Limits limits{
+      .vocabulary = model.tokenizer().ids(),
+      .max_model_len = max_len > 0 ? max_len : 4096,
+      .max_num_seqs = arguments.value("max-num-seqs"),
+      .max_num_batched_tokens = arguments.value("max-num-batched-tokens"),
+      .block_tokens = arguments.value("block-size"),
+      .kv_tokens = 1 << 24,
+      .priorities = arguments.value("scheduling-policy") == "priority",
+  };
+  return std::make_unique<engine::MockEngine>(engine::MockOptions::of(speed), limits,
+                                              model.encode(kMockText, false));
+}
+
+std::unique_ptr<engine::Engine> make_engine(const std::filesystem::path& folder,
+                                            const serve::ServedModel& model,
+                                            const serve::Arguments& arguments, int64_t max_len) {
+  const JsonValue mock = arguments.value("mock-engine");
+  if (!mock.is_null()) return make_mock(mock, model, arguments, max_len);
+  const engine::EngineOptions options{
+      .max_num_batched_tokens = arguments.value("max-num-batched-tokens"),
+      .ids = model.tokenizer().ids()};
+  return std::make_unique<engine::ModelEngine>(std::make_shared<const nn::Source>(folder), options);
+}
+
+void run(const std::vector<std::string>& words) {
+  const serve::Arguments arguments = serve::read_arguments(words, environment);
+  if (arguments.help) return print(kHelp + serve::help_text(*arguments.help));
+  for (const std::string& note : arguments.notes) log_info("{}", note);
+  if (arguments.has("threads")) set_threads(arguments.given["threads"].get<int>());
+  const serve::ServerOptions options = serve::server_options(arguments, environment);
+  if (arguments.value("check-config")) return print(serve::effective_yaml(arguments));
+  serve::Server server(options);
+  const FinishFirst finish(
+      "stopping: answers that have begun are finished; once more to stop at once",
+      [&server] { server.stop(); });
+  load_model(server, arguments);
+  const engine::Limits limits = server.limits();
+  log_info(
+      "Application startup complete. READY url={} max_model_len={} max_num_seqs={} kv_tokens={}",
+      server.url(), limits.max_model_len, limits.max_num_seqs, limits.kv_tokens);
+  server.wait();
+}
+
+}  // namespace
+
+std::optional<std::string> environment(const std::string& name) {
+  const char* value = std::getenv(name.c_str());
+  if (!value) return std::nullopt;
+  return value;
+}
+
+void load_model(serve::Server& server, const serve::Arguments& arguments) {
+  serve::ModelOptions options = serve::model_options(arguments);
+  options.folder = serve::model_folder(arguments, environment);
+  const JsonValue config = read_json(options.folder / "config.json");
+  serve::check_quantization(arguments, config);
+  const int64_t max_len = serve::max_model_len(arguments, config);
+  auto model = std::make_unique<serve::ServedModel>(options);
+  if (!model->sampling_defaults().empty())
+    log_info("sampling settings of requests that have none: {}", model->sampling_defaults().dump());
+  auto engine = make_engine(options.folder, *model, arguments, max_len);
+  server.serve(std::move(model), std::move(engine));
+}
+
+void add_serve(CLI::App& app, Program& program) {
+  CLI::App* verb = app.add_subcommand("serve", "Answer OpenAI's clients over HTTP");
+  verb->prefix_command();  // the words behind it have a grammar of their own
+  verb->callback([&program] { program.run = [&program] { run(program.rest); }; });
+}
+
+}  // namespace quern::cli

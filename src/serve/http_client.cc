@@ -1,0 +1,220 @@
+#include "serve/http_client.h"
+
+#include <array>
+#include <boost/asio/connect.hpp>
+#include <boost/asio/io_context.hpp>
+#include <boost/asio/ip/tcp.hpp>
+#include <boost/asio/steady_timer.hpp>
+#include <boost/asio/write.hpp>
+#include <charconv>
+#include <chrono>
+
+#include "base/error.h"
+
+namespace quern::serve {
+
+namespace asio = boost::asio;
+using asio::ip::tcp;
+using boost::system::error_code;
+
+namespace {
+
+constexpr size_t kLongestHead = 64 << 10;
+
+// Bytes of an answer -> its status and the bytes of its body.
+class ResponseReader {
+ public:
+  explicit ResponseReader(HttpClient::Call& call) : call_(call) {}
+
+  // False when the bytes are no HTTP.
+  bool push(std::string_view bytes) {
+    held_ += bytes;
+    if (!in_body_ && !read_head()) return held_.size() < kLongestHead && !broken_;
+    if (chunked_) return read_chunks();
+    left_ -= std::min(left_, held_.size());
+    if (!held_.empty()) call_.piece(held_);
+    held_.clear();
+    return true;
+  }
+  bool done() const { return in_body_ && left_ == 0 && !chunked_; }
+  bool ends_with_connection() const { return in_body_ && !chunked_ && unbounded_; }
+
+ private:
+  bool read_head() {
+    const size_t end = held_.find("\r\n\r\n");
+    if (end == std::string::npos) return false;
+    int status = 0;
+    if (held_.size() > 12) std::from_chars(held_.data() + 9, held_.data() + 12, status);
+    broken_ = !held_.starts_with("HTTP/1.") || status < 100;
+    if (broken_) return false;
+    const std::string_view head = std::string_view(held_).substr(0, end + 2);
+    chunked_ = head.find("Transfer-Encoding: chunked") != std::string_view::npos;
+    const size_t length = head.find("Content-Length: ");
+    unbounded_ = length == std::string_view::npos;
+    left_ = static_cast<size_t>(-1);
+    if (!unbounded_) std::from_chars(head.data() + length + 16, head.data() + head.size(), left_);
+    held_.erase(0, end + 4);
+    in_body_ = true;
+    call_.head(status);
+    return true;
+  }
+
+  bool read_chunks() {
+    size_t begin = 0;
+    for (;;) {
+      const size_t line = held_.find("\r\n", begin);
+      if (line == std::string::npos) break;
+      size_t size = 0;
+      const auto [end, error] =
+          std::from_chars(held_.data() + begin, held_.data() + line, size, 16);
+      if (error != std::errc()) return false;
+      if (held_.size() < line + 2 + size + 2) break;
+      if (size == 0) {
+        chunked_ = false;
+        left_ = 0;
+        break;
+      }
+      call_.piece(std::string_view(held_).substr(line + 2, size));
+      begin = line + 2 + size + 2;
+    }
+    held_.erase(0, begin);
+    return true;
+  }
+
+  HttpClient::Call& call_;
+  std::string held_;
+  size_t left_ = 0;
+  bool in_body_ = false, chunked_ = false, unbounded_ = false, broken_ = false;
+};
+
+class Conversation : public std::enable_shared_from_this<Conversation> {
+ public:
+  Conversation(asio::io_context& context, HttpClient::Call call, const Url& url)
+      : socket_(context), call_(std::move(call)), reader_(call_) {
+    request_ = call_.method + " " + url.path + call_.path + " HTTP/1.1\r\nHost: " + url.host +
+               "\r\nConnection: close\r\nContent-Type: application/json\r\n";
+    if (!call_.key.empty()) request_ += "Authorization: Bearer " + call_.key + "\r\n";
+    request_ += "Content-Length: " + std::to_string(call_.body.size()) + "\r\n\r\n" + call_.body;
+  }
+
+  void start(const tcp::endpoint& endpoint) {
+    socket_.async_connect(endpoint, [self = shared_from_this()](const error_code& error) {
+      if (error) return self->call_.end(error.message());
+      error_code ignored;
+      self->socket_.set_option(tcp::no_delay(true), ignored);
+      self->write();
+    });
+  }
+
+ private:
+  void write() {
+    asio::async_write(socket_, asio::buffer(request_),
+                      [self = shared_from_this()](const error_code& error, size_t) {
+                        if (error) return self->call_.end(error.message());
+                        self->read();
+                      });
+  }
+
+  void read() {
+    socket_.async_read_some(asio::buffer(buffer_),
+                            [self = shared_from_this()](const error_code& error, size_t size) {
+                              self->take(error, size);
+                            });
+  }
+
+  void take(const error_code& error, size_t size) {
+    if (error == asio::error::eof && reader_.ends_with_connection()) return call_.end("");
+    if (error) return call_.end("the connection ended early: " + error.message());
+    if (!reader_.push({buffer_.data(), size})) return call_.end("the answer is no HTTP");
+    if (reader_.done()) return call_.end("");
+    read();
+  }
+
+  tcp::socket socket_;
+  HttpClient::Call call_;
+  ResponseReader reader_;
+  std::string request_;
+  std::array<char, 8192> buffer_;
+};
+
+}  // namespace
+
+struct HttpClient::State {
+  Url url;
+  asio::io_context context{1};
+  tcp::endpoint endpoint;
+};
+
+Url Url::of(const std::string& text) {
+  constexpr std::string_view kScheme = "http://";
+  if (!text.starts_with(kScheme))
+    fail(Exit::usage, "{}: must be http://HOST:PORT; for https put a proxy between", text);
+  Url url;
+  url.host = text.substr(kScheme.size());
+  if (const size_t slash = url.host.find('/'); slash != std::string::npos) {
+    url.path = url.host.substr(slash);
+    url.host.resize(slash);
+    while (url.path.ends_with('/')) url.path.pop_back();
+    if (url.path == "/v1") url.path.clear();  // as OpenAI's clients are told; paths here have it
+  }
+  const size_t colon = url.host.rfind(':');
+  if (colon == std::string::npos || url.host.ends_with(']')) return url;
+  const char* end = url.host.data() + url.host.size();
+  const auto [stop, error] = std::from_chars(url.host.data() + colon + 1, end, url.port);
+  if (error != std::errc() || stop != end || url.port == 0)
+    fail(Exit::usage, "{}: \"{}\" is no port", text, url.host.substr(colon + 1));
+  url.host.resize(colon);
+  return url;
+}
+
+HttpClient::HttpClient(const Url& url) : state_(std::make_unique<State>()) {
+  state_->url = url;
+  error_code error;
+  tcp::resolver resolver(state_->context);
+  const auto found = resolver.resolve(url.host, std::to_string(url.port), error);
+  if (error) fail(Exit::usage, "{}: {}", url.host, error.message());
+  state_->endpoint = *found.begin();
+}
+
+HttpClient::~HttpClient() = default;
+
+void HttpClient::start(Call call) {
+  std::make_shared<Conversation>(state_->context, std::move(call), state_->url)
+      ->start(state_->endpoint);
+}
+
+void HttpClient::after(double seconds, std::function<void()> work) {
+  using std::chrono::duration;
+  const auto wait =
+      std::chrono::duration_cast<asio::steady_timer::duration>(duration<double>(seconds));
+  auto timer = std::make_shared<asio::steady_timer>(state_->context, wait);
+  timer->async_wait([timer, work = std::move(work)](const error_code&) { work(); });
+}
+
+void HttpClient::run() {
+  state_->context.restart();
+  state_->context.run();
+}
+
+void HttpClient::stop() { state_->context.stop(); }
+
+std::string fetch(const Url& url, const std::string& method, const std::string& path,
+                  const std::string& body, const std::string& key) {
+  HttpClient client(url);
+  std::string answer, failure;
+  int status = 0;
+  client.start({.method = method,
+                .path = path,
+                .body = body,
+                .key = key,
+                .head = [&](int got) { status = got; },
+                .piece = [&](std::string_view piece) { answer += piece; },
+                .end = [&](const std::string& error) { failure = error; }});
+  client.run();
+  if (!failure.empty())
+    fail("http://{}:{}: {}; is the server running?", url.host, url.port, failure);
+  if (status != 200) fail("{} {}: status {}: {}", method, path, status, answer.substr(0, 500));
+  return answer;
+}
+
+}  // namespace quern::serve

@@ -1,0 +1,74 @@
+// A client of servers like ours, for `quern chat` and `quern bench`: many calls at a time on one
+// thread, their answers piece by piece.
+#pragma once
+
+#include <cstdint>
+#include <functional>
+#include <memory>
+#include <string>
+#include <string_view>
+
+namespace quern::serve {
+
+struct Url {
+  std::string host;
+  uint16_t port = 80;
+  std::string path;  // "" or "/..."
+
+  // "http://host:port/path". Fails with Exit::usage; https is not spoken.
+  static Url of(const std::string& text);
+};
+
+class HttpClient {
+ public:
+  struct Call {
+    std::string method = "POST";
+    std::string path;
+    std::string body;
+    std::string key;  // API key; empty: none
+    std::function<void(int status)> head = [](int) {};
+    std::function<void(std::string_view piece)> piece = [](std::string_view) {};
+    // Called once; with nothing when the answer was whole, else with what went wrong.
+    std::function<void(const std::string& error)> end = [](const std::string&) {};
+  };
+
+  // Fails with Exit::usage when the host is not known.
+  explicit HttpClient(const Url& url);
+  ~HttpClient();
+
+  void start(Call call);
+  void after(double seconds, std::function<void()> work);
+  // Until all calls and waits have ended, or stop().
+  void run();
+  // From any thread: open calls are given up.
+  void stop();
+
+ private:
+  struct State;
+  std::unique_ptr<State> state_;
+};
+
+// One call and its whole answer. Fails with Exit::invalid_input when the server cannot be reached
+// or does not answer 200.
+std::string fetch(const Url& url, const std::string& method, const std::string& path,
+                  const std::string& body, const std::string& key);
+
+// A stream of server-sent events -> their data.
+class EventReader {
+ public:
+  template <class Take>
+  void push(std::string_view bytes, Take&& take) {
+    held_ += bytes;
+    size_t begin = 0;
+    for (size_t end; (end = held_.find("\n\n", begin)) != std::string::npos; begin = end + 2) {
+      const std::string_view event = std::string_view(held_).substr(begin, end - begin);
+      if (event.starts_with("data: ")) take(event.substr(6));
+    }
+    held_.erase(0, begin);
+  }
+
+ private:
+  std::string held_;
+};
+
+}  // namespace quern::serve

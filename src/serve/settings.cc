@@ -1,0 +1,185 @@
+#include "serve/settings.h"
+
+#include <algorithm>
+
+#include "base/error.h"
+#include "base/threads.h"
+
+namespace quern::serve {
+namespace {
+
+namespace fs = std::filesystem;
+
+std::string text_or(const Arguments& arguments, const char* name,
+                    const std::string& otherwise = "") {
+  const JsonValue value = arguments.value(name);
+  return value.is_string() ? value.get<std::string>() : otherwise;
+}
+
+int64_t integer(const Arguments& arguments, const char* name, int64_t least, int64_t most) {
+  const auto value = arguments.value(name).get<int64_t>();
+  if (value < least || value > most)
+    fail(Exit::usage, "--{} is {}, it must lie between {} and {}", name, value, least, most);
+  return value;
+}
+
+// QUERN_X, else VLLM_X.
+std::optional<int64_t> variable(const Environment& environment, const std::string& name) {
+  for (const char* prefix : {"QUERN_", "VLLM_"}) {
+    const auto text = environment(prefix + name);
+    if (!text || text->empty()) continue;
+    const auto value = parse_size(*text);
+    if (!value || *value < 0)
+      fail(Exit::usage, "{}{} is \"{}\", it must be a whole number", prefix, name, *text);
+    return value;
+  }
+  return std::nullopt;
+}
+
+HttpOptions http_options(const Arguments& arguments, const Environment& environment) {
+  HttpOptions http;
+  http.host = text_or(arguments, "host");
+  http.port = static_cast<uint16_t>(integer(arguments, "port", 0, 65535));
+  http.uds = text_or(arguments, "uds");
+  http.certificate_file = text_or(arguments, "ssl-certfile");
+  http.key_file = text_or(arguments, "ssl-keyfile", http.certificate_file);
+  http.ca_file = text_or(arguments, "ssl-ca-certs");
+  http.client_certificate = static_cast<int>(integer(arguments, "ssl-cert-reqs", 0, 2));
+  http.io_threads = static_cast<int>(integer(arguments, "api-server-count", 1, 64));
+  http.limits.body_bytes =
+      static_cast<size_t>(integer(arguments, "max-request-bytes", 1024, int64_t{1} << 32));
+  http.limits.head_bytes =
+      static_cast<size_t>(integer(arguments, "h11-max-incomplete-event-size", 1024, 16 << 20));
+  http.limits.headers = static_cast<size_t>(integer(arguments, "h11-max-header-count", 8, 4096));
+  http.connections = static_cast<size_t>(integer(arguments, "max-connections", 1, 1 << 20));
+  http.keep_alive_seconds = static_cast<int>(
+      variable(environment, "HTTP_TIMEOUT_KEEP_ALIVE").value_or(http.keep_alive_seconds));
+  return http;
+}
+
+ApiLimits api_limits(const Arguments& arguments, const Environment& environment) {
+  ApiLimits limits;
+  auto read = [&](const char* name, int64_t& to) { to = variable(environment, name).value_or(to); };
+  read("MAX_N_SEQUENCES", limits.n);
+  read("MAX_COMPLETION_PROMPTS", limits.prompts);
+  read("MAX_STOP_STRINGS", limits.stop_strings);
+  read("MAX_NUM_BAD_WORDS", limits.bad_words);
+  limits.max_logprobs = integer(arguments, "max-logprobs", 0, 1 << 20);
+  return limits;
+}
+
+// Names of methods that are read alike.
+std::string family_of(std::string method) {
+  std::replace(method.begin(), method.end(), '-', '_');
+  if (method == "auto_round" || method == "auto_gptq" || method == "inc") return "auto_round";
+  if (method == "gptq_marlin") return "gptq";
+  if (method == "awq_marlin") return "awq";
+  return method;
+}
+
+}  // namespace
+
+ServerOptions server_options(const Arguments& arguments, const Environment& environment) {
+  ServerOptions options;
+  options.http = http_options(arguments, environment);
+  options.limits = api_limits(arguments, environment);
+  if (arguments.has("api-key"))
+    options.api_keys = arguments.given["api-key"].get<std::vector<std::string>>();
+  for (const std::string& key : options.api_keys)
+    if (key.empty()) fail(Exit::usage, "--api-key: an empty key opens the server to everybody");
+  options.pool_threads = std::clamp(threads() / 4, 2, 8);
+  if (arguments.has("max-num-queued-reqs"))
+    options.max_queued_requests = integer(arguments, "max-num-queued-reqs", 1, 1 << 30);
+  if (arguments.has("max-num-queued-tokens"))
+    options.max_queued_tokens = integer(arguments, "max-num-queued-tokens", 1, int64_t{1} << 40);
+  const std::string field = text_or(arguments, "reasoning-field");
+  options.reasoning = field != "reasoning_content";
+  options.reasoning_content = field != "reasoning";
+  options.usage_details = arguments.value("enable-prompt-tokens-details");
+  options.usage_always = arguments.value("enable-force-include-usage");
+  options.tokenizer_info = arguments.value("enable-tokenizer-info-endpoint");
+  options.shutdown_seconds = arguments.value("shutdown-timeout").get<double>();
+  if (!(options.shutdown_seconds >= 0 && options.shutdown_seconds < 1e6))
+    fail(Exit::usage, "--shutdown-timeout is {} seconds", options.shutdown_seconds);
+  options.log_seconds =
+      arguments.value("disable-log-stats").get<bool>()
+          ? 0
+          : static_cast<double>(variable(environment, "LOG_STATS_INTERVAL").value_or(10));
+  options.cache_dtype = text_or(arguments, "kv-cache-dtype");
+  for (const char* name : {"tensor-parallel-size", "pipeline-parallel-size", "data-parallel-size"})
+    if (arguments.value(name) != 1)
+      fail(Exit::usage, "--{} is {}, but this server runs on one device: leave it at 1", name,
+           arguments.value(name).dump());
+  return options;
+}
+
+ModelOptions model_options(const Arguments& arguments) {
+  ModelOptions options;
+  options.tokenizer = text_or(arguments, "tokenizer");
+  // As in vLLM the name stays what was typed, even ".".
+  options.names = {text_or(arguments, "model")};
+  if (arguments.has("served-model-name"))
+    options.names = arguments.given["served-model-name"].get<std::vector<std::string>>();
+  options.chat_template = text_or(arguments, "chat-template");
+  options.content_format = text_or(arguments, "chat-template-content-format");
+  options.template_variables = arguments.value("default-chat-template-kwargs");
+  options.generation_config = text_or(arguments, "generation-config");
+  options.override_generation_config = arguments.value("override-generation-config");
+  options.reasoning_parser = text_or(arguments, "reasoning-parser");
+  return options;
+}
+
+fs::path model_folder(const Arguments& arguments, const Environment& environment) {
+  const std::string model = text_or(arguments, "model");
+  if (model.empty())
+    fail(Exit::usage,
+         "No model specified! Name its folder behind `quern serve`, or as `model:` in --config");
+  if (fs::is_directory(model)) return model;
+  const auto home = environment("HOME").value_or(".");
+  const fs::path hub =
+      fs::path(environment("HF_HOME").value_or(home + "/.cache/huggingface")) / "hub";
+  std::string name = "models--" + model;
+  for (size_t at; (at = name.find('/')) != std::string::npos;) name.replace(at, 1, "--");
+  const fs::path snapshots = hub / name / "snapshots";
+  fs::path newest;
+  std::error_code none;
+  for (const auto& entry : fs::directory_iterator(snapshots, none))
+    if (newest.empty() || fs::last_write_time(entry) > fs::last_write_time(newest)) newest = entry;
+  if (newest.empty())
+    fail(Exit::invalid_input,
+         "{}: there is no such folder, nor such a model in {}; download it first, quern never does",
+         model, hub.string());
+  return newest;
+}
+
+void check_quantization(const Arguments& arguments, const JsonValue& config) {
+  const std::string wanted = text_or(arguments, "quantization");
+  if (wanted.empty() || wanted == "None") return;
+  std::string found = "none";
+  for (const JsonValue* from :
+       {&config, config.contains("text_config") ? &config["text_config"] : &config})
+    if (from->contains("quantization_config") && (*from)["quantization_config"].is_object())
+      found = (*from)["quantization_config"].value("quant_method", "unknown");
+  if (family_of(wanted) != family_of(found))
+    fail(
+        Exit::usage,
+        "--quantization {}: config.json says that the weights' method is {}; leave the option away",
+        wanted, found);
+}
+
+int64_t max_model_len(const Arguments& arguments, const JsonValue& config) {
+  const JsonValue& text = config.contains("text_config") ? config["text_config"] : config;
+  const int64_t most = text.value("max_position_embeddings", int64_t{0});
+  if (!arguments.has("max-model-len")) return most;
+  const auto wanted = arguments.given["max-model-len"].get<int64_t>();
+  if (wanted == -1) return most;
+  if (wanted < 1) fail(Exit::usage, "--max-model-len is {}, it must be at least 1", wanted);
+  if (most > 0 && wanted > most)
+    fail(Exit::usage,
+         "--max-model-len is {}, but the model was made for {} tokens (max_position_embeddings in "
+         "config.json)",
+         wanted, most);
+  return wanted;
+}
+
+}  // namespace quern::serve

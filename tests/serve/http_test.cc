@@ -1,0 +1,386 @@
+// HTTP itself: what could be read in two ways is refused, slow and rude clients harm nobody.
+#include "serve/http.h"
+
+#include <gtest/gtest.h>
+#include <sys/un.h>
+
+#include <atomic>
+#include <fstream>
+
+#include "tests/serve/running.h"
+
+namespace quern::serve {
+namespace {
+
+size_t resident_bytes() {
+  std::ifstream file("/proc/self/statm");
+  size_t size = 0, resident = 0;
+  file >> size >> resident;
+  return resident * 4096;
+}
+
+engine::MockOptions slow() {
+  engine::MockOptions mock;
+  mock.tokens_per_s = 50;
+  return mock;
+}
+
+std::string stream_body(int64_t max_tokens) {
+  return R"({"prompt": "x", "stream": true, "max_tokens": )" + std::to_string(max_tokens) + "}";
+}
+
+std::string repeatedly(const std::string& text, int times) {
+  std::string result;
+  for (int i = 0; i < times; ++i) result += text;
+  return result;
+}
+
+// Bytes, and the statuses of all answers that they may get; 0: the connection is closed without
+// one.
+struct Smuggled {
+  std::string bytes;
+  int status;
+};
+
+TEST(HttpTest, RefusesWhatTwoServersCouldReadDifferently) {
+  RunningServer server;
+  const std::string hidden = "GET /v1/models HTTP/1.1\r\nHost: x\r\n\r\n";
+  auto request = [](const std::string& headers, const std::string& body = "") {
+    return "POST /tokenize HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n" + headers +
+           "\r\n" + body;
+  };
+  const std::string json = R"({"prompt": "x"})";  // 15 bytes
+  const std::vector<Smuggled> all = {
+      {request("Content-Length: 15\r\nTransfer-Encoding: chunked\r\n", "0\r\n\r\n" + hidden), 400},
+      {request("Transfer-Encoding: chunked\r\nContent-Length: 4\r\n", "0\r\n\r\n" + hidden), 400},
+      {request("Content-Length: 15\r\nContent-Length: 15\r\n", json), 400},
+      {request("Content-Length: 15\r\nContent-Length: 5\r\n", json), 400},
+      {request("Content-Length: 15, 15\r\n", json), 400},
+      {request("Content-Length: +15\r\n", json), 400},
+      {request("Content-Length: -1\r\n", json), 400},
+      {request("Content-Length: 0x0f\r\n", json), 400},
+      {request("Content-Length: 15 \r\n", json), 200},
+      {request("Content-Length: 1 5\r\n", json), 400},
+      {request("Content-Length: \r\n", json), 400},
+      {request("Content-Length: 99999999999999999999999\r\n", json), 400},
+      {request("Content-Length : 15\r\n", json), 400},
+      {request("Content-Length\r\n", json), 400},
+      {request(" Content-Length: 15\r\n", json), 400},
+      {request("X: y\r\n Content-Length: 15\r\n", json), 400},
+      {request("X: y\r\n\tz\r\nContent-Length: 15\r\n", json), 400},
+      {request("Content_Length: 15\r\nContent-Length: 15\r\n", json), 200},
+      {request("Transfer-Encoding: chunked\r\nTransfer-Encoding: chunked\r\n", "0\r\n\r\n"), 400},
+      {request("Transfer-Encoding: identity\r\nContent-Length: 15\r\n", json), 400},
+      {request("Transfer-Encoding: gzip, chunked\r\n", "0\r\n\r\n"), 400},
+      {request("Transfer-Encoding: chunked, identity\r\n", "0\r\n\r\n"), 400},
+      {request("Transfer-Encoding: xchunked\r\n", "0\r\n\r\n"), 400},
+      {request("Transfer-Encoding: \x0b"
+               "chunked\r\n",
+               "0\r\n\r\n"),
+       400},
+      {request("Transfer-Encoding : chunked\r\n", "0\r\n\r\n"), 400},
+      {request("Transfer-Encoding: chunked\r\n", "f\r\n" + json + "\r\n0\r\n\r\n"), 200},
+      {request("Transfer-Encoding: Chunked\r\n", "F\r\n" + json + "\r\n0\r\n\r\n"), 200},
+      {request("Transfer-Encoding: chunked\r\n", "f;a=b\r\n" + json + "\r\n0\r\n\r\n"), 200},
+      {request("Transfer-Encoding: chunked\r\n", "0xf\r\n" + json + "\r\n0\r\n\r\n"), 400},
+      {request("Transfer-Encoding: chunked\r\n", "-f\r\n" + json + "\r\n0\r\n\r\n"), 400},
+      {request("Transfer-Encoding: chunked\r\n", "fffffffffffffffff\r\n" + json), 400},
+      {request("Transfer-Encoding: chunked\r\n",
+               "f\n" + json + "\n0\n\n" + std::string(20000, 'a')),
+       400},
+      {request("Transfer-Encoding: chunked\r\n", "f\r\n" + json + "XX0\r\n\r\n"), 400},
+      {request("Transfer-Encoding: chunked\r\n", "f;" + std::string(40000, 'a')), 400},
+      {request("Content-Encoding: gzip\r\nContent-Length: 15\r\n", json), 415},
+      {request(std::string("X: a\0b\r\nContent-Length: 15\r\n", 28), json), 400},
+      {request("X: a\rb\r\nContent-Length: 15\r\n", json), 400},
+      {request("X: a\nContent-Length: 15\r\n", json), 400},
+      {request("X\x7f: a\r\nContent-Length: 15\r\n", json), 400},
+      {request("Host: y\r\nContent-Length: 15\r\n", json), 400},
+      {request(": empty\r\nContent-Length: 15\r\n", json), 400},
+      {"GET /health HTTP/1.1\r\n\r\n", 400},
+      {"GET /health HTTP/1.0\r\n\r\n", 200},
+      {"POST /tokenize HTTP/1.0\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n", 400},
+      {"GET /health HTTP/1.1\nHost: x\n\n", 400},
+      {"GET /health HTTP/1.1\r\nHost: x\n\r\n\r\n", 400},
+      {"GET /health HTTP/2.0\r\nHost: x\r\n\r\n", 505},
+      {"GET /health HTTP/1.2\r\nHost: x\r\n\r\n", 505},
+      {"GET /health\r\n\r\n", 400},
+      {"GET  /health HTTP/1.1\r\nHost: x\r\n\r\n", 400},
+      {"GET /health  HTTP/1.1\r\nHost: x\r\n\r\n", 505},
+      {"GET\t/health HTTP/1.1\r\nHost: x\r\n\r\n", 400},
+      {" GET /health HTTP/1.1\r\nHost: x\r\n\r\n", 400},
+      {"\r\nGET /health HTTP/1.1\r\nHost: x\r\n\r\n", 200},
+      {repeatedly("\r\n", 100) + "GET /health HTTP/1.1\r\nHost: x\r\n\r\n", 400},
+      {"GET http://x/health HTTP/1.1\r\nHost: x\r\n\r\n", 400},
+      {"GET health HTTP/1.1\r\nHost: x\r\n\r\n", 400},
+      {"GET /%00health HTTP/1.1\r\nHost: x\r\n\r\n", 400},
+      {"GET /%0d%0ahealth HTTP/1.1\r\nHost: x\r\n\r\n", 400},
+      {"GET /%zz HTTP/1.1\r\nHost: x\r\n\r\n", 400},
+      {"GET /% HTTP/1.1\r\nHost: x\r\n\r\n", 400},
+      {"GET /../health HTTP/1.1\r\nHost: x\r\n\r\n", 400},
+      {"GET /a/../health HTTP/1.1\r\nHost: x\r\n\r\n", 200},
+      {"GET /%68ealth HTTP/1.1\r\nHost: x\r\n\r\n", 200},
+      {"CONNECT x:80 HTTP/1.1\r\nHost: x\r\n\r\n", 400},
+      {"OPTIONS /v1/models HTTP/1.1\r\nHost: x\r\nOrigin: y\r\n\r\n", 405},
+      {std::string("\x16\x03\x01\x02\0\x01\0\x01", 8), 400},
+      {std::string(70'000, 'A'), 431},
+      {"GET /" + std::string(17'000, 'a') + " HTTP/1.1\r\nHost: x\r\n\r\n", 414},
+      {"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", 505},
+  };
+  ASSERT_GE(all.size(), 60U);
+  for (const Smuggled& one : all) {
+    Client client(server.port());
+    const Received got = client.ask(one.bytes);
+    EXPECT_EQ(got.status, one.status) << one.bytes.substr(0, 300) << "\n" << got.body;
+    if (one.status >= 400 && one.status != 405) {
+      EXPECT_TRUE(got.has_header("Connection: close")) << one.bytes.substr(0, 300);
+      EXPECT_EQ(client.response().status, 0)
+          << "answered what was hidden: " << one.bytes.substr(0, 300);
+    }
+  }
+  EXPECT_EQ(ask(server.port(), get("/health")).status, 200);
+}
+
+TEST(HttpTest, KeepsConnectionsAndAnswersInOrder) {
+  RunningServer server;
+  Client client(server.port());
+  client.send(get("/version") + post("/tokenize", R"({"prompt": "x"})") + get("/health") +
+              get("/no"));
+  EXPECT_TRUE(client.response().json().contains("version"));
+  EXPECT_TRUE(client.response().json().contains("count"));
+  EXPECT_EQ(client.response().status, 200);
+  EXPECT_EQ(client.response().status, 404);
+  EXPECT_EQ(client.ask(get("/health", "Connection: close\r\n")).status, 200);
+  EXPECT_TRUE(client.ended());
+}
+
+TEST(HttpTest, BytesMayComeOneByOne) {
+  RunningServer server;
+  Client client(server.port());
+  const std::string bytes =
+      "POST /tokenize HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nTransfer-Encoding: "
+      "chunked\r\n\r\n5\r\n{\"pro\r\na\r\nmpt\": \"x\"}\r\n0\r\n\r\n";
+  for (char byte : bytes) client.send({&byte, 1});
+  EXPECT_EQ(client.response().status, 200);
+}
+
+TEST(HttpTest, ContinuesOnlyAfterTheHead) {
+  RunningServer server;
+  Client client(server.port());
+  client.send(
+      "POST /tokenize HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nExpect: "
+      "100-continue\r\nContent-Length: 15\r\n\r\n");
+  EXPECT_EQ(client.receive(), "HTTP/1.1 100 Continue\r\n\r\n");
+  EXPECT_EQ(client.ask(R"({"prompt": "x"})").status, 200);
+}
+
+TEST(HttpTest, SlowRequestsEndAndNobodyWaitsForThem) {
+  ServerOptions options;
+  options.http.header_seconds = 1;
+  options.http.body_seconds = 1;
+  options.http.keep_alive_seconds = 1;
+  RunningServer server({}, options);
+  std::vector<std::unique_ptr<Client>> idle;
+  for (int i = 0; i < 300; ++i) {
+    idle.push_back(std::make_unique<Client>(server.port()));
+    if (i % 3 == 0) idle.back()->send("GET /health HTTP/1.1\r\nX");
+    if (i % 3 == 1)
+      idle.back()->send("POST /tokenize HTTP/1.1\r\nHost: x\r\nContent-Length: 99\r\n\r\n{");
+  }
+  const auto start = std::chrono::steady_clock::now();
+  EXPECT_EQ(chat(server.port(), user(R"(, "max_tokens": 2)")).status, 200);
+  EXPECT_LT(std::chrono::steady_clock::now() - start, std::chrono::seconds(1));
+  EXPECT_EQ(idle[0]->response().status, 408);
+  EXPECT_EQ(idle[1]->response().status, 408);
+  EXPECT_TRUE(idle[2]->ended());
+  EXPECT_TRUE(idle[299]->ended());
+}
+
+TEST(HttpTest, TooManyConnectionsAreToldSo) {
+  ServerOptions options;
+  options.http.connections = 3;
+  RunningServer server({}, options);
+  std::vector<std::unique_ptr<Client>> held;
+  for (int i = 0; i < 3; ++i) {
+    held.push_back(std::make_unique<Client>(server.port()));
+    EXPECT_EQ(held.back()->ask(get("/health")).status, 200);
+  }
+  EXPECT_EQ(Client(server.port()).response().status, 503);
+  held.pop_back();
+  EXPECT_TRUE(soon([&] { return ask(server.port(), get("/health")).status == 200; }));
+}
+
+TEST(HttpTest, AClientThatLeavesEndsItsRequest) {
+  RunningServer server(slow());
+  for (const char* body : {R"({"prompt": "x", "max_tokens": 4000, "stream": true})",
+                           R"({"prompt": "x", "max_tokens": 4000, "n": 3})"}) {
+    Client client(server.port());
+    client.send(post("/v1/completions", body));
+    ASSERT_TRUE(soon([&] { return server->state().running > 0; }));
+    client.close();
+    EXPECT_TRUE(soon([&] { return server->state().running == 0; }, 2));
+  }
+  EXPECT_EQ(server->state().kv_tokens_used, 0);
+  const std::string page = ask(server.port(), get("/metrics")).body;
+  EXPECT_NE(page.find("finished_reason=\"abort\"} 4\n"), std::string::npos) << page;
+}
+
+TEST(HttpTest, AClientThatLeavesWithBytesAheadIsSeenToo) {
+  RunningServer server(slow());
+  Client client(server.port());
+  client.send(post("/v1/completions", stream_body(4000)) + get("/health"));
+  ASSERT_TRUE(soon([&] { return server->state().running > 0; }));
+  client.close();
+  EXPECT_TRUE(soon([&] { return server->state().running == 0; }, 2));
+}
+
+TEST(HttpTest, AnAbortStormLeavesNothingBehind) {
+  RunningServer server(slow());
+  std::vector<std::thread> storm;
+  for (int t = 0; t < 4; ++t)
+    storm.emplace_back([&, t] {
+      for (int i = 0; i < 100; ++i) {
+        Client client(server.port());
+        client.send(post("/v1/completions", stream_body(1000)));
+        if ((i + t) % 3 == 0) client.receive(0.05);
+      }
+    });
+  for (std::thread& thread : storm) thread.join();
+  EXPECT_TRUE(soon([&] {
+    const auto state = server->state();
+    return state.running == 0 && state.waiting == 0 && state.kv_tokens_used == 0;
+  }));
+  EXPECT_EQ(complete(server.port(), R"({"prompt": "x", "max_tokens": 2})").status, 200);
+}
+
+TEST(HttpTest, AClientThatNeverReadsIsDropped) {
+  ServerOptions options;
+  options.http.unsent_bytes = 64 << 10;
+  engine::Limits limits = mock_limits();
+  limits.max_model_len = 1 << 20;
+  RunningServer server({}, options, limits);
+  Client client(server.port(), 4096);
+  client.send(post("/v1/completions", stream_body(900'000)));
+  EXPECT_TRUE(soon([&] {
+    return ask(server.port(), get("/metrics"))
+               .body.find("slow_client_aborts_total{model_name=\"tiny\",engine=\"0\"} 1\n") !=
+           std::string::npos;
+  }));
+  EXPECT_TRUE(soon([&] { return server->state().running == 0; }));
+}
+
+TEST(HttpTest, OverloadIsRefusedAtOnce) {
+  ServerOptions options;
+  options.max_queued_requests = 4;
+  RunningServer server(slow(), options);
+  std::vector<std::unique_ptr<Client>> busy;
+  for (int i = 0; i < 4; ++i) {
+    busy.push_back(std::make_unique<Client>(server.port()));
+    busy.back()->send(post("/v1/completions", stream_body(4000)));
+  }
+  ASSERT_TRUE(soon([&] { return server->state().running == 4; }));
+  const Received got = complete(server.port(), R"({"prompt": "x"})");
+  EXPECT_EQ(got.status, 503);
+  EXPECT_TRUE(got.has_header("Retry-After: "));
+  EXPECT_EQ(got.json()["error"]["type"], "ServiceUnavailable");
+  busy.clear();
+  EXPECT_TRUE(soon([&] {
+    return complete(server.port(), R"({"prompt": "x", "max_tokens": 1})").status == 200;
+  }));
+}
+
+TEST(HttpTest, WhatIsAskedBeforeTheEndIsAnswered) {
+  ServerOptions options;
+  options.shutdown_seconds = 10;
+  RunningServer server(slow(), options);
+  std::vector<std::unique_ptr<Client>> clients;
+  for (int i = 0; i < 20; ++i) {
+    clients.push_back(std::make_unique<Client>(server.port()));
+    clients.back()->send(post("/v1/completions", stream_body(25)));
+  }
+  Client idle(server.port());
+  EXPECT_EQ(idle.ask(get("/health")).status, 200);
+  ASSERT_TRUE(soon([&] { return server->state().running == 20; }));
+  server->stop();
+  EXPECT_TRUE(idle.ended());
+  for (auto& client : clients) {
+    const Received got = client->response();
+    EXPECT_TRUE(got.done());
+    EXPECT_EQ(got.events().back()["choices"][0]["finish_reason"], "length");
+  }
+  EXPECT_EQ(server.stop(), "");
+}
+
+TEST(HttpTest, WhatTakesTooLongIsCutAtTheEnd) {
+  ServerOptions options;
+  options.shutdown_seconds = 0.2;
+  RunningServer server(slow(), options);
+  Client client(server.port());
+  client.send(post("/v1/completions", stream_body(4000)));
+  ASSERT_TRUE(soon([&] { return server->state().running == 1; }));
+  server->stop();
+  const Received got = client.response();
+  EXPECT_TRUE(got.done());
+  EXPECT_EQ(got.events().back()["choices"][0]["finish_reason"], "abort");
+}
+
+TEST(HttpTest, AStepThatFailsEndsItsRequestsOnly) {
+  engine::MockOptions mock = slow();
+  mock.fail_step = 5;
+  RunningServer server(mock);
+  Client stream(server.port());
+  stream.send(post("/v1/completions", stream_body(100)));
+  const Received whole = complete(server.port(), R"({"prompt": "x", "max_tokens": 100})");
+  EXPECT_EQ(whole.status, 500);
+  EXPECT_EQ(whole.json()["error"]["type"], "InternalServerError");
+  const Received streamed = stream.response();
+  EXPECT_TRUE(streamed.done());
+  EXPECT_EQ(streamed.events().back()["error"]["code"], 500);
+  EXPECT_EQ(complete(server.port(), R"({"prompt": "x", "max_tokens": 3})").status, 200);
+}
+
+TEST(HttpTest, AnEngineThatDiesEndsTheServerInOrder) {
+  engine::MockOptions mock = slow();
+  mock.throw_step = 5;
+  RunningServer server(mock);
+  EXPECT_EQ(complete(server.port(), R"({"prompt": "x", "max_tokens": 100})").status, 500);
+  EXPECT_NE(server.stop().find("engine died"), std::string::npos);
+}
+
+TEST(HttpTest, MemoryStaysFlatOverManyRequests) {
+  RunningServer server;
+  std::atomic<int> failures{0};
+  auto ask_many = [&](int count) {
+    Client client(server.port());
+    for (int i = 0; i < count; ++i)
+      failures +=
+          client.ask(post("/v1/completions", R"({"prompt": "x y z", "max_tokens": 3})")).status !=
+          200;
+  };
+  ask_many(2000);
+  const size_t before = resident_bytes();
+  ask_many(8000);
+  EXPECT_EQ(failures, 0);
+  EXPECT_LT(resident_bytes(), before + (4u << 20));
+}
+
+TEST(HttpTest, ListensOnAUnixSocket) {
+  const std::string path = "/tmp/quern-http-test-" + std::to_string(::getpid()) + ".sock";
+  HttpOptions options;
+  options.uds = path;
+  HttpServer server(options, [](std::shared_ptr<Exchange> call) { call->respond({.body = "{}"}); });
+  const int fd = ::socket(AF_UNIX, SOCK_STREAM, 0);
+  sockaddr_un address{};
+  address.sun_family = AF_UNIX;
+  path.copy(address.sun_path, path.size());
+  ASSERT_EQ(::connect(fd, reinterpret_cast<sockaddr*>(&address), sizeof address), 0);
+  const std::string request = get("/");
+  ASSERT_EQ(::write(fd, request.data(), request.size()), static_cast<ssize_t>(request.size()));
+  char answer[12];
+  ASSERT_EQ(::recv(fd, answer, sizeof answer, MSG_WAITALL), 12);
+  EXPECT_EQ(std::string(answer, 12), "HTTP/1.1 200");
+  ::close(fd);
+}
+
+}  // namespace
+}  // namespace quern::serve
