@@ -170,6 +170,10 @@ def main():
     for name in ("palette4.png", "rgb_interlaced.png", "rgba16.png", "turned6.png", "rgb420.jpg", "progressive.jpg",
                  "cmyk.jpg", "turned2.jpg", "lossy_alpha.webp", "lossless.webp", "turned5.webp", "animation.webp"):
         (SEEDS / name).write_bytes((files | refused)[name])
+    # A chunk that claims 687 MB.
+    claimed = bytearray(files["turned6.png"])
+    claimed[claimed.index(b"eXIf") - 4] = 0x29
+    (SEEDS / "claimed_exif.png").write_bytes(claimed)
 
 
 if __name__ == "__main__":

@@ -12,6 +12,23 @@
 namespace quern::prompt {
 namespace {
 
+uint32_t number(std::string_view bytes) {
+  return png_get_uint_32(reinterpret_cast<png_const_bytep>(bytes.data()));
+}
+
+// The data of the first chunk of this name, or nothing. Behind the signature every chunk is length,
+// name, data, checksum.
+std::string_view chunk(std::string_view bytes, std::string_view name) {
+  bytes.remove_prefix(8);
+  while (bytes.size() >= 12) {
+    const size_t length = number(bytes);
+    if (length > bytes.size() - 12) break;
+    if (bytes.substr(4, 4) == name) return bytes.substr(8, length);
+    bytes.remove_prefix(12 + length);
+  }
+  return {};
+}
+
 class PngReader {
  public:
   PngReader(std::string_view bytes, const std::string& origin)
@@ -21,8 +38,8 @@ class PngReader {
         info_(png_create_info_struct(png_)) {
     QUERN_CHECK(png_ && info_);
     png_set_read_fn(png_, this, read);
-    png_set_read_user_chunk_fn(png_, this, see_chunk);
-    // What says nothing about pixels is passed over, so that nothing in it is unpacked.
+    // What says nothing about pixels is passed over: nothing in it is unpacked, and libpng takes no
+    // memory for what a chunk only claims to hold.
     png_set_keep_unknown_chunks(png_, PNG_HANDLE_CHUNK_NEVER, kSkipped,
                                 sizeof(kSkipped) / sizeof(kSkipped[0]) / 5);
   }
@@ -33,9 +50,6 @@ class PngReader {
   // Everything before the pixels. Rows are then asked for as 8-bit red, green, blue.
   void read_header() {
     guarded([&] { png_read_info(png_, info_); });
-    if (frames_ > 1) {
-      fail("{}: is an animation of {} frames; give one still picture", origin_, frames_);
-    }
     const int color = png_get_color_type(png_, info_), bits = png_get_bit_depth(png_, info_);
     if (color == PNG_COLOR_TYPE_GRAY && bits == 16) {
       fail("{}: is grayscale of 16 bits, for which there is no agreed conversion; save it with 8",
@@ -64,16 +78,10 @@ class PngReader {
     return rgb;
   }
 
-  int orientation() const {
-    png_uint_32 size = 0;
-    png_bytep exif = nullptr;
-    if (png_get_eXIf_1(png_, info_, &size, &exif) == 0) return 1;
-    return exif_orientation({reinterpret_cast<const char*>(exif), size});
-  }
-
  private:
   static constexpr png_byte kSkipped[] =
-      "iCCP\0tEXt\0zTXt\0iTXt\0sPLT\0hIST\0bKGD\0tRNS\0pCAL\0sCAL\0gAMA\0cHRM\0sRGB\0tIME\0sBIT";
+      "iCCP\0tEXt\0zTXt\0iTXt\0sPLT\0hIST\0bKGD\0tRNS\0pCAL\0sCAL\0gAMA\0cHRM\0sRGB\0tIME\0sBIT\0eX"
+      "If";
 
   template <class Step>
   void guarded(Step step) {
@@ -91,13 +99,6 @@ class PngReader {
     rest.remove_prefix(size);
   }
 
-  // acTL (of APNG) starts with the number of frames.
-  static int see_chunk(png_structp png, png_unknown_chunkp chunk) {
-    if (std::memcmp(chunk->name, "acTL", 4) == 0 && chunk->size >= 4)
-      self(png_get_user_chunk_ptr(png)).frames_ = png_get_uint_32(chunk->data);
-    return 1;
-  }
-
   [[noreturn]] static void on_error(png_structp png, png_const_charp message) {
     auto& text = self(png_get_error_ptr(png)).message_;
     std::strncpy(text.data(), message, text.size() - 1);
@@ -108,7 +109,6 @@ class PngReader {
   std::string_view rest_;
   const std::string& origin_;
   std::array<char, 128> message_{};
-  uint32_t frames_ = 1;
   png_structp png_;
   png_infop info_;
 };
@@ -120,14 +120,16 @@ DecodedImage decode_png(std::string_view bytes, const std::string& origin,
   // Signature, then IHDR: length, name, width, height, ...
   constexpr size_t kWidth = 16, kHeight = 20, kHeader = 33;
   if (bytes.size() < kHeader) fail("{}: not a sound PNG file: it ends early", origin);
-  const auto* header = reinterpret_cast<png_const_bytep>(bytes.data());
-  const int64_t width = png_get_uint_32(header + kWidth),
-                height = png_get_uint_32(header + kHeight);
+  const int64_t width = number(bytes.substr(kWidth)), height = number(bytes.substr(kHeight));
   check_image_size(width, height, origin, limits);
+  // acTL, of APNG, starts with the number of frames.
+  const std::string_view animation = chunk(bytes, "acTL");
+  if (animation.size() >= 4 && number(animation) > 1) {
+    fail("{}: is an animation of {} frames; give one still picture", origin, number(animation));
+  }
   PngReader reader(bytes, origin);
   reader.read_header();
-  Tensor rgb = reader.read_pixels(width, height);
-  return {std::move(rgb), reader.orientation()};
+  return {reader.read_pixels(width, height), exif_orientation(chunk(bytes, "eXIf"))};
 }
 
 }  // namespace quern::prompt
