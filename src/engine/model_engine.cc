@@ -1,46 +1,97 @@
 #include "engine/model_engine.h"
 
 #include <algorithm>
-#include <limits>
+#include <charconv>
+#include <chrono>
 
 #include "base/error.h"
-#include "engine/sampler.h"
+#include "base/file.h"
+#include "base/log.h"
+#include "base/threads.h"
 #include "models/models.h"
 
 namespace quern::engine {
+namespace {
 
-struct ModelEngine::Sequence {
-  Sequence(int64_t id, Request accepted, int64_t ids)
-      : id(id),
-        request(std::move(accepted)),
-        tokens(request.tokens),
-        sampler(request, ids, LogprobsMode::raw_logprobs, static_cast<uint64_t>(id)) {}
+// Rows of logits that are held at once while a prompt is reported.
+constexpr int64_t kReportedRows = 64;
+constexpr int64_t kMostKvBytes = int64_t{16} << 30;
 
-  int64_t generated() const { return static_cast<int64_t>(tokens.size() - request.tokens.size()); }
-  int64_t waiting() const { return static_cast<int64_t>(tokens.size()) - cached; }
+nn::KvType stored_type(const Json& config) {
+  const Json text = config.has("text_config") ? config.at("text_config") : config;
+  const auto type =
+      text.get<std::string>("dtype", text.get<std::string>("torch_dtype", "bfloat16"));
+  if (type == "float32") return nn::KvType::fp32;
+  return type == "float16" ? nn::KvType::fp16 : nn::KvType::bf16;
+}
 
-  std::optional<Finish> finish() const {
-    const auto& stops = request.stop_ids;
-    if (generated() > 0 && std::find(stops.begin(), stops.end(), tokens.back()) != stops.end())
-      return Finish::stop;
-    if (generated() >= request.max_tokens) return Finish::length;
-    return std::nullopt;
+int64_t longest_of(const Json& config) {
+  const Json text = config.has("text_config") ? config.at("text_config") : config;
+  return text.get<int64_t>("max_position_embeddings");
+}
+
+uint64_t random_word(std::random_device& source) { return uint64_t{source()} << 32 | source(); }
+
+// Prompts with other pictures are other prompts, though their tokens may be equal.
+std::string salt_of(const Request& request) {
+  std::string salt = request.cache_salt;
+  for (const auto& image : request.images) {
+    const Tensor values = image.patches.values.contiguous();
+    salt += '\n';
+    salt += sha256({static_cast<const char*>(values.const_data_ptr()), values.nbytes()});
   }
+  return salt;
+}
 
-  int64_t id;
-  Request request;
-  std::vector<int32_t> tokens;  // the prompt's and the new ones
-  int64_t cached = 0;           // of them, how many the caches have seen
-  nn::Caches caches;
-  Sampler sampler;
-  bool begun = false, cancelled = false;
+// One after another; positions of three axes if one sequence has them.
+Tensor joined_positions(const std::vector<nn::Pass>& parts) {
+  const bool grid =
+      std::ranges::any_of(parts, [](const auto& p) { return p.positions.dim() == 2; });
+  std::vector<Tensor> all;
+  for (const nn::Pass& part : parts)
+    all.push_back(grid && part.positions.dim() == 1
+                      ? part.positions.expand({3, part.positions.size(0)})
+                      : part.positions);
+  return at::cat(all, -1);
+}
+
+nn::Media joined_media(const std::vector<nn::Pass>& parts, const ops::Bounds& bounds) {
+  std::vector<Tensor> tokens, features;
+  for (size_t i = 0; i < parts.size(); ++i) {
+    if (!parts[i].media.tokens.defined()) continue;
+    tokens.push_back(parts[i].media.tokens + bounds[i]);
+    features.push_back(parts[i].media.features);
+  }
+  if (tokens.empty()) return {};
+  return {at::cat(tokens), at::cat(features)};
+}
+
+// One for each request.
+Update& update_of(int64_t request, std::vector<Update>& updates) {
+  const auto found = std::ranges::find(updates, request, &Update::request);
+  return found != updates.end() ? *found : updates.emplace_back(Update{.request = request});
+}
+
+std::span<const float> row_of(const Tensor& logits, int64_t row) {
+  return {logits.const_data_ptr<float>() + row * logits.size(1),
+          static_cast<size_t>(logits.size(1))};
+}
+
+}  // namespace
+
+// A sequence that gets a token, and the token.
+struct ModelEngine::Drawing {
+  Sequence* sequence;
+  Sampler::Drawn drawn = {};
+  std::string error = {};
 };
+
+// ---- start
 
 ModelEngine::ModelEngine(std::shared_ptr<const nn::Source> source, const EngineOptions& options)
     : source_(std::move(source)),
       options_(options),
       model_(models::make_model(source_->files.config())) {
-  QUERN_CHECK(options_.max_num_batched_tokens > 0);
   at::NoGradGuard no_grad;
   const nn::Weights root(source_);
   stem_ = model_->stem(root);
@@ -48,73 +99,292 @@ ModelEngine::ModelEngine(std::shared_ptr<const nn::Source> source, const EngineO
   head_ = model_->head(root);
   const int64_t vocabulary = model_->vocabulary();
   if (options_.ids <= 0 || options_.ids > vocabulary) options_.ids = vocabulary;
+  kv_type_ = options_.kv_type.value_or(stored_type(source_->files.config()));
+  plan_caches();
   limits_ = {.vocabulary = vocabulary,
-             .max_model_len = std::numeric_limits<int64_t>::max(),
-             .max_num_seqs = 1,
-             .max_num_batched_tokens = options_.max_num_batched_tokens};
+             .max_model_len = plan_.max_model_len,
+             .max_num_seqs = options_.max_num_seqs,
+             .max_num_batched_tokens = options_.max_num_batched_tokens,
+             .block_tokens = kernels::KvBlock::kTokens,
+             .kv_tokens = plan_.kv_tokens,
+             .prefix_caching = options_.prefix_caching,
+             .priorities = options_.policy == Policy::priority};
 }
 
 ModelEngine::~ModelEngine() = default;
 
+void ModelEngine::plan_caches() {
+  if (options_.max_num_seqs < 1 || options_.max_num_batched_tokens < options_.max_num_seqs)
+    fail(Exit::usage,
+         "max_num_batched_tokens is {} and max_num_seqs {}: a pass must have room for a token of "
+         "each sequence",
+         options_.max_num_batched_tokens, options_.max_num_seqs);
+  // One token shows which layers keep something, and what.
+  nn::Caches probe;
+  nn::Pass pass = nn::Pass::next(0, 1, probe);
+  forward(at::zeros({1}, at::kLong), pass);
+  const nn::CacheLayout& layout = probe.layout();
+
+  MemoryNeeds needs{.block_tokens = kernels::KvBlock::kTokens,
+                    .windows = layout.windows(),
+                    .block_bytes = {},
+                    .state_bytes = layout.state_bytes(),
+                    .longest = longest_of(source_->files.config())};
+  for (int64_t window : needs.windows)
+    needs.block_bytes.push_back(layout.block_bytes(window, kv_type_));
+  plan_ = plan_memory(
+      needs, {.bytes = options_.kv_bytes > 0 ? options_.kv_bytes
+                                             : std::min(available_memory() / 4, kMostKvBytes),
+              .max_model_len = options_.max_model_len,
+              .max_num_seqs = options_.max_num_seqs,
+              .max_num_batched_tokens = options_.max_num_batched_tokens,
+              .blocks = options_.kv_blocks,
+              .prefix_caching = options_.prefix_caching});
+  caches_ = std::make_unique<nn::Caches>(layout, kv_type_, plan_.blocks, plan_.states);
+  read_scales();
+
+  CachePool::Options pool{.block_tokens = needs.block_tokens,
+                          .groups = {},
+                          .states = plan_.states,
+                          .prefix_caching = options_.prefix_caching};
+  for (size_t g = 0; g < needs.windows.size(); ++g)
+    pool.groups.push_back({needs.windows[g], plan_.blocks[g]});
+  const PrefixTree::Key secret = {random_word(entropy_), random_word(entropy_)};
+  pool_ = std::make_unique<CachePool>(
+      pool, PrefixTree(needs.block_tokens, secret),
+      [this](int32_t from, int32_t to) { caches_->copy_state(from, to); });
+  scheduler_ = std::make_unique<Scheduler>(
+      Scheduler::Options{.max_num_seqs = options_.max_num_seqs,
+                         .max_num_batched_tokens = options_.max_num_batched_tokens,
+                         .policy = options_.policy,
+                         .long_prefill_tokens = options_.long_prefill_tokens},
+      *pool_);
+}
+
+// "...layers.7.self_attn.k_scale" and v_scale, one number for a layer (compressed-tensors'
+// kv_cache_scheme).
+void ModelEngine::read_scales() {
+  if (kv_type_ != nn::KvType::fp8_e4m3) return;
+  bool found = false;
+  for (const std::string& name : source_->files.names()) {
+    const bool key = name.ends_with(".k_scale"), value = name.ends_with(".v_scale");
+    const size_t place = name.rfind("layers.");
+    if (!(key || value) || place == std::string::npos) continue;
+    int layer = -1;
+    std::from_chars(name.data() + place + 7, name.data() + name.size(), layer);
+    if (!caches_->layout().kv.contains(layer)) continue;
+    const float scale = source_->files.tensor(name).to(at::kFloat).item<float>();
+    if (!(scale > 0)) fail("{}: a scale of {} is no scale", name, scale);
+    (key ? caches_->kv(layer).k_scale : caches_->kv(layer).v_scale) = scale;
+    found = true;
+  }
+  if (!found)
+    log_warning(
+        "the checkpoint has no scales for an FP8 KV cache; 1.0 is used, which may cost accuracy");
+}
+
+// ---- requests
+
+const nn::Vision& ModelEngine::vision() {
+  at::NoGradGuard no_grad;
+  if (!vision_) vision_ = model_->vision(nn::Weights(source_));
+  if (!vision_) fail(Exit::usage, "this model takes no pictures: it has no vision tower");
+  return *vision_;
+}
+
 int64_t ModelEngine::submit(Request request) {
   check(request, limits_);
-  sequences_.push_back(std::make_unique<Sequence>(submitted_, std::move(request), options_.ids));
+  if (!request.images.empty()) vision();
+  const auto media = model_->image_tokens();
+  request.cache_salt = salt_of(request);
+  active_.try_emplace(submitted_,
+                      Sampler(request, options_.ids, options_.logprobs_mode, random_word(entropy_)),
+                      SequenceImages(std::exchange(request.images, {}), media && media->by_grid),
+                      std::vector<TokenReport>());
+  scheduler_->add(std::make_unique<Sequence>(submitted_, std::move(request)));
   return submitted_++;
 }
 
-Tensor ModelEngine::run(Sequence& sequence, int64_t count) {
-  const auto begin = sequence.tokens.begin() + sequence.cached;
-  const std::vector<int64_t> ids(begin, begin + count);
-  nn::Pass pass = nn::Pass::next(sequence.cached, count, sequence.caches);
-  Tensor hidden = (*stem_)(at::tensor(ids, at::kLong), pass);
-  for (const auto& block : blocks_) hidden = (*block)(hidden, pass);
-  sequence.cached += count;
-  if (sequence.waiting() > 0) return {};
-  return head_->logits(head_->norm(hidden.narrow(0, count - 1, 1)));
+void ModelEngine::cancel(int64_t request) {
+  const auto found = active_.find(request);
+  if (found != active_.end()) found->second.cancelled = true;
 }
+
+void ModelEngine::end(int64_t request) {
+  scheduler_->remove(request);
+  active_.erase(request);
+}
+
+std::vector<Update> ModelEngine::end_cancelled() {
+  std::vector<Update> updates;
+  for (const auto& [id, active] : active_)
+    if (active.cancelled) updates.push_back({.request = id, .finish = Finish::cancelled});
+  for (const Update& update : updates) end(update.request);
+  return updates;
+}
+
+// ---- steps
 
 std::vector<Update> ModelEngine::step() {
   // Not InferenceMode: it holds for one thread, and the threads of parallel_for could not write to
   // tensors that were made in it.
   at::NoGradGuard no_grad;
-  std::vector<Update> updates;
-  std::erase_if(sequences_, [&](const auto& sequence) {
-    if (sequence->cancelled)
-      updates.push_back({.request = sequence->id, .finish = Finish::cancelled});
-    return sequence->cancelled;
-  });
-  if (sequences_.empty()) return updates;
-
-  Sequence& sequence = *sequences_.front();
-  const Tensor logits =
-      run(sequence, std::min(sequence.waiting(), options_.max_num_batched_tokens));
-  Update update{.request = sequence.id};
-  if (sequence.generated() == 0 && !sequence.begun) update.cached_tokens = 0;
-  sequence.begun = true;
-  if (logits.defined()) {
-    const auto answer = std::span(sequence.tokens).subspan(sequence.request.tokens.size());
-    const int32_t token =
-        sequence.sampler
-            .next({logits.const_data_ptr<float>(), static_cast<size_t>(logits.numel())}, answer)
-            .token;
-    sequence.tokens.push_back(token);
-    update.tokens = {token};
-    update.finish = sequence.finish();
+  const auto start = std::chrono::steady_clock::now();
+  std::vector<Update> updates = end_cancelled();
+  const std::vector<Slice> slices = scheduler_->next();
+  if (slices.empty()) return updates;
+  try {
+    run(slices, updates);
+  } catch (const std::exception& error) {
+    ++state_.failed_steps;
+    for (const Slice& slice : slices) {
+      const int64_t id = slice.sequence->id;
+      updates.push_back({.request = id, .finish = Finish::error, .error = error.what()});
+      end(id);
+    }
   }
-  updates.push_back(update);
-  if (update.finish) sequences_.pop_front();
+  ++state_.steps;
+  state_.step_seconds =
+      std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
   return updates;
 }
 
-void ModelEngine::cancel(int64_t request) {
-  for (auto& sequence : sequences_)
-    if (sequence->id == request) sequence->cancelled = true;
+// Throws before anything is delivered.
+void ModelEngine::run(const std::vector<Slice>& slices, std::vector<Update>& updates) {
+  std::vector<int64_t> ids;
+  for (const auto& [sequence, count] : slices)
+    for (int64_t i = 0; i < count; ++i)
+      ids.push_back(sequence->tokens[static_cast<size_t>(sequence->computed + i)]);
+  nn::Pass pass = pass_of(slices);
+  const Tensor hidden = forward(at::tensor(ids, at::kLong), pass);
+  report_prompts(slices, hidden);
+  std::vector<Drawing> drawings = draw(slices, hidden);
+
+  state_.step_tokens = std::ssize(ids);
+  for (const Slice& slice : slices) {
+    Sequence& sequence = *slice.sequence;
+    if (!sequence.begun) update_of(sequence.id, updates).cached_tokens = sequence.computed;
+    sequence.begun = true;
+    state_.prompt_tokens += sequence.missing() > 1 || sequence.answer().empty() ? slice.tokens : 0;
+    state_.recomputed_tokens += sequence.preempted && !slice.last() ? slice.tokens : 0;
+    scheduler_->computed(slice);
+  }
+  for (Drawing& drawing : drawings) deliver(drawing, updates);
+}
+
+Tensor ModelEngine::forward(const Tensor& ids, nn::Pass& pass) const {
+  Tensor hidden = (*stem_)(ids, pass);
+  for (const auto& block : blocks_) hidden = (*block)(hidden, pass);
+  return hidden;
+}
+
+nn::Pass ModelEngine::pass_of(const std::vector<Slice>& slices) {
+  nn::Pass pass;
+  pass.bounds = {0};
+  pass.caches = caches_.get();
+  std::vector<nn::Pass> parts(slices.size());
+  for (size_t i = 0; i < slices.size(); ++i) {
+    const auto& [sequence, count] = slices[i];
+    nn::CachePlace place{.past = sequence->computed, .slot = sequence->lease.state};
+    for (const auto& table : sequence->lease.tables) place.tables.push_back(table.data());
+    pass.places.push_back(std::move(place));
+    pass.bounds.push_back(pass.bounds.back() + count);
+    parts[i].positions = at::arange(sequence->computed, sequence->computed + count, at::kLong);
+    SequenceImages& images = active_.at(sequence->id).images;
+    if (images.empty()) continue;
+    images.encode(vision());
+    images.complete(parts[i], sequence->computed, count);
+  }
+  pass.positions = joined_positions(parts);
+  pass.media = joined_media(parts, pass.bounds);
+  return pass;
+}
+
+Tensor ModelEngine::logits_of(const Tensor& hidden, const std::vector<int64_t>& rows) const {
+  return head_->logits(head_->norm(hidden.index_select(0, at::tensor(rows, at::kLong))))
+      .contiguous();
+}
+
+// The logits after token t say how likely token t + 1 was.
+void ModelEngine::report_prompts(const std::vector<Slice>& slices, const Tensor& hidden) {
+  int64_t first = 0;  // row of the slice
+  for (const auto& [sequence, count] : slices) {
+    const Request& request = sequence->request;
+    std::vector<TokenReport>& reports = active_.at(sequence->id).prompt_reports;
+    const int64_t begin = sequence->computed,
+                  end = std::min(begin + count, std::ssize(request.tokens) - 1);
+    // After a preemption they are there already.
+    for (int64_t t = begin; request.prompt_logprobs && std::ssize(reports) == t && t < end;) {
+      const int64_t rows = std::min(kReportedRows, end - t);
+      std::vector<int64_t> wanted;
+      for (int64_t i = 0; i < rows; ++i) wanted.push_back(first + t - begin + i);
+      const Tensor logits = logits_of(hidden, wanted);
+      reports.resize(static_cast<size_t>(t + rows));
+      parallel_for(rows, [&, t](int64_t i) {
+        reports[static_cast<size_t>(t + i)] =
+            report(row_of(logits, i), request.tokens[static_cast<size_t>(t + i + 1)],
+                   *request.prompt_logprobs, options_.logprobs_mode);
+      });
+      t += rows;
+    }
+    first += count;
+  }
+}
+
+std::vector<ModelEngine::Drawing> ModelEngine::draw(const std::vector<Slice>& slices,
+                                                    const Tensor& hidden) {
+  std::vector<Drawing> drawings;
+  std::vector<int64_t> rows;
+  int64_t end = 0;
+  for (const Slice& slice : slices) {
+    end += slice.tokens;
+    if (!slice.last()) continue;
+    drawings.push_back({slice.sequence});
+    rows.push_back(end - 1);
+  }
+  if (rows.empty()) return drawings;
+  const Tensor logits = logits_of(hidden, rows);
+  parallel_for(std::ssize(rows), [&](int64_t i) {
+    Drawing& drawing = drawings[static_cast<size_t>(i)];
+    try {
+      drawing.drawn = active_.at(drawing.sequence->id)
+                          .sampler.next(row_of(logits, i), drawing.sequence->answer());
+    } catch (const std::exception& error) {  // the others have done nothing wrong
+      drawing.error = error.what();
+    }
+  });
+  return drawings;
+}
+
+void ModelEngine::deliver(Drawing& drawing, std::vector<Update>& updates) {
+  Sequence& sequence = *drawing.sequence;
+  Update& update = update_of(sequence.id, updates);
+  if (drawing.error.empty()) {
+    sequence.tokens.push_back(drawing.drawn.token);
+    ++state_.new_tokens;
+    update.tokens = {drawing.drawn.token};
+    if (drawing.drawn.report) update.reports = {std::move(*drawing.drawn.report)};
+    if (sequence.answer().size() == 1)
+      update.prompt_reports = std::move(active_.at(sequence.id).prompt_reports);
+    update.finish = sequence.finish(limits_.max_model_len);
+  } else {
+    update.finish = Finish::error;
+    update.error = drawing.error;
+  }
+  if (update.finish) end(sequence.id);
 }
 
 EngineState ModelEngine::state() const {
   EngineState state = state_;
-  state.running = std::min<int64_t>(1, std::ssize(sequences_));
-  state.waiting = std::ssize(sequences_) - state.running;
+  state.running = scheduler_->running();
+  state.waiting = scheduler_->waiting();
+  state.preemptions = scheduler_->preemptions();
+  state.prefix_queries = scheduler_->prefix_queries();
+  state.prefix_hits = scheduler_->prefix_hits();
+  // Groups are in the order of their windows, and layers that see all have window 0.
+  const std::vector<int64_t> windows = caches_->layout().windows();
+  if (!windows.empty() && windows.front() == 0)
+    state.kv_tokens_used = (pool_->blocks(0) - pool_->free_blocks(0)) * limits_.block_tokens;
   return state;
 }
 

@@ -131,8 +131,8 @@ class GatedDeltaNet {
   Tensor operator()(const Tensor& x, Pass& pass) const {
     auto [qkv, z] = qkv_z_(x);
     auto [b, a] = b_a_(x);
-    Tensor decay = decay_rate_ * at::softplus(a + dt_bias_);
-    Tensor mixed = delta_net(qkv, conv1d_, decay, b.sigmoid(), shape_, pass);
+    Tensor decay = decay_rate_ * ops::softplus(a + dt_bias_);
+    Tensor mixed = delta_net(qkv, conv1d_, decay, ops::sigmoid(b), shape_, pass);
     return out_proj_(norm_.gated(mixed, z.unflatten(-1, {-1, shape_.value_dim})).flatten(1));
   }
 

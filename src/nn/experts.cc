@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <numeric>
 
 #include "base/error.h"
 #include "base/threads.h"
@@ -68,10 +69,14 @@ Tensor project_out(const Job& job, const Tensor& gate, const Tensor& up, const f
              up.const_data_ptr<float>() + first * inner, rows, pairs * inner);
     ready[i] = job.down.prepare(rows, pairs, inner);
   });
+  // A token's experts are added in the order of their numbers, whatever other tokens choose.
+  std::vector<int64_t> by_number(experts);
+  std::iota(by_number.begin(), by_number.end(), 0);
+  std::ranges::sort(by_number, {}, [&](int64_t i) { return job.order[i]; });
   parallel_pieces(hidden, kOutputTile, [&](int64_t begin, int64_t end) {
     std::vector<float> tile;
     const int64_t width = end - begin;
-    for (int64_t i = 0; i < experts; ++i) {
+    for (int64_t i : by_number) {
       const int64_t expert = job.order[i], first = job.lists.begin[expert],
                     pairs = job.lists.pairs(expert);
       tile.resize(pairs * width);

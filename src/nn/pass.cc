@@ -10,45 +10,17 @@ namespace {
 
 constexpr const char* kGridPositions = "grid_positions";
 
-Tensor with_room(const Tensor& old, int64_t first, int64_t used, int64_t room, const Tensor& like) {
-  std::vector<int64_t> shape = like.sizes().vec();
-  shape[0] = room;
-  Tensor moved = at::empty(shape, at::kFloat);
-  if (used > 0) moved.narrow(0, 0, used).copy_(old.narrow(0, first, used));
-  return moved;
-}
-
 std::string keys_of(int layer) { return fmt::format("keys.{}", layer); }
 std::string values_of(int layer) { return fmt::format("values.{}", layer); }
 
-// The newest inputs of the convolution, for the tokens that come after these.
-Tensor newest(const Tensor& past, const Tensor& x) {
-  const int64_t kept = past.size(0);
-  if (x.size(0) >= kept) return x.narrow(0, x.size(0) - kept, kept).clone();
-  return at::cat({past.narrow(0, x.size(0), kept - x.size(0)), x});
+std::vector<ops::OngoingSequence> ongoing(const Pass& pass) {
+  std::vector<ops::OngoingSequence> all;
+  for (size_t i = 0; i < pass.places.size(); ++i)
+    all.push_back({pass.bounds[i], pass.bounds[i + 1] - pass.bounds[i], pass.places[i].slot});
+  return all;
 }
 
 }  // namespace
-
-void KvCache::append(const Tensor& k, const Tensor& v, int64_t window) {
-  const int64_t added = k.size(0);
-  const int64_t kept = window > 0 ? std::min(tokens_, window - 1) : tokens_;
-  first_ += tokens_ - kept;
-  if (!k_.defined() || first_ + kept + added > k_.size(0)) {
-    // Half as much again, so that a long sequence is copied a few times in all.
-    const int64_t needed = kept + added, room = std::max<int64_t>(needed + needed / 2, 256);
-    k_ = with_room(k_, first_, kept, room, k);
-    v_ = with_room(v_, first_, kept, room, v);
-    first_ = 0;
-  }
-  k_.narrow(0, first_ + kept, added).copy_(k);
-  v_.narrow(0, first_ + kept, added).copy_(v);
-  tokens_ = kept + added;
-}
-
-int64_t KvCache::bytes() const {
-  return k_.defined() ? static_cast<int64_t>(k_.nbytes() + v_.nbytes()) : 0;
-}
 
 Pass Pass::whole(const std::vector<int64_t>& lengths) {
   Pass pass;
@@ -75,13 +47,15 @@ Pass Pass::next(int64_t past, int64_t tokens, Caches& caches) {
   pass.bounds = {0, tokens};
   pass.positions = at::arange(past, past + tokens, at::kLong);
   pass.caches = &caches;
+  pass.places = {{.past = past}};
   return pass;
 }
 
 Tensor attend(const Tensor& q, const Tensor& k, const Tensor& v, const AttentionShape& shape,
               Pass& pass) {
   if (pass.caches) {
-    pass.caches->kv(shape.layer).append(k, v, shape.window);
+    ops::PagedKv& cache = pass.caches->kv(shape.layer, {k.size(1), k.size(2), shape.window});
+    ops::append(cache, k, v, pass.caches->sequences(shape.layer, pass.bounds, pass.places));
     return attend(q, {shape.layer, shape.scale, shape.window}, pass);
   }
   if (shape.shared) {
@@ -93,8 +67,9 @@ Tensor attend(const Tensor& q, const Tensor& k, const Tensor& v, const Attention
 
 Tensor attend(const Tensor& q, const AttentionShape& shape, Pass& pass) {
   if (pass.caches) {
-    const KvCache& cache = pass.caches->kv(shape.layer);
-    return ops::cached_attention(q, cache.k(), cache.v(), shape.scale, shape.window);
+    return ops::paged_attention(q, pass.caches->kv(shape.layer),
+                                pass.caches->sequences(shape.layer, pass.bounds, pass.places),
+                                shape.scale, shape.window);
   }
   return ops::attention(q, pass.shared.at(keys_of(shape.layer)),
                         pass.shared.at(values_of(shape.layer)), pass.bounds, shape.scale,
@@ -106,21 +81,23 @@ Tensor delta_net(const Tensor& qkv, const Tensor& filter, const Tensor& decay, c
   const int64_t keys = shape.key_heads * shape.key_dim,
                 values = shape.value_heads * shape.value_dim;
   QUERN_CHECK(qkv.size(1) == 2 * keys + values);
-  DeltaState* cache = pass.caches ? &pass.caches->delta(shape.layer) : nullptr;
-  if (cache && !cache->conv.defined()) {
-    cache->conv = at::zeros({filter.size(1) - 1, qkv.size(1)}, at::kFloat);
-    cache->state = at::zeros({shape.value_heads, shape.key_dim, shape.value_dim}, at::kFloat);
+  Tensor filtered;
+  DeltaState* cache = nullptr;
+  if (pass.caches) {
+    cache = &pass.caches->delta(shape.layer, {filter.size(1), qkv.size(1), shape.value_heads,
+                                              shape.key_dim, shape.value_dim});
+    filtered = ops::causal_conv_silu_step(qkv, filter, ongoing(pass), cache->conv);
+  } else {
+    filtered = ops::causal_conv_silu(qkv, filter, pass.bounds);
   }
-  Tensor filtered = ops::causal_conv_silu(qkv, filter, pass.bounds, cache ? cache->conv : Tensor());
   auto heads = [&](int64_t begin, int64_t count, int64_t width) {
     return filtered.narrow(1, begin, count * width).unflatten(1, {count, width});
   };
-  ops::DeltaInputs in{heads(0, shape.key_heads, shape.key_dim),
-                      heads(keys, shape.key_heads, shape.key_dim),
-                      heads(2 * keys, shape.value_heads, shape.value_dim), decay, beta};
-  if (!cache) return ops::delta_rule(in, pass.bounds);
-  cache->conv = newest(cache->conv, qkv);
-  return ops::delta_rule_step(in, cache->state);
+  const ops::DeltaInputs in{heads(0, shape.key_heads, shape.key_dim),
+                            heads(keys, shape.key_heads, shape.key_dim),
+                            heads(2 * keys, shape.value_heads, shape.value_dim), decay, beta};
+  return cache ? ops::delta_rule_step(in, ongoing(pass), cache->states)
+               : ops::delta_rule(in, pass.bounds);
 }
 
 }  // namespace quern::nn

@@ -3,9 +3,9 @@
 // weights, their input and the Pass.
 #pragma once
 
-#include <map>
 #include <vector>
 
+#include "nn/caches.h"
 #include "nn/media.h"
 #include "nn/shared.h"
 #include "ops/attention.h"
@@ -13,44 +13,11 @@
 
 namespace quern::nn {
 
-// Keys and values of one layer of one sequence, [tokens, kv heads, width].
-class KvCache {
- public:
-  // window: how many keys a query sees, itself included, 0: all. Older ones are forgotten, but none
-  // that a query of these tokens sees.
-  void append(const Tensor& k, const Tensor& v, int64_t window = 0);
-  // What is remembered, the newest last.
-  Tensor k() const { return k_.narrow(0, first_, tokens_); }
-  Tensor v() const { return v_.narrow(0, first_, tokens_); }
-  int64_t bytes() const;  // held, with the room to grow
-
- private:
-  Tensor k_, v_;  // with room to grow
-  int64_t first_ = 0, tokens_ = 0;
-};
-
-// What a linear-attention layer keeps of a sequence.
-struct DeltaState {
-  Tensor conv;   // the newest taps - 1 inputs of the convolution, fp32 [taps - 1, channels], oldest
-                 // first
-  Tensor state;  // fp32 [value heads, key width, value width]
-};
-
-// The caches of one sequence; layers are made when they are first asked for.
-class Caches {
- public:
-  KvCache& kv(int layer) { return kv_[layer]; }
-  DeltaState& delta(int layer) { return delta_[layer]; }
-
- private:
-  std::map<int, KvCache> kv_;
-  std::map<int, DeltaState> delta_;
-};
-
 struct Pass {
   Tensor positions;  // int64 [tokens], or [3, tokens] (time, height, width)
   ops::Bounds bounds;
   Caches* caches = nullptr;                          // null: whole sequences, differentiable
+  std::vector<CachePlace> places;                    // with caches: of each sequence
   std::vector<int64_t>* pairs_per_expert = nullptr;  // counted up by the block's experts
   Shared shared;
   Media media;  // for the stem: which tokens are parts of pictures

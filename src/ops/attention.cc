@@ -221,20 +221,4 @@ Tensor attention(const Tensor& q, const Tensor& k, const Tensor& v, const Bounds
                                   window);
 }
 
-Tensor cached_attention(const Tensor& q_in, const Tensor& k, const Tensor& v, double scale,
-                        int64_t window) {
-  Tensor q = dense_rows(q_in);
-  const Shapes shape = shapes_of(q, k, v);
-  const Sight sight{k.size(0) - shape.tokens, window};
-  QUERN_CHECK(sight.past >= 0);
-  Tensor output = at::empty({shape.tokens, shape.heads, shape.width}, at::kFloat);
-  const int64_t tiles = (shape.tokens + kQueryTile - 1) / kQueryTile;
-  parallel_for(tiles * shape.heads, [&](int64_t item) {
-    const int64_t begin = item / shape.heads * kQueryTile;
-    const QueryTile tile{0, begin, std::min(shape.tokens, begin + kQueryTile), item % shape.heads};
-    attend_tile(q, k, v, tile, sight, shape.group, scale, output);
-  });
-  return output;
-}
-
 }  // namespace quern::ops

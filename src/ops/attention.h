@@ -18,9 +18,4 @@ using Bounds = std::vector<int64_t>;
 Tensor attention(const Tensor& q, const Tensor& k, const Tensor& v, const Bounds& bounds,
                  double scale, int64_t window = 0);
 
-// The newest q.size(0) tokens of one sequence against the newest k.size(0) keys (k and v hold those
-// of the new tokens too).
-Tensor cached_attention(const Tensor& q, const Tensor& k, const Tensor& v, double scale,
-                        int64_t window = 0);
-
 }  // namespace quern::ops

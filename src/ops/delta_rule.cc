@@ -5,6 +5,7 @@
 
 #include "base/error.h"
 #include "base/threads.h"
+#include "kernels/kernels.h"
 #include "ops/pieces.h"
 
 namespace quern::ops {
@@ -28,18 +29,13 @@ Tensor in_chunks(const Tensor& x, int64_t chunks) {
   return t.reshape({t.size(0), chunks, kChunk, x.size(2)});
 }
 
-struct ChunkResult {
-  Tensor output;  // [tokens, value heads, value width]
-  Tensor state;
-};
-
 // One sequence, key heads with their value heads. Within a chunk of C tokens, with G the running
 // sum of the decays and S0 the state at its start:
 //   (I + L) U = beta V - beta exp(G) K S0,  L_ij = beta_i (k_i . k_j) exp(G_i - G_j) for j < i
 //   o_i = exp(G_i) S0^T q_i + sum_{j <= i} (q_i . k_j) exp(G_i - G_j) u_j
 //   S1 = exp(G_C) S0 + sum_j exp(G_C - G_j) k_j u_j^T
 // Only differences G_i - G_j with j <= i are exponentiated, which are never positive.
-ChunkResult chunked(const DeltaInputs& in, const Tensor& initial) {
+Tensor chunked(const DeltaInputs& in) {
   const int64_t tokens = in.v.size(0), heads = in.v.size(1), key_width = in.k.size(2),
                 value_width = in.v.size(2);
   const int64_t repeat = heads / in.k.size(1), chunks = (tokens + kChunk - 1) / kChunk;
@@ -68,19 +64,17 @@ ChunkResult chunked(const DeltaInputs& in, const Tensor& initial) {
   Tensor k_to_state = (k * (last - total).exp()).transpose(2, 3);
   Tensor state_decay = last.exp();
 
-  Tensor state =
-      initial.defined() ? initial : at::zeros({heads, key_width, value_width}, at::kFloat);
+  Tensor state = at::zeros({heads, key_width, value_width}, at::kFloat);
   std::vector<Tensor> outputs;
   for (int64_t c = 0; c < chunks; ++c) {
     Tensor u = u_own.select(1, c) - k_carried.select(1, c).matmul(state);
     outputs.push_back(q_from_state.select(1, c).matmul(state) + scores.select(1, c).matmul(u));
     state = state * state_decay.select(1, c) + k_to_state.select(1, c).matmul(u);
   }
-  Tensor output = at::stack(outputs, 1)
-                      .reshape({heads, chunks * kChunk, value_width})
-                      .narrow(1, 0, tokens)
-                      .transpose(0, 1);
-  return {output, state};
+  return at::stack(outputs, 1)
+      .reshape({heads, chunks * kChunk, value_width})
+      .narrow(1, 0, tokens)
+      .transpose(0, 1);
 }
 
 void check_shapes(const DeltaInputs& in, const Tensor& state) {
@@ -114,28 +108,24 @@ void recur_head(const float* q, const float* k, const float* v, float decay, flo
 
 }  // namespace
 
-Tensor causal_conv_silu(const Tensor& x, const Tensor& weight, const Bounds& bounds,
-                        const Tensor& past) {
+Tensor causal_conv_silu(const Tensor& x, const Tensor& weight, const Bounds& bounds) {
   const int64_t taps = weight.size(1), channels = x.size(1);
-  QUERN_CHECK(weight.size(0) == channels && (!past.defined() || bounds.size() == 2));
+  QUERN_CHECK(weight.size(0) == channels);
   std::vector<Piece> pieces;
   for (size_t s = 0; s + 1 < bounds.size(); ++s) {
     for (int64_t c = 0; c < channels; c += kConvChannels) {
       const int64_t first = bounds[s], length = bounds[s + 1] - first,
                     width = std::min(kConvChannels, channels - c);
-      auto cut_columns = [c, width](const Tensor& t) { return t.narrow(1, c, width); };
-      auto cut = [=](const Tensor& t) { return cut_columns(t.narrow(0, first, length)); };
-      pieces.push_back(
-          {[=](const Tensor& t, size_t which) {
-             // Input 0 is cut by sequence and channel, the weight and the past by channel alone.
-             return which == 0 ? cut(t) : which == 1 ? t.narrow(0, c, width) : cut_columns(t);
-           },
-           cut});
+      auto cut = [=](const Tensor& t) { return t.narrow(0, first, length).narrow(1, c, width); };
+      pieces.push_back({[=](const Tensor& t, size_t which) {
+                          // The input is cut by sequence and channel, the weight by channel alone.
+                          return which == 0 ? cut(t) : t.narrow(0, c, width);
+                        },
+                        cut});
     }
   }
   auto filter = [taps](const std::vector<Tensor>& in) {
-    Tensor padded =
-        in.size() > 2 ? at::cat({in[2], in[0]}) : at::constant_pad_nd(in[0], {0, 0, taps - 1, 0});
+    Tensor padded = at::constant_pad_nd(in[0], {0, 0, taps - 1, 0});
     Tensor sum;
     for (int64_t j = 0; j < taps; ++j) {
       Tensor term = padded.narrow(0, j, in[0].size(0)) * in[1].select(1, j);
@@ -143,9 +133,7 @@ Tensor causal_conv_silu(const Tensor& x, const Tensor& weight, const Bounds& bou
     }
     return at::silu(sum);
   };
-  std::vector<Tensor> inputs = {x, weight};
-  if (past.defined()) inputs.push_back(past);
-  return by_pieces(filter, std::move(inputs), x.sizes(), std::move(pieces));
+  return by_pieces(filter, {x, weight}, x.sizes(), std::move(pieces));
 }
 
 Tensor delta_rule(const DeltaInputs& in, const Bounds& bounds) {
@@ -162,9 +150,7 @@ Tensor delta_rule(const DeltaInputs& in, const Bounds& bounds) {
           {[=](const Tensor& t, size_t which) { return which < 2 ? key(t) : value(t); }, value});
     }
   }
-  auto f = [](const std::vector<Tensor>& x) {
-    return chunked({x[0], x[1], x[2], x[3], x[4]}, Tensor()).output;
-  };
+  auto f = [](const std::vector<Tensor>& x) { return chunked({x[0], x[1], x[2], x[3], x[4]}); };
   return by_pieces(f, {in.q, in.k, in.v, in.decay, in.beta}, in.v.sizes(), std::move(pieces));
 }
 
@@ -191,20 +177,114 @@ Tensor delta_rule_reference(const DeltaInputs& in, Tensor& state) {
   return output;
 }
 
-Tensor delta_rule_step(const DeltaInputs& in, Tensor& state) {
-  check_shapes(in, state);
-  if (in.v.size(0) == 1) return delta_rule_reference(in, state);
-  const int64_t key_heads = in.k.size(1), repeat = in.v.size(1) / key_heads;
-  Tensor output = at::empty(in.v.sizes(), at::kFloat);
-  parallel_for(key_heads, [&](int64_t head) {
-    at::NoGradGuard no_grad;
-    auto key = [=](const Tensor& t) { return t.narrow(1, head, 1); };
-    auto value = [=](const Tensor& t) { return t.narrow(1, head * repeat, repeat); };
-    Tensor heads_state = state.narrow(0, head * repeat, repeat);
-    auto [y, next] =
-        chunked({key(in.q), key(in.k), value(in.v), value(in.decay), value(in.beta)}, heads_state);
-    value(output).copy_(y);
-    heads_state.copy_(next);
+// ---- sequences that go on
+
+namespace {
+
+// Tokens of a sequence whose convolution is one work item.
+constexpr int64_t kConvTokens = 64;
+
+Tensor dense_rows(const Tensor& x) { return x.stride(-1) == 1 ? x : x.contiguous(); }
+
+// The newest inputs of the convolution, for the tokens that come after these.
+void keep_newest(const Tensor& x, const OngoingSequence& sequence, float* past, int64_t kept) {
+  const int64_t channels = x.size(1), stays = std::max<int64_t>(0, kept - sequence.tokens);
+  std::copy(past + (kept - stays) * channels, past + kept * channels, past);
+  for (int64_t row = stays; row < kept; ++row) {
+    const float* from =
+        x.const_data_ptr<float>() + (sequence.first + sequence.tokens - kept + row) * x.stride(0);
+    std::copy(from, from + channels, past + row * channels);
+  }
+}
+
+// The value heads of one key head of one sequence.
+void step_head(const DeltaInputs& in, const OngoingSequence& sequence, int64_t key_head,
+               const Tensor& factor, Tensor& states, Tensor& output) {
+  const int64_t tokens = sequence.tokens, key_width = in.k.size(2), value_width = in.v.size(2),
+                heads = in.v.size(1), repeat = heads / in.k.size(1);
+  const auto unit_rows = [&](const Tensor& x, float scale) {
+    std::vector<float> rows(static_cast<size_t>(tokens * key_width));
+    kernels::cpu_kernels().unit_rows(
+        x.const_data_ptr<float>() + sequence.first * x.stride(0) + key_head * x.stride(1), tokens,
+        x.stride(0), key_width, static_cast<float>(kNormEps), scale, rows.data());
+    return rows;
+  };
+  const std::vector<float> q = unit_rows(in.q, 1 / std::sqrt(static_cast<float>(key_width))),
+                           k = unit_rows(in.k, 1);
+  for (int64_t head = key_head * repeat; head < (key_head + 1) * repeat; ++head) {
+    const int64_t gate = sequence.first * heads + head;
+    kernels::cpu_kernels().delta_rule(
+        {tokens, key_width, value_width, q.data(), k.data(),
+         in.v.const_data_ptr<float>() + sequence.first * in.v.stride(0) + head * in.v.stride(1),
+         factor.const_data_ptr<float>() + gate, in.beta.const_data_ptr<float>() + gate,
+         in.v.stride(0), heads,
+         states.data_ptr<float>() + (sequence.slot * heads + head) * key_width * value_width,
+         output.data_ptr<float>() + (sequence.first * heads + head) * value_width,
+         heads * value_width});
+  }
+}
+
+}  // namespace
+
+Tensor causal_conv_silu_step(const Tensor& x_in, const Tensor& weight,
+                             std::span<const OngoingSequence> sequences, Tensor& past) {
+  const Tensor x = dense_rows(x_in), w = weight.contiguous();
+  const int64_t taps = w.size(1), channels = x.size(1), kept = taps - 1;
+  QUERN_CHECK(w.size(0) == channels && past.size(1) == kept && past.size(2) == channels);
+  if (channels % 16 != 0 || taps > kernels::Convolution::kMostTaps)
+    fail(
+        "a convolution of {} channels and {} taps cannot be run token by token: channels must be "
+        "a multiple of 16, taps at most {}",
+        channels, taps, kernels::Convolution::kMostTaps);
+  Tensor output = at::empty(x.sizes(), at::kFloat);
+  struct Item {
+    const OngoingSequence* sequence;
+    int64_t token, channel;
+  };
+  std::vector<Item> items;
+  for (const OngoingSequence& sequence : sequences)
+    for (int64_t token = 0; token < sequence.tokens; token += kConvTokens)
+      for (int64_t channel = 0; channel < channels; channel += kConvChannels)
+        items.push_back({&sequence, token, channel});
+  auto past_of = [&](const OngoingSequence& sequence) {
+    return past.data_ptr<float>() + sequence.slot * kept * channels;
+  };
+  parallel_for(std::ssize(items), [&](int64_t i) {
+    const auto& [sequence, token, channel] = items[static_cast<size_t>(i)];
+    // Only the first token of all looks at what is kept: a piece is never shorter than the filter.
+    static_assert(kConvTokens >= kernels::Convolution::kMostTaps);
+    const float* from =
+        x.const_data_ptr<float>() + (sequence->first + token) * x.stride(0) + channel;
+    kernels::cpu_kernels().convolve(
+        {std::min(kConvTokens, sequence->tokens - token),
+         std::min(kConvChannels, channels - channel), taps, from, x.stride(0),
+         token == 0 ? past_of(*sequence) + channel : from - kept * x.stride(0),
+         token == 0 ? channels : x.stride(0), w.const_data_ptr<float>() + channel * taps,
+         output.data_ptr<float>() + (sequence->first + token) * channels + channel, channels});
+  });
+  for (const OngoingSequence& sequence : sequences)
+    keep_newest(x, sequence, past_of(sequence), kept);
+  return output;
+}
+
+Tensor delta_rule_step(const DeltaInputs& given, std::span<const OngoingSequence> sequences,
+                       Tensor& states) {
+  const DeltaInputs in{dense_rows(given.q), dense_rows(given.k), dense_rows(given.v),
+                       given.decay.contiguous(), given.beta.contiguous()};
+  check_shapes(in, states[0]);
+  if (in.k.size(2) % 16 != 0 || in.v.size(2) % 16 != 0)
+    fail(
+        "linear attention with keys of {} and values of {} numbers cannot be run token by token: "
+        "both must be multiples of 16",
+        in.k.size(2), in.v.size(2));
+  Tensor factor = at::empty(in.decay.sizes(), at::kFloat);
+  for (int64_t i = 0; i < factor.numel(); ++i)
+    factor.data_ptr<float>()[i] = std::exp(in.decay.const_data_ptr<float>()[i]);
+  Tensor output = at::empty({in.v.size(0), in.v.size(1), in.v.size(2)}, at::kFloat);
+  const int64_t key_heads = in.k.size(1);
+  parallel_for(std::ssize(sequences) * key_heads, [&](int64_t i) {
+    step_head(in, sequences[static_cast<size_t>(i / key_heads)], i % key_heads, factor, states,
+              output);
   });
   return output;
 }

@@ -3,6 +3,8 @@
 //   S <- exp(g) S;  u = beta (v - S^T k);  S <- S + k u^T;  o = S^T q.
 #pragma once
 
+#include <span>
+
 #include "ops/attention.h"
 #include "tensor/tensor.h"
 
@@ -10,11 +12,9 @@ namespace quern::ops {
 
 // Depthwise convolution over the sequence, then SiLU:
 //   y[t, c] = silu(sum_j weight[c, j] x[t - taps + 1 + j, c])
-// x fp32 [tokens, channels], weight fp32 [channels, taps]. `past`, if defined, holds the taps - 1
-// inputs before the only sequence of `bounds` [taps - 1, channels]; otherwise they are zero.
-// Gradients flow to x.
-Tensor causal_conv_silu(const Tensor& x, const Tensor& weight, const Bounds& bounds,
-                        const Tensor& past);
+// x fp32 [tokens, channels], weight fp32 [channels, taps]; zeros come before a sequence. Gradients
+// flow to x.
+Tensor causal_conv_silu(const Tensor& x, const Tensor& weight, const Bounds& bounds);
 
 struct DeltaInputs {
   // [tokens, key heads, key width], as they leave the convolution: normalized and scaled inside.
@@ -29,11 +29,25 @@ struct DeltaInputs {
 // Gradients flow to all inputs.
 Tensor delta_rule(const DeltaInputs& in, const Bounds& bounds);
 
-// One sequence that goes on: reads and replaces `state` fp32 [value heads, key width, value width].
-// One token runs the recurrence itself, more run in chunks.
-Tensor delta_rule_step(const DeltaInputs& in, Tensor& state);
+// One sequence of a pass that goes on from what slot `slot` of the caches keeps: its tokens are
+// rows [first, first + tokens).
+struct OngoingSequence {
+  int64_t first, tokens;
+  int64_t slot;
+};
 
-// The recurrence token by token: the definition that the chunks are tested against.
+// The same convolution. `past` fp32 [slots, taps - 1, channels] holds the inputs before the
+// sequences, oldest first, and is moved on.
+Tensor causal_conv_silu_step(const Tensor& x, const Tensor& weight,
+                             std::span<const OngoingSequence> sequences, Tensor& past);
+
+// The recurrence, token by token: reads and replaces `states` fp32 [slots, value heads, key width,
+// value width]. What a token gives depends on its own sequence alone, however that is cut.
+Tensor delta_rule_step(const DeltaInputs& in, std::span<const OngoingSequence> sequences,
+                       Tensor& states);
+
+// The recurrence of one sequence in plain words: the definition that the others are tested against.
+// `state` fp32 [value heads, key width, value width].
 Tensor delta_rule_reference(const DeltaInputs& in, Tensor& state);
 
 }  // namespace quern::ops

@@ -29,7 +29,18 @@ Tensor gated_rms_norm(const Tensor& x, const Tensor& gate, const Tensor& weight,
       {x, gate}, row_shape(x));
 }
 
+Tensor sigmoid(const Tensor& x) {
+  return by_rows([](const std::vector<Tensor>& in) { return in[0].sigmoid(); }, {x}, row_shape(x));
+}
+
+Tensor softplus(const Tensor& x) {
+  return by_rows([](const std::vector<Tensor>& in) { return at::softplus(in[0]); }, {x},
+                 row_shape(x));
+}
+
 Tensor sigmoid_gate(const Tensor& x, const Tensor& gate) {
+  // One gate for a row; x needs no company of whole vectors then.
+  if (gate.size(-1) == 1 && !at::GradMode::is_enabled()) return x * ops::sigmoid(gate);
   return by_rows([](const std::vector<Tensor>& in) { return in[0] * in[1].sigmoid(); }, {x, gate},
                  row_shape(x));
 }

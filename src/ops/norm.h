@@ -12,6 +12,9 @@ Tensor rms_norm(const Tensor& x, const Tensor& weight, double eps);
 // rms_norm(x) * silu(gate): the gated norm of the delta net. x, gate [tokens, heads, width].
 Tensor gated_rms_norm(const Tensor& x, const Tensor& gate, const Tensor& weight, double eps);
 
+Tensor sigmoid(const Tensor& x);
+Tensor softplus(const Tensor& x);
+
 // x * sigmoid(gate), equal shapes; or gate [tokens, 1] for one factor a token.
 Tensor sigmoid_gate(const Tensor& x, const Tensor& gate);
 

@@ -1,6 +1,7 @@
 #include "ops/pieces.h"
 
 #include <algorithm>
+#include <numeric>
 
 #include "base/error.h"
 #include "base/threads.h"
@@ -111,9 +112,38 @@ Tensor by_pieces(const PieceFunction& f, std::vector<Tensor> inputs, at::IntArra
   return output;
 }
 
-Tensor by_rows(const PieceFunction& f, std::vector<Tensor> inputs,
+namespace {
+
+// LibTorch computes whole pairs of vectors and what is left over at the end by different code,
+// whose last bits differ. Rows of zeros behind the others leave nothing over, so that the bits of a
+// row do not depend on the number of rows.
+PieceFunction over_whole_vectors(const PieceFunction& f, const std::vector<Tensor>& inputs) {
+  constexpr int64_t kVectors = 32;
+  int64_t multiple = 1;  // of rows, at which nothing is left over
+  for (const Tensor& input : inputs) {
+    const int64_t row = std::max<int64_t>(1, input.numel() / std::max<int64_t>(input.size(0), 1));
+    multiple = std::lcm(multiple, kVectors / std::gcd(kVectors, row));
+  }
+  if (multiple == 1) return f;
+  return [f, multiple](const std::vector<Tensor>& in) {
+    const int64_t rows = in[0].size(0), missing = (multiple - rows % multiple) % multiple;
+    if (missing == 0) return f(in);
+    std::vector<Tensor> padded;
+    for (const Tensor& x : in) {
+      std::vector<int64_t> shape = x.sizes().vec();
+      shape[0] = missing;
+      padded.push_back(at::cat({x, at::zeros(shape, x.options())}));
+    }
+    return f(padded).narrow(0, 0, rows);
+  };
+}
+
+}  // namespace
+
+Tensor by_rows(const PieceFunction& given, std::vector<Tensor> inputs,
                at::IntArrayRef output_row_shape) {
   QUERN_CHECK(!inputs.empty());
+  const PieceFunction f = at::GradMode::is_enabled() ? given : over_whole_vectors(given, inputs);
   const int64_t rows = inputs[0].size(0);
   int64_t widest = 1;
   for (const Tensor& input : inputs) {

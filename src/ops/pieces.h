@@ -26,7 +26,7 @@ Tensor by_pieces(const PieceFunction& f, std::vector<Tensor> inputs, at::IntArra
                  std::vector<Piece> pieces);
 
 // The commonest case: every input and the output have one row for each token and f works on rows
-// one by one.
+// one by one. Without gradients the bits of a row do not depend on the number of rows.
 Tensor by_rows(const PieceFunction& f, std::vector<Tensor> inputs,
                at::IntArrayRef output_row_shape);
 

@@ -177,7 +177,10 @@ Tensor Rope::operator()(const Tensor& x, const Tensor& positions) const {
     Tensor turned = at::cat({a * in[1] - b * in[2], b * in[1] + a * in[2]}, -1);
     return rest == 0 ? turned : at::cat({turned, in[0].narrow(2, 2 * half, rest)}, -1);
   };
-  Tensor cos = angles.cos(), sin = angles.sin();
+  auto of_angles = [&](Tensor (*f)(const Tensor&)) {
+    return by_rows([f](const std::vector<Tensor>& in) { return f(in[0]); }, {angles}, {half});
+  };
+  Tensor cos = of_angles(at::cos), sin = of_angles(at::sin);
   if (magnitude_ != 1) {
     cos.mul_(magnitude_);
     sin.mul_(magnitude_);

@@ -4,6 +4,7 @@
 #include <cmath>
 
 #include "base/error.h"
+#include "ops/norm.h"
 
 namespace quern::ops {
 
@@ -27,7 +28,7 @@ Tensor within_best_groups(const Tensor& scores, const SigmoidTopK& rule) {
 
 Routing sigmoid_top_k(const Tensor& logits, const Tensor& bias, const SigmoidTopK& rule) {
   QUERN_CHECK(logits.dim() == 2 && bias.numel() == logits.size(1));
-  Tensor scores = logits.sigmoid();
+  Tensor scores = ops::sigmoid(logits);
   Tensor wanted = scores.detach() + bias;
   if (rule.groups > 1) wanted = within_best_groups(wanted, rule);
   Tensor experts = std::get<1>(wanted.topk(rule.k, -1));

@@ -12,7 +12,8 @@ namespace quern::ops {
 const float* rows_as_float(const Tensor& matrix, int64_t begin, int64_t end,
                            std::vector<float>& scratch);
 
-// out[t, r] = <x[t], matrix[begin + r]> for tokens t and r < end - begin.
+// out[t, r] = <x[t], matrix[begin + r]> for tokens t and r < end - begin. The bits of a token's row
+// do not depend on the number of tokens.
 void rows_product(const float* x, int64_t tokens, int64_t x_stride, const Tensor& matrix,
                   int64_t begin, int64_t end, float* out, int64_t out_stride);
 

@@ -10,6 +10,8 @@
 
 #include "base/error.h"
 #include "base/file.h"
+#include "base/random.h"
+#include "base/threads.h"
 #include "checkpoint/safetensors_writer.h"
 #include "models/models.h"
 #include "quant/config.h"
@@ -25,23 +27,35 @@ fs::path fixture() { return fs::path(QUERN_SOURCE_DIR) / "tests/data/qwen36"; }
 
 struct Answer {
   std::vector<int32_t> tokens;
+  std::vector<TokenReport> reports, prompt_reports;
+  std::optional<int64_t> cached_tokens;
   std::optional<Finish> finish;
-  int updates = 0;
+  std::string error;
 };
+
+void take(const std::vector<Update>& updates, std::map<int64_t, Answer>& answers) {
+  for (const Update& update : updates) {
+    const bool first = !answers.contains(update.request);
+    Answer& answer = answers[update.request];
+    EXPECT_FALSE(answer.finish) << "an update after the last one";
+    EXPECT_TRUE(first || !update.cached_tokens);
+    answer.tokens.insert(answer.tokens.end(), update.tokens.begin(), update.tokens.end());
+    answer.reports.insert(answer.reports.end(), update.reports.begin(), update.reports.end());
+    if (!update.prompt_reports.empty()) answer.prompt_reports = update.prompt_reports;
+    if (update.cached_tokens) answer.cached_tokens = update.cached_tokens;
+    answer.finish = update.finish;
+    answer.error = update.error;
+  }
+}
 
 std::map<int64_t, Answer> run(Engine& engine) {
   std::map<int64_t, Answer> answers;
-  while (!engine.idle()) {
-    for (const Update& update : engine.step()) {
-      Answer& answer = answers[update.request];
-      EXPECT_FALSE(answer.finish) << "an update after the last one";
-      answer.tokens.insert(answer.tokens.end(), update.tokens.begin(), update.tokens.end());
-      answer.finish = update.finish;
-      ++answer.updates;
-    }
-  }
+  while (!engine.idle()) take(engine.step(), answers);
   return answers;
 }
+
+// The goldens were computed in fp32.
+constexpr EngineOptions kExact{.kv_type = nn::KvType::fp32, .kv_bytes = 64 << 20};
 
 class EngineTest : public testing::Test {
  protected:
@@ -64,7 +78,7 @@ class EngineTest : public testing::Test {
 };
 
 TEST_F(EngineTest, GreedyContinuations) {
-  ModelEngine engine(std::make_shared<nn::Source>(fixture()));
+  ModelEngine engine(std::make_shared<nn::Source>(fixture()), kExact);
   for (int prompt = 0; prompt < 3; ++prompt) engine.submit(greedy(prompt));
   const auto answers = run(engine);
   ASSERT_EQ(answers.size(), 3u);
@@ -76,16 +90,18 @@ TEST_F(EngineTest, GreedyContinuations) {
 
 TEST_F(EngineTest, PromptsInChunks) {
   for (int64_t chunk : {1, 7, 69, 70}) {
-    ModelEngine engine(std::make_shared<nn::Source>(fixture()), {.max_num_batched_tokens = chunk});
+    EngineOptions options = kExact;
+    options.max_num_seqs = 1;
+    options.max_num_batched_tokens = chunk;
+    ModelEngine engine(std::make_shared<nn::Source>(fixture()), options);
     const int64_t request = engine.submit(greedy(2));
     const Answer answer = run(engine).at(request);
     EXPECT_EQ(answer.tokens, expected(2)) << "chunks of " << chunk;
-    EXPECT_EQ(answer.updates, (70 + chunk - 1) / chunk + 23) << "chunks of " << chunk;
   }
 }
 
 TEST_F(EngineTest, StopIdIsTheLastToken) {
-  ModelEngine engine(std::make_shared<nn::Source>(fixture()));
+  ModelEngine engine(std::make_shared<nn::Source>(fixture()), kExact);
   Request request = greedy(1);
   const int32_t stop = expected(1)[5];
   request.stop_ids = {stop};
@@ -98,20 +114,24 @@ TEST_F(EngineTest, StopIdIsTheLastToken) {
 }
 
 TEST_F(EngineTest, EqualSeedsGiveEqualAnswers) {
-  ModelEngine engine(std::make_shared<nn::Source>(fixture()));
+  ModelEngine engine(std::make_shared<nn::Source>(fixture()), kExact);
   Request request = greedy(0);
   request.sampling = {.temperature = 2, .seed = 11};
   engine.submit(request);
   engine.submit(request);
   request.sampling.seed = 12;
   engine.submit(request);
+  request.sampling.seed = 11;
+  request.sampling.lane = 1;
+  engine.submit(request);
   const auto answers = run(engine);
   EXPECT_EQ(answers.at(0).tokens, answers.at(1).tokens);
   EXPECT_NE(answers.at(0).tokens, answers.at(2).tokens);
+  EXPECT_NE(answers.at(0).tokens, answers.at(3).tokens);
 }
 
 TEST_F(EngineTest, CancelledRequestsEndOnce) {
-  ModelEngine engine(std::make_shared<nn::Source>(fixture()));
+  ModelEngine engine(std::make_shared<nn::Source>(fixture()), kExact);
   const int64_t running = engine.submit(greedy(0)), waiting = engine.submit(greedy(1)),
                 last = engine.submit(greedy(2, 1));
   engine.step();
@@ -129,7 +149,9 @@ TEST_F(EngineTest, CancelledRequestsEndOnce) {
 
 TEST_F(EngineTest, IdsBeyondTheTokenizerAreNotDrawn) {
   const int64_t ids = expected(0)[0];  // the golden's first choice is the first that is not allowed
-  ModelEngine engine(std::make_shared<nn::Source>(fixture()), {.ids = ids});
+  EngineOptions options = kExact;
+  options.ids = ids;
+  ModelEngine engine(std::make_shared<nn::Source>(fixture()), options);
   engine.submit(greedy(0));
   const auto answers = run(engine);
   ASSERT_EQ(answers.at(0).tokens.size(), 24u);
@@ -137,7 +159,7 @@ TEST_F(EngineTest, IdsBeyondTheTokenizerAreNotDrawn) {
 }
 
 TEST_F(EngineTest, RefusesBadRequests) {
-  ModelEngine engine(std::make_shared<nn::Source>(fixture()));
+  ModelEngine engine(std::make_shared<nn::Source>(fixture()), kExact);
   EXPECT_THROW(engine.submit({.tokens = {}}), Error);
   EXPECT_THROW(engine.submit({.tokens = {1, 512}}), Error);
   EXPECT_THROW(engine.submit({.tokens = {-1}}), Error);
@@ -145,6 +167,195 @@ TEST_F(EngineTest, RefusesBadRequests) {
   EXPECT_THROW(engine.submit({.tokens = {1}, .sampling = {.temperature = -1}}), Error);
   EXPECT_TRUE(engine.idle());
 }
+
+TEST_F(EngineTest, PromptIsReportedTokenByToken) {
+  ModelEngine engine(std::make_shared<nn::Source>(fixture()), kExact);
+  Request request = greedy(2, 3);
+  request.logprobs = 2;
+  request.prompt_logprobs = 1;
+  engine.submit(request);
+  const Answer answer = run(engine).at(0);
+  ASSERT_EQ(answer.reports.size(), 3u);
+  EXPECT_EQ(answer.reports[0].rank, 1);
+  EXPECT_EQ(answer.reports[0].top[0].id, answer.tokens[0]);
+  ASSERT_EQ(answer.prompt_reports.size(), request.tokens.size() - 1);
+  // The same numbers as those of an answer that is made to say the prompt's last tokens.
+  Request forced = request;
+  forced.prompt_logprobs.reset();
+  const int32_t last = request.tokens.back();
+  forced.tokens.pop_back();
+  forced.max_tokens = 1;
+  forced.sampling.allowed_ids = {last};
+  engine.submit(forced);
+  const Answer said = run(engine).at(1);
+  EXPECT_EQ(said.tokens, std::vector<int32_t>{last});
+  EXPECT_EQ(said.reports[0].logprob, answer.prompt_reports.back().logprob);
+  EXPECT_EQ(said.reports[0].rank, answer.prompt_reports.back().rank);
+  EXPECT_GT(said.cached_tokens, 0);
+  // Reports need every token's logits.
+  engine.submit(request);
+  EXPECT_EQ(run(engine).at(2).cached_tokens, 0);
+}
+
+TEST_F(EngineTest, TheNextTurnComputesWhatIsNew) {
+  ModelEngine engine(std::make_shared<nn::Source>(fixture()), kExact);
+  Request request = greedy(2, 20);
+  engine.submit(request);
+  const auto first = run(engine).at(0).tokens;
+  request.tokens.insert(request.tokens.end(), first.begin(), first.end());
+  request.tokens.insert(request.tokens.end(), {5, 6, 7});
+  engine.submit(request);
+  // 70 tokens of prompt and 20 of answer, of which the last was never computed.
+  EXPECT_EQ(run(engine).at(1).cached_tokens, 80);
+  request.cache_salt = "another key";
+  engine.submit(request);
+  EXPECT_EQ(run(engine).at(2).cached_tokens, 0);
+}
+
+class FailingEngine : public ModelEngine {
+ public:
+  using ModelEngine::ModelEngine;
+  bool failing = false;
+
+ protected:
+  Tensor forward(const Tensor& ids, nn::Pass& pass) const override {
+    if (failing) throw std::runtime_error("out of luck");
+    return ModelEngine::forward(ids, pass);
+  }
+};
+
+TEST_F(EngineTest, AFailedStepEndsItsRequestsOnly) {
+  EngineOptions options = kExact;
+  options.max_num_seqs = 2;
+  FailingEngine engine(std::make_shared<nn::Source>(fixture()), options);
+  const int64_t free = engine.pool().free_blocks(0), states = engine.pool().free_states();
+  for (int prompt = 0; prompt < 3; ++prompt) engine.submit(greedy(prompt));
+  std::map<int64_t, Answer> answers;
+  take(engine.step(), answers);
+  engine.failing = true;
+  take(engine.step(), answers);
+  engine.failing = false;
+  while (!engine.idle()) take(engine.step(), answers);
+  for (int64_t id : {0, 1}) {
+    EXPECT_EQ(answers.at(id).finish, Finish::error);
+    EXPECT_EQ(answers.at(id).error, "out of luck");
+  }
+  EXPECT_EQ(answers.at(2).tokens, expected(2));
+  EXPECT_EQ(engine.pool().free_blocks(0), free);
+  EXPECT_EQ(engine.pool().free_states(), states);
+  EXPECT_EQ(engine.state().failed_steps, 1);
+}
+
+// ---- the same answer alone, in any company, from the cache, and after preemption
+
+struct Company {
+  const char* name;
+  const char* model;
+  nn::KvType kv_type;
+};
+
+class CompanyTest : public testing::TestWithParam<Company> {
+ protected:
+  static std::vector<Request> requests(int64_t vocabulary) {
+    NumpyRandom random(23);
+    auto below = [&](int64_t bound) {
+      return static_cast<int64_t>(random.next() % static_cast<uint64_t>(bound));
+    };
+    std::vector<std::vector<int32_t>> beginnings(3);
+    for (auto& beginning : beginnings)
+      for (int64_t i = 0; i < 40; ++i)
+        beginning.push_back(static_cast<int32_t>(16 + below(vocabulary - 16)));
+    std::vector<Request> all;
+    for (int i = 0; i < 32; ++i) {
+      Request request{.tokens = beginnings[static_cast<size_t>(below(3))],
+                      .max_tokens = 1 + below(24),
+                      .logprobs = 1};
+      request.tokens.resize(static_cast<size_t>(1 + below(40)));
+      for (int64_t more = below(30); more > 0; --more)
+        request.tokens.push_back(static_cast<int32_t>(16 + below(vocabulary - 16)));
+      request.sampling = {.temperature = i % 2 ? 0.0 : 1.2,
+                          .top_p = i % 4 ? 1.0 : 0.9,
+                          .repetition_penalty = i % 3 ? 1.0 : 1.1,
+                          .seed = static_cast<uint64_t>(i)};
+      all.push_back(std::move(request));
+    }
+    return all;
+  }
+
+  static void expect_same(const Answer& got, const Answer& alone, const std::string& where) {
+    ASSERT_EQ(got.tokens, alone.tokens) << where;
+    for (size_t i = 0; i < alone.reports.size(); ++i) {
+      // Not near: equal.
+      ASSERT_EQ(got.reports[i].logprob, alone.reports[i].logprob) << where << ", token " << i;
+      ASSERT_EQ(got.reports[i].top[0].logprob, alone.reports[i].top[0].logprob) << where;
+    }
+  }
+};
+
+TEST_P(CompanyTest, ARequestsAnswerIsItsOwn) {
+  prepare_torch();
+  const auto source =
+      std::make_shared<nn::Source>(fs::path(QUERN_SOURCE_DIR) / "tests/data" / GetParam().model);
+  std::vector<Answer> alone;
+  std::vector<Request> all;
+  {
+    ModelEngine engine(source, {.max_num_seqs = 1,
+                                .max_num_batched_tokens = 512,
+                                .prefix_caching = false,
+                                .kv_type = GetParam().kv_type,
+                                .kv_bytes = 64 << 20});
+    all = requests(engine.limits().vocabulary);
+    for (size_t i = 0; i < all.size(); ++i) {
+      const int64_t id = engine.submit(all[i]);
+      alone.push_back(run(engine).at(id));
+    }
+  }
+  NumpyRandom random(5);
+  auto below = [&](int64_t bound) {
+    return static_cast<int64_t>(random.next() % static_cast<uint64_t>(bound));
+  };
+  int64_t preemptions = 0, hits = 0;
+  for (int round = 0; round < 5; ++round) {
+    // The first round has room for all; in the others a few sequences at their longest fill it.
+    const int64_t seqs = round == 0 ? 32 : 4 + below(8);
+    EngineOptions options{.max_model_len = 96,
+                          .max_num_seqs = seqs,
+                          .max_num_batched_tokens = round == 0 ? 512 : seqs + below(60),
+                          .policy = round % 2 ? Policy::priority : Policy::fcfs,
+                          .kv_type = GetParam().kv_type,
+                          .kv_bytes = 64 << 20};
+    if (round > 0) options.kv_blocks = 12 + below(12);
+    set_threads(1 + round % 3);
+    ModelEngine engine(source, options);
+    std::map<int64_t, size_t> which;
+    std::map<int64_t, Answer> answers;
+    for (size_t next = 0; next < all.size() || !engine.idle();) {
+      for (int64_t more = round == 0 ? 32 : below(4); more > 0 && next < all.size(); --more) {
+        Request request = all[next];
+        request.priority = options.policy == Policy::priority ? below(3) : 0;
+        which[engine.submit(request)] = next++;
+      }
+      take(engine.step(), answers);
+    }
+    for (const auto& [id, answer] : answers)
+      expect_same(answer, alone[which.at(id)],
+                  fmt::format("round {} request {}", round, which[id]));
+    preemptions += engine.state().preemptions;
+    hits += engine.state().prefix_hits;
+    if (HasFatalFailure()) break;
+  }
+  set_threads(1);
+  EXPECT_GT(preemptions, 0) << "the caches were never full";
+  EXPECT_GT(hits, 0);
+}
+
+INSTANTIATE_TEST_SUITE_P(ModelEngineTest, CompanyTest,
+                         testing::Values(Company{"Qwen36", "qwen36", nn::KvType::bf16},
+                                         Company{"Qwen36Fp8", "qwen36", nn::KvType::fp8_e4m3},
+                                         Company{"Gemma4", "gemma4", nn::KvType::bf16},
+                                         Company{"Glm45", "glm45", nn::KvType::fp32},
+                                         Company{"Sarvam", "sarvam", nn::KvType::fp16}),
+                         [](const auto& info) { return std::string(info.param.name); });
 
 // The fixture rounded to nearest twice: packed, and as the numbers that the codes stand for.
 class PackedTest : public EngineTest {
@@ -198,7 +409,7 @@ class PackedTest : public EngineTest {
   }
 
   std::vector<std::vector<int32_t>> answers(const char* name) const {
-    ModelEngine engine(std::make_shared<nn::Source>(folder_ / name));
+    ModelEngine engine(std::make_shared<nn::Source>(folder_ / name), kExact);
     for (int prompt = 0; prompt < 3; ++prompt) engine.submit(greedy(prompt));
     std::vector<std::vector<int32_t>> all;
     for (const auto& [request, answer] : run(engine)) all.push_back(answer.tokens);

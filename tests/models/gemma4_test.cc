@@ -136,12 +136,12 @@ TEST_F(Gemma4Test, CachesOfSlidingLayersStayShort) {
   for (int64_t past = 0; past < 2000; past += 100) {
     nn::Pass pass = nn::Pass::next(past, 100, caches);
     whole.hidden_states(at::randint(32, 512, {100}), pass);
-    EXPECT_LE(caches.kv(0).k().size(0), 15 + 100);
-    full = caches.kv(1).k().size(0);
+    EXPECT_LE(caches.kv(0).blocks() * 16, 3 * (16 + 100));
+    full = caches.kv(1).blocks() * 16;
   }
-  EXPECT_EQ(full, 2000);
-  EXPECT_LT(caches.kv(0).bytes() * 5, caches.kv(1).bytes());
-  EXPECT_EQ(caches.kv(4).bytes(), 0) << "a layer that reads the keys of another keeps none";
+  EXPECT_GE(full, 2000);
+  EXPECT_LT(caches.bytes(0) * 5, caches.bytes(1));
+  EXPECT_EQ(caches.bytes(4), 0) << "a layer that reads the keys of another keeps none";
 }
 
 // transformers' defaults and the sister models' settings.

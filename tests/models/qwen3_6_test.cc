@@ -46,10 +46,10 @@ TEST_F(Qwen36Test, RecurrentAndConvolutionState) {
   nn::Pass pass = nn::Pass::next(0, tokens.size(0), caches);
   whole.logits(tokens, pass);
   goldens_.expect("p1.layer0.recurrent_state",
-                  distance(caches.delta(0).state, golden("p1.layer0.recurrent_state")), 1e-4);
+                  distance(caches.delta(0).states[0], golden("p1.layer0.recurrent_state")), 1e-4);
   // The golden holds four columns [channels, 4], we keep the three that the next token needs.
   goldens_.expect("p1.layer0.conv_state",
-                  distance(caches.delta(0).conv, golden("p1.layer0.conv_state").slice(1, 1).t()),
+                  distance(caches.delta(0).conv[0], golden("p1.layer0.conv_state").slice(1, 1).t()),
                   1e-4);
 }
 

@@ -90,23 +90,6 @@ TEST(Attention, GradientOfQueriesAlone) {
   EXPECT_LT(distance(gradients[0], gradients[1]), 2e-5);
 }
 
-TEST(Attention, CachedEqualsWhole) {
-  prepare_torch();
-  Case c = make_case();
-  for (int64_t window : kWindows) {
-    Tensor whole = attention(c.q, c.k, c.v, {0, 440}, 0.2, window);
-    for (int64_t past : {0, 1, 200, 439}) {
-      Tensor newest = cached_attention(c.q.slice(0, past), c.k, c.v, 0.2, window);
-      EXPECT_LT(distance(newest, whole.slice(0, past)), 2e-6) << past << ", " << window;
-      // Keys that no query sees may be forgotten.
-      const int64_t seen = window == 0 ? 0 : std::max<int64_t>(0, past - window + 1);
-      newest =
-          cached_attention(c.q.slice(0, past), c.k.slice(0, seen), c.v.slice(0, seen), 0.2, window);
-      EXPECT_LT(distance(newest, whole.slice(0, past)), 2e-6) << past << ", " << window;
-    }
-  }
-}
-
 TEST(Attention, BitsDoNotDependOnThreads) {
   prepare_torch();
   Case c = make_case();

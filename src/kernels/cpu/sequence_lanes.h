@@ -92,6 +92,12 @@ struct SequenceKernels {
   static constexpr int kRows = 4;
   static constexpr int64_t kTokens = KvBlock::kTokens;
 
+  // The values of a block, and which tokens of it count.
+  struct Values {
+    const uint8_t* data;
+    int64_t begin, end;
+  };
+
   template <KvType kType>
   static Floats load_kv(const uint8_t* values, int64_t index) {
     if constexpr (kType == KvType::fp32)
@@ -125,7 +131,14 @@ struct SequenceKernels {
     float p[kR][kTokens], factor[kR];
     scores<kType, kR>(shape, block, rows.q, p);
     for (int r = 0; r < kR; ++r) factor[r] = weigh(p[r], begin[r], end[r], rows, r);
-    const uint8_t* values = block + shape.key_bytes();
+    // Beyond what some row sees lies what another sequence has left; even times zero it could be a
+    // NaN.
+    Values values{block + shape.key_bytes(), kTokens, 0};
+    for (int r = 0; r < kR; ++r) {
+      if (begin[r] >= end[r]) continue;
+      values.begin = begin[r] < values.begin ? begin[r] : values.begin;
+      values.end = end[r] > values.end ? end[r] : values.end;
+    }
     int64_t column = 0;
     for (; column + 32 <= shape.width; column += 32)
       add_values<kType, kR, 2>(shape, values, column, p, factor, rows.weighted);
@@ -170,7 +183,7 @@ struct SequenceKernels {
   }
 
   template <KvType kType, int kR, int kC>
-  static void add_values(const KvBlock& shape, const uint8_t* values, int64_t column,
+  static void add_values(const KvBlock& shape, const Values& values, int64_t column,
                          const float (*p)[kTokens], const float* factor, float* weighted) {
     Floats sums[kR * kC];
     repeat<kR>([&](auto r) {
@@ -179,10 +192,11 @@ struct SequenceKernels {
             L::mul(L::load(weighted + r * shape.width + column + c * 16), L::splat(factor[r]));
       });
     });
-    for (int64_t token = 0; token < kTokens; ++token) {
+    for (int64_t token = values.begin; token < values.end; ++token) {
       Floats v[kC];
-      repeat<kC>(
-          [&](auto c) { v[c] = load_kv<kType>(values, token * shape.width + column + c * 16); });
+      repeat<kC>([&](auto c) {
+        v[c] = load_kv<kType>(values.data, token * shape.width + column + c * 16);
+      });
       repeat<kR>([&](auto r) {
         const Floats weight = L::splat(p[r][token]);
         repeat<kC>([&](auto c) { sums[r * kC + c] = L::fma(v[c], weight, sums[r * kC + c]); });

@@ -1,0 +1,128 @@
+#include "nn/caches.h"
+
+#include <algorithm>
+#include <set>
+
+#include "base/error.h"
+#include "ops/zero_pages.h"
+
+namespace quern::nn {
+namespace {
+
+constexpr int64_t kTokens = kernels::KvBlock::kTokens;
+
+DeltaState make_state(const CacheLayout::Delta& shape, int64_t slots) {
+  return {ops::zero_pages({slots, shape.taps - 1, shape.channels}, at::kFloat),
+          ops::zero_pages({slots, shape.heads, shape.key_width, shape.value_width}, at::kFloat)};
+}
+
+}  // namespace
+
+std::vector<int64_t> CacheLayout::windows() const {
+  std::set<int64_t> all;
+  for (const auto& [layer, shape] : kv) all.insert(shape.window);
+  return {all.begin(), all.end()};
+}
+
+int64_t CacheLayout::block_bytes(int64_t window, KvType type) const {
+  int64_t bytes = 0;
+  for (const auto& [layer, shape] : kv)
+    if (shape.window == window) bytes += ops::PagedKv::block_bytes(type, shape.heads, shape.width);
+  return bytes;
+}
+
+int64_t CacheLayout::state_bytes() const {
+  int64_t numbers = 0;
+  for (const auto& [layer, shape] : delta)
+    numbers +=
+        (shape.taps - 1) * shape.channels + shape.heads * shape.key_width * shape.value_width;
+  return numbers * static_cast<int64_t>(sizeof(float));
+}
+
+Caches::Caches(const CacheLayout& layout, KvType type, const std::vector<int64_t>& blocks,
+               int64_t slots)
+    : layout_(layout), growing_(false) {
+  const std::vector<int64_t> windows = layout.windows();
+  QUERN_CHECK(windows.size() == blocks.size());
+  for (const auto& [layer, shape] : layout.kv) {
+    const auto group = std::ranges::find(windows, shape.window) - windows.begin();
+    kv_.emplace(layer, ops::PagedKv(type, shape.heads, shape.width, blocks[group]));
+  }
+  for (const auto& [layer, shape] : layout.delta) delta_.emplace(layer, make_state(shape, slots));
+}
+
+int64_t Caches::bytes(int layer) const {
+  const auto cache = kv_.find(layer);
+  return cache == kv_.end() ? 0 : static_cast<int64_t>(cache->second.memory.nbytes());
+}
+
+ops::PagedKv& Caches::kv(int layer, const CacheLayout::Kv& shape) {
+  const auto known = kv_.find(layer);
+  if (known != kv_.end()) return known->second;
+  QUERN_CHECK(growing_);
+  layout_.kv[layer] = shape;
+  return kv_.emplace(layer, ops::PagedKv(KvType::fp32, shape.heads, shape.width, 0)).first->second;
+}
+
+DeltaState& Caches::delta(int layer, const CacheLayout::Delta& shape) {
+  const auto known = delta_.find(layer);
+  if (known != delta_.end()) return known->second;
+  QUERN_CHECK(growing_);
+  layout_.delta[layer] = shape;
+  return delta_.emplace(layer, make_state(shape, 1)).first->second;
+}
+
+const int32_t* Caches::grown_table(int64_t window, int64_t past, int64_t end) {
+  Growing& growing = tables_[window];
+  if (window > 0) {
+    for (int64_t block = std::max<int64_t>(0, past - window + 1) / kTokens - 1; block >= 0;
+         --block) {
+      int32_t& item = growing.table[static_cast<size_t>(block)];
+      if (item < 0) break;
+      growing.free.push_back(std::exchange(item, -1));
+    }
+  }
+  while (std::ssize(growing.table) * kTokens < end) {
+    if (growing.free.empty()) growing.free.push_back(growing.blocks++);
+    growing.table.push_back(growing.free.back());
+    growing.free.pop_back();
+  }
+  return growing.table.data();
+}
+
+std::vector<ops::PagedSequence> Caches::sequences(int layer, const ops::Bounds& bounds,
+                                                  const std::vector<CachePlace>& places) {
+  QUERN_CHECK(bounds.size() == places.size() + 1);
+  const int64_t window = layout_.kv.at(layer).window;
+  const std::vector<int64_t> windows = layout_.windows();
+  const auto group = static_cast<size_t>(std::ranges::find(windows, window) - windows.begin());
+  std::vector<ops::PagedSequence> all;
+  for (size_t i = 0; i < places.size(); ++i) {
+    const CachePlace& place = places[i];
+    const int64_t tokens = bounds[i + 1] - bounds[i];
+    all.push_back(
+        {bounds[i], tokens, place.past,
+         growing_ ? grown_table(window, place.past, place.past + tokens) : place.tables.at(group)});
+  }
+  if (growing_) {
+    ops::PagedKv& cache = kv_.at(layer);
+    const int64_t needed = tables_.at(window).blocks;
+    // Half as much again, so that a long sequence is copied a few times in all.
+    if (cache.blocks() < needed) cache.resize(needed + needed / 2);
+  }
+  return all;
+}
+
+void Caches::copy_state(int64_t from, int64_t to) {
+  for (auto& [layer, state] : delta_) {
+    for (Tensor* all : {&state.conv, &state.states}) {
+      Tensor slot = all->select(0, to);
+      if (from < 0)
+        slot.zero_();
+      else
+        slot.copy_(all->select(0, from));
+    }
+  }
+}
+
+}  // namespace quern::nn

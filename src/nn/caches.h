@@ -1,0 +1,85 @@
+// What sequences keep between passes: keys and values in blocks, states of linear attention in
+// slots. Many sequences share the memory of a layer; who owns which block is decided elsewhere.
+#pragma once
+
+#include <map>
+#include <vector>
+
+#include "ops/delta_rule.h"
+#include "ops/paged_attention.h"
+
+namespace quern::nn {
+
+using ops::KvType;
+
+// The layers that keep something, and its shape.
+struct CacheLayout {
+  struct Kv {
+    int64_t heads, width;
+    int64_t window;  // keys that a query sees, itself included; 0: all
+  };
+  struct Delta {
+    int64_t taps, channels;                 // of the convolution
+    int64_t heads, key_width, value_width;  // of the state
+  };
+  std::map<int, Kv> kv;
+  std::map<int, Delta> delta;
+
+  // Layers of equal windows forget at the same pace and share their block tables: a group. The
+  // windows of all groups, ascending.
+  std::vector<int64_t> windows() const;
+  int64_t block_bytes(int64_t window, KvType type) const;  // of a block in all layers of a group
+  int64_t state_bytes() const;                             // of a slot in all layers
+};
+
+// Where one sequence of a pass stands.
+struct CachePlace {
+  int64_t past = 0;                         // tokens before those of the pass
+  std::vector<const int32_t*> tables = {};  // by group: the block of tokens [16 i, 16 i + 16)
+  int64_t slot = 0;                         // of its states
+};
+
+struct DeltaState {
+  Tensor conv;    // the newest inputs of the convolution, fp32 [slots, taps - 1, channels]
+  Tensor states;  // fp32 [slots, heads, key width, value width]
+};
+
+class Caches {
+ public:
+  // Of one sequence, in fp32: layers are made when they are first asked for, and memory grows with
+  // the sequence.
+  Caches() = default;
+  // Of many sequences: so many blocks for each of layout.windows(), so many slots.
+  Caches(const CacheLayout& layout, KvType type, const std::vector<int64_t>& blocks, int64_t slots);
+
+  const CacheLayout& layout() const { return layout_; }
+  int64_t bytes(int layer) const;  // held for keys and values; 0 for a layer that has none
+
+  // The cache of a layer with room for the pass: row `bounds[i]` is the first of place i.
+  ops::PagedKv& kv(int layer, const CacheLayout::Kv& shape);
+  ops::PagedKv& kv(int layer) { return kv_.at(layer); }
+  DeltaState& delta(int layer, const CacheLayout::Delta& shape);
+  DeltaState& delta(int layer) { return delta_.at(layer); }
+  std::vector<ops::PagedSequence> sequences(int layer, const ops::Bounds& bounds,
+                                            const std::vector<CachePlace>& places);
+
+  // `from` < 0: fills `to` with zeros.
+  void copy_state(int64_t from, int64_t to);
+
+ private:
+  // The blocks of one growing sequence.
+  struct Growing {
+    std::vector<int32_t> table, free;
+    int32_t blocks = 0;
+  };
+
+  const int32_t* grown_table(int64_t window, int64_t past, int64_t end);
+
+  CacheLayout layout_;
+  std::map<int, ops::PagedKv> kv_;
+  std::map<int, DeltaState> delta_;
+  bool growing_ = true;
+  std::map<int64_t, Growing> tables_;  // by window
+};
+
+}  // namespace quern::nn
