@@ -35,7 +35,8 @@ class ImagesTest : public testing::TestWithParam<const char*> {
   }
 
   std::vector<int32_t> answer(int64_t chunk, prompt::ImagePrompt asked) const {
-    ModelEngine engine(source_, {.max_num_batched_tokens = chunk});
+    ModelEngine engine(
+        source_, {.max_num_seqs = 1, .max_num_batched_tokens = chunk, .kv_type = nn::KvType::fp32});
     engine.submit({.tokens = std::move(asked.tokens),
                    .max_tokens = 8,
                    .sampling = {.temperature = 0},
@@ -116,7 +117,7 @@ TEST(SequenceImagesTest, PositionsBehindPicturesAreOneShift) {
 
 TEST(EngineImagesTest, AModelWithoutATowerRefusesThem) {
   prepare_torch();
-  ModelEngine engine(std::make_shared<nn::Source>(data_folder() / "qwen36_split_experts"));
+  ModelEngine engine(std::make_shared<nn::Source>(data_folder() / "glm45"));
   const prompt::Patches patches{at::zeros({4, 1}, at::kFloat), 2, 2, 2};
   EXPECT_THROW(engine.submit({.tokens = {3, 4}, .images = {{1, patches}}}), Error);
 }
