@@ -133,14 +133,25 @@ int64_t CachePool::usable_blocks(const std::vector<Node>& path, bool with_state)
 
 // ---- leases
 
+// The slot is filled when it is certain that the sequence can run: a state may be large.
 void CachePool::open_state(Lease& lease, int32_t snapshot) {
-  if (snapshot != Lease::kGone) {
-    states_.free.erase(snapshot);
-    states_.free.push_back(snapshot);
+  if (snapshot != Lease::kGone) share(states_, snapshot);
+  if (states_.free.size() == 0) {  // the snapshot itself becomes the state
+    detach(states_, snapshot);
+    lease.state = snapshot;
+    return;
   }
   lease.state = take(states_);
-  // If no other slot is left, the snapshot itself becomes the state.
-  if (lease.state != snapshot) copy_state_(snapshot, lease.state);
+  lease.fresh_ = true;
+  lease.restored_ = snapshot;
+}
+
+void CachePool::fill_state(Lease& lease) {
+  if (!lease.fresh_) return;
+  copy_state_(lease.restored_, lease.state);
+  if (lease.restored_ != Lease::kGone) give_back(states_, lease.restored_);
+  lease.fresh_ = false;
+  lease.restored_ = Lease::kGone;
 }
 
 std::optional<int64_t> CachePool::open(Lease& lease, std::span<const int32_t> tokens,
@@ -177,6 +188,7 @@ bool CachePool::grow(Lease& lease, int64_t tokens) {
     if (blocks - std::ssize(lease.tables[g]) > groups_[g].free.size()) return false;
   for (size_t g = 0; g < groups_.size(); ++g)
     while (std::ssize(lease.tables[g]) < blocks) lease.tables[g].push_back(take(groups_[g]));
+  fill_state(lease);
   return true;
 }
 
@@ -224,6 +236,7 @@ void CachePool::close(Lease& lease) {
   for (size_t g = 0; g < groups_.size(); ++g)
     for (auto item = lease.tables[g].rbegin(); item != lease.tables[g].rend(); ++item)
       if (*item != Lease::kGone) give_back(groups_[g], *item);
+  if (lease.restored_ != Lease::kGone) give_back(states_, lease.restored_);
   if (options_.states > 0) give_back(states_, lease.state);
   tree_.release(lease.path_.back());
   lease = Lease();
@@ -254,18 +267,18 @@ int64_t CachePool::next_stop(const Lease& lease) const {
 void CachePool::snapshot(Lease& lease) {
   const Node node = lease.path_.back();
   const int32_t known = item_of(states_, node);
-  if (known != Lease::kGone) {
-    states_.free.erase(known);
-    states_.free.push_back(known);
+  if (known != Lease::kGone) {  // it has been of use again; an open lease may keep it
+    share(states_, known);
+    give_back(states_, known);
     return;
   }
   const bool answer = lease.seen_ >= lease.known_;
   if (answer && lease.rolling_ != PrefixTree::kNone) {
     const int32_t older = item_of(states_, lease.rolling_);
     if (older != Lease::kGone) {
+      share(states_, older);
       detach(states_, older);
-      states_.free.erase(older);
-      states_.free.push_front(older);
+      give_back(states_, older);
     }
   }
   if (states_.free.size() == 0) return;

@@ -49,6 +49,8 @@ struct Lease {
   int64_t seen_ = 0;                    // of them and those after, how many the caches hold
   std::vector<PrefixTree::Node> path_;  // of the full blocks, the root first; the last one is held
   int64_t junction_ = 0;                // tokens after which a known prompt parts from this one
+  bool fresh_ = false;        // the state is still to be filled: from `restored_`, or with zeros
+  int32_t restored_ = kGone;  // a snapshot that is kept for it
   PrefixTree::Node rolling_ = PrefixTree::kNone;  // has the newest snapshot of the answer
 };
 
@@ -76,7 +78,8 @@ class CachePool {
   enum class Lookup { no, yes };
   std::optional<int64_t> open(Lease& lease, std::span<const int32_t> tokens,
                               const std::string& salt, Lookup lookup);
-  // Room for `tokens` tokens in all; false and no change if there is none.
+  // Room for `tokens` tokens in all, and the state that they go on from; false and no change if
+  // there is none.
   bool grow(Lease& lease, int64_t tokens);
   // Where the next pass ends at the latest, in tokens of the sequence: a snapshot is wanted there.
   int64_t next_stop(const Lease& lease) const;
@@ -115,6 +118,7 @@ class CachePool {
   // Of a path, how many blocks all groups can go on after; with or without the states' consent.
   int64_t usable_blocks(const std::vector<PrefixTree::Node>& path, bool with_state) const;
   void open_state(Lease& lease, int32_t snapshot);
+  void fill_state(Lease& lease);
   void make_findable(Lease& lease, std::span<const int32_t> tokens);
   bool wants_snapshot(const Lease& lease) const;
   void snapshot(Lease& lease);

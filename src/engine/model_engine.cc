@@ -119,6 +119,10 @@ void ModelEngine::plan_caches() {
          "max_num_batched_tokens is {} and max_num_seqs {}: a pass must have room for a token of "
          "each sequence",
          options_.max_num_batched_tokens, options_.max_num_seqs);
+  const int64_t longest = longest_of(source_->files.config());
+  if (options_.max_model_len > longest)
+    fail(Exit::usage, "max_model_len is {}, but the model was made for {} tokens at most",
+         options_.max_model_len, longest);
   // One token shows which layers keep something, and what.
   nn::Caches probe;
   nn::Pass pass = nn::Pass::next(0, 1, probe);
@@ -129,7 +133,7 @@ void ModelEngine::plan_caches() {
                     .windows = layout.windows(),
                     .block_bytes = {},
                     .state_bytes = layout.state_bytes(),
-                    .longest = longest_of(source_->files.config())};
+                    .longest = longest};
   for (int64_t window : needs.windows)
     needs.block_bytes.push_back(layout.block_bytes(window, kv_type_));
   plan_ = plan_memory(
@@ -215,6 +219,14 @@ void ModelEngine::end(int64_t request) {
   active_.erase(request);
 }
 
+void ModelEngine::end_with(const std::exception& error, int64_t request,
+                           std::vector<Update>& updates) {
+  Update& update = update_of(request, updates);
+  update.finish = Finish::error;
+  update.error = error.what();
+  end(request);
+}
+
 std::vector<Update> ModelEngine::end_cancelled() {
   std::vector<Update> updates;
   for (const auto& [id, active] : active_)
@@ -231,22 +243,34 @@ std::vector<Update> ModelEngine::step() {
   at::NoGradGuard no_grad;
   const auto start = std::chrono::steady_clock::now();
   std::vector<Update> updates = end_cancelled();
-  const std::vector<Slice> slices = scheduler_->next();
+  std::vector<Slice> slices = scheduler_->next();
+  see_pictures(slices, updates);
   if (slices.empty()) return updates;
   try {
     run(slices, updates);
   } catch (const std::exception& error) {
     ++state_.failed_steps;
-    for (const Slice& slice : slices) {
-      const int64_t id = slice.sequence->id;
-      updates.push_back({.request = id, .finish = Finish::error, .error = error.what()});
-      end(id);
-    }
+    for (const Slice& slice : slices) end_with(error, slice.sequence->id, updates);
   }
   ++state_.steps;
   state_.step_seconds =
       std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
   return updates;
+}
+
+void ModelEngine::see_pictures(std::vector<Slice>& slices, std::vector<Update>& updates) {
+  std::erase_if(slices, [&](const Slice& slice) {
+    const int64_t id = slice.sequence->id;
+    SequenceImages& images = active_.at(id).images;
+    if (images.empty()) return false;
+    try {
+      images.encode(vision());
+      return false;
+    } catch (const std::exception& error) {
+      end_with(error, id, updates);
+      return true;
+    }
+  });
 }
 
 // Throws before anything is delivered.
@@ -291,9 +315,7 @@ nn::Pass ModelEngine::pass_of(const std::vector<Slice>& slices) {
     pass.bounds.push_back(pass.bounds.back() + count);
     parts[i].positions = at::arange(sequence->computed, sequence->computed + count, at::kLong);
     SequenceImages& images = active_.at(sequence->id).images;
-    if (images.empty()) continue;
-    images.encode(vision());
-    images.complete(parts[i], sequence->computed, count);
+    if (!images.empty()) images.complete(parts[i], sequence->computed, count);
   }
   pass.positions = joined_positions(parts);
   pass.media = joined_media(parts, pass.bounds);

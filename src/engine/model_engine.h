@@ -78,12 +78,15 @@ class ModelEngine : public Engine {
   // Fails for a model that sees no pictures.
   const nn::Vision& vision();
   std::vector<Update> end_cancelled();
+  // Runs the tower for pictures that it has not seen; a request whose pictures fail is ended.
+  void see_pictures(std::vector<Slice>& slices, std::vector<Update>& updates);
   void run(const std::vector<Slice>& slices, std::vector<Update>& updates);
   nn::Pass pass_of(const std::vector<Slice>& slices);
   void report_prompts(const std::vector<Slice>& slices, const Tensor& hidden);
   std::vector<Drawing> draw(const std::vector<Slice>& slices, const Tensor& hidden);
   void deliver(Drawing& drawing, std::vector<Update>& updates);
   void end(int64_t request);
+  void end_with(const std::exception& error, int64_t request, std::vector<Update>& updates);
 
   std::shared_ptr<const nn::Source> source_;
   EngineOptions options_;

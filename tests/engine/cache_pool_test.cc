@@ -215,6 +215,24 @@ TEST(CachePoolTest, ALoneSlotTurnsFromSnapshotToState) {
   memory.pool().close(first);
 }
 
+TEST(CachePoolTest, AStateIsCopiedOnlyWhenTheSequenceCanRun) {
+  int copies = 0;
+  CachePool pool({.groups = {{.blocks = 2}}, .states = 3},
+                 PrefixTree(kBlock, PrefixTree::Key{3, 5}), [&](int32_t, int32_t) { ++copies; });
+  Lease running, waiting;
+  pool.open(running, counted(20), "", CachePool::Lookup::yes);
+  ASSERT_TRUE(pool.grow(running, 20));
+  EXPECT_EQ(copies, 1);
+  for (int attempt = 0; attempt < 3; ++attempt) {
+    pool.open(waiting, counted(20, 50), "", CachePool::Lookup::yes);
+    EXPECT_FALSE(pool.grow(waiting, 20));
+    pool.close(waiting);
+  }
+  EXPECT_EQ(copies, 1);
+  EXPECT_EQ(pool.free_states(), 2);
+  pool.close(running);
+}
+
 struct Setting {
   const char* name;
   CachePool::Options options;
@@ -281,19 +299,24 @@ TEST_P(RandomSchedules, EveryBlockHoldsWhatItShouldAndComesBackOnce) {
   EXPECT_GT(refusals, 0) << "the pool was never full";
 }
 
-INSTANTIATE_TEST_SUITE_P(
-    CachePoolTest, RandomSchedules,
-    testing::Values(
-        Setting{"Full", {.groups = {{.blocks = 30}}}, {}},
-        Setting{"Colliding", {.groups = {{.blocks = 30}}}, kColliding},
-        Setting{"Windows", {.groups = {{.blocks = 26}, {.window = 20, .blocks = 13}}}, {}},
-        Setting{"States", {.groups = {{.blocks = 30}}, .states = 7, .snapshot_tokens = 48}, {}},
-        Setting{"Everything",
-                {.groups = {{.window = 33, .blocks = 16}, {.blocks = 22}},
-                 .states = 5,
-                 .snapshot_tokens = 32},
-                kColliding}),
-    [](const auto& info) { return std::string(info.param.name); });
+std::vector<Setting> settings() {
+  std::vector<Setting> all = {{"Full", {}, {}},
+                              {"Colliding", {}, kColliding},
+                              {"Windows", {}, {}},
+                              {"States", {}, {}},
+                              {"Everything", {}, kColliding}};
+  for (size_t i : {0u, 1u, 3u}) all[i].options.groups = {{.blocks = 30}};
+  all[2].options.groups = {{.blocks = 26}, {.window = 20, .blocks = 13}};
+  all[3].options.states = 7;
+  all[3].options.snapshot_tokens = 48;
+  all[4].options.groups = {{.window = 33, .blocks = 16}, {.blocks = 22}};
+  all[4].options.states = 5;
+  all[4].options.snapshot_tokens = 32;
+  return all;
+}
+
+INSTANTIATE_TEST_SUITE_P(CachePoolTest, RandomSchedules, testing::ValuesIn(settings()),
+                         [](const auto& info) { return std::string(info.param.name); });
 
 }  // namespace
 }  // namespace quern::engine

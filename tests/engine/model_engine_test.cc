@@ -246,6 +246,55 @@ TEST_F(EngineTest, AFailedStepEndsItsRequestsOnly) {
   EXPECT_EQ(engine.state().failed_steps, 1);
 }
 
+// Writes NaN over the logits of the first sequence that draws.
+class DamagedEngine : public ModelEngine {
+ public:
+  using ModelEngine::ModelEngine;
+  bool damaged = false;
+
+ protected:
+  Tensor logits_of(const Tensor& hidden, const std::vector<int64_t>& rows) const override {
+    Tensor logits = ModelEngine::logits_of(hidden, rows);
+    if (damaged) logits[0].fill_(NAN);
+    return logits;
+  }
+};
+
+TEST_F(EngineTest, LogitsThatAreNoNumbersEndTheirOwnRequest) {
+  DamagedEngine engine(std::make_shared<nn::Source>(fixture()), kExact);
+  for (int prompt = 0; prompt < 3; ++prompt) engine.submit(greedy(prompt));
+  std::map<int64_t, Answer> answers;
+  take(engine.step(), answers);
+  engine.damaged = true;
+  take(engine.step(), answers);
+  engine.damaged = false;
+  while (!engine.idle()) take(engine.step(), answers);
+  EXPECT_EQ(answers.at(0).finish, Finish::error);
+  EXPECT_NE(answers.at(0).error.find("not numbers"), std::string::npos);
+  EXPECT_EQ(answers.at(1).tokens, expected(1));
+  EXPECT_EQ(answers.at(2).tokens, expected(2));
+}
+
+TEST_F(EngineTest, RefusesLengthsThatTheModelOrTheMemoryDoesNotAllow) {
+  auto refused = [](const EngineOptions& options, Exit code) -> std::string {
+    try {
+      ModelEngine(std::make_shared<nn::Source>(fixture()), options);
+    } catch (const Error& error) {
+      EXPECT_EQ(error.code(), code);
+      return error.what();
+    }
+    return "";
+  };
+  EXPECT_NE(refused({.max_model_len = 5000}, Exit::usage).find("4096"), std::string::npos);
+  EXPECT_NE(refused({.max_model_len = 4096, .max_num_seqs = 1, .kv_bytes = 1 << 20}, Exit::memory)
+                .find("--max-model-len"),
+            std::string::npos);
+  ModelEngine fits(std::make_shared<nn::Source>(fixture()),
+                   {.max_num_seqs = 1, .kv_bytes = 1 << 20});
+  EXPECT_LT(fits.limits().max_model_len, 4096);
+  EXPECT_THROW(fits.submit({.tokens = std::vector<int32_t>(4000, 1)}), Error);
+}
+
 // ---- the same answer alone, in any company, from the cache, and after preemption
 
 struct Company {
