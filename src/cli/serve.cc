@@ -43,15 +43,48 @@ std::unique_ptr<engine::Engine> make_mock(const std::string& speed, const serve:
                                               model.encode(kMockText, false));
 }
 
+std::optional<nn::KvType> kv_type(const std::string& name) {
+  if (name == "bfloat16") return nn::KvType::bf16;
+  if (name == "float16") return nn::KvType::fp16;
+  if (name == "fp8" || name == "fp8_e4m3") return nn::KvType::fp8_e4m3;
+  return std::nullopt;
+}
+
+engine::LogprobsMode logprobs_mode(const std::string& name) {
+  if (name == "raw_logits") return engine::LogprobsMode::raw_logits;
+  if (name == "processed_logprobs") return engine::LogprobsMode::processed_logprobs;
+  if (name == "processed_logits") return engine::LogprobsMode::processed_logits;
+  return engine::LogprobsMode::raw_logprobs;
+}
+
+engine::EngineOptions engine_options(const serve::Arguments& arguments, int64_t max_len,
+                                     const serve::ServedModel& model) {
+  if (arguments.value("device") == "cuda")
+    fail(Exit::device, "--device cuda: this quern was built without CUDA");
+  engine::EngineOptions options;
+  // Without a wish of the user the memory decides.
+  if (arguments.has("max-model-len") && arguments.given["max-model-len"] != -1)
+    options.max_model_len = max_len;
+  options.max_num_seqs = arguments.value("max-num-seqs");
+  options.max_num_batched_tokens = arguments.value("max-num-batched-tokens");
+  options.long_prefill_tokens = arguments.value("long-prefill-token-threshold");
+  if (arguments.value("scheduling-policy") == "priority") options.policy = engine::Policy::priority;
+  options.prefix_caching = arguments.value("enable-prefix-caching");
+  options.kv_type = kv_type(arguments.value("kv-cache-dtype"));
+  if (arguments.has("kv-cache-memory-bytes"))
+    options.kv_bytes = arguments.given["kv-cache-memory-bytes"];
+  options.logprobs_mode = logprobs_mode(arguments.value("logprobs-mode"));
+  options.ids = model.tokenizer().ids();
+  return options;
+}
+
 std::unique_ptr<engine::Engine> make_engine(const std::filesystem::path& folder,
                                             const serve::ServedModel& model,
                                             const serve::Arguments& arguments, int64_t max_len) {
   const JsonValue mock = arguments.value("mock-engine");
   if (!mock.is_null()) return make_mock(mock, model, arguments, max_len);
-  const engine::EngineOptions options{
-      .max_num_batched_tokens = arguments.value("max-num-batched-tokens"),
-      .ids = model.tokenizer().ids()};
-  return std::make_unique<engine::ModelEngine>(std::make_shared<const nn::Source>(folder), options);
+  return std::make_unique<engine::ModelEngine>(std::make_shared<const nn::Source>(folder),
+                                               engine_options(arguments, max_len, model));
 }
 
 void run(const std::vector<std::string>& words) {

@@ -6,6 +6,8 @@
 namespace quern::serve {
 namespace {
 
+constexpr size_t kMostWaiting = 16'384;  // deliveries in an inbox, some megabytes
+
 int64_t now_nanoseconds() {
   return std::chrono::steady_clock::now().time_since_epoch() / std::chrono::nanoseconds(1);
 }
@@ -28,6 +30,10 @@ EngineLoop::~EngineLoop() {
     stopping_ = true;
   }
   wake_.notify_one();
+  for (auto& inbox : inboxes_) {
+    const std::lock_guard lock(inbox->mutex);
+    inbox->taken.notify_one();
+  }
   thread_.join();
 }
 
@@ -144,7 +150,8 @@ void EngineLoop::send() {
     bool first = false;
     {
       Inbox& inbox = *inboxes_[i];
-      const std::lock_guard lock(inbox.mutex);
+      std::unique_lock lock(inbox.mutex);
+      inbox.taken.wait(lock, [&] { return stopping_ || inbox.deliveries.size() < kMostWaiting; });
       first = inbox.deliveries.empty();
       if (first)
         inbox.deliveries.swap(from);
@@ -163,6 +170,7 @@ void EngineLoop::deliver(int io_thread) {
     Inbox& inbox = *inboxes_[static_cast<size_t>(io_thread)];
     const std::lock_guard lock(inbox.mutex);
     deliveries.swap(inbox.deliveries);
+    inbox.taken.notify_one();
   }
   for (Delivery& delivery : deliveries)
     delivery.to.receiver->receive(delivery.to.index, delivery.update);

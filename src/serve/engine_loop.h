@@ -66,8 +66,11 @@ class EngineLoop {
     Waiting to;
     engine::Update update;
   };
+  // From the engine's thread to an I/O thread. Bounded: an engine that is faster than the I/O
+  // thread waits for it.
   struct Inbox {
     std::mutex mutex;
+    std::condition_variable taken;
     std::vector<Delivery> deliveries;
   };
   void give(Command command);
@@ -83,10 +86,10 @@ class EngineLoop {
   Post post_;
   std::function<void(const std::string&)> died_;
 
-  std::mutex mutex_;  // guards commands_ and stopping_
+  std::mutex mutex_;  // guards commands_
   std::condition_variable wake_;
   std::vector<Command> commands_;
-  bool stopping_ = false;
+  std::atomic<bool> stopping_{false};
 
   std::unordered_map<int64_t, Waiting> waiting_;                       // by the engine's number
   std::unordered_map<const Receiver*, std::vector<int64_t>> numbers_;  // by who waits

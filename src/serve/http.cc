@@ -44,6 +44,8 @@ using boost::system::error_code;
 
 constexpr auto kAwait = asio::as_tuple(asio::use_awaitable);
 constexpr size_t kReadBytes = 64 << 10;
+// So much of a stream is sent without waiting for the end of the turn.
+constexpr size_t kSendBytes = 64 << 10;
 // Of a request that was refused: so much of it is read and dropped, so that the client gets to see
 // the answer instead of a reset connection.
 constexpr size_t kLingerBytes = 1 << 20;
@@ -239,6 +241,7 @@ void Reply::write(std::string_view piece) {
   if (chunked_) fmt::format_to(std::back_inserter(out_), "{:x}\r\n", piece.size());
   out_ += piece;
   if (chunked_) out_ += "\r\n";
+  if (out_.size() > kSendBytes) connection_->send_now();
   if (out_.size() + connection_->in_flight() > connection_->unsent_limit())
     return connection_->too_slow();
   shard_.flush_soon(shared_from_this());

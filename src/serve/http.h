@@ -56,7 +56,7 @@ struct HttpOptions {
   RequestLimits limits = {};
   size_t connections = 8192;  // further ones are answered 503
   // Unsent bytes of one stream, beyond the kernel's buffers, after which its client counts as gone.
-  size_t unsent_bytes = 256 << 10;
+  size_t unsent_bytes = 1 << 20;
   int keep_alive_seconds = 5;
   int header_seconds = 10;  // from the first byte of a request to the end of its head
   int body_seconds = 30;    // for the first bytes of a body; then 1 KiB/s at least

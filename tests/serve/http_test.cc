@@ -269,6 +269,15 @@ TEST(HttpTest, AClientThatNeverReadsIsDropped) {
   EXPECT_TRUE(soon([&] { return server->state().running == 0; }));
 }
 
+TEST(HttpTest, AClientThatReadsIsKeptHoweverFastTheEngineIs) {
+  engine::Limits limits = mock_limits();
+  limits.max_model_len = 1 << 20;
+  RunningServer server({}, {}, limits);
+  const Received got = ask(server.port(), post("/v1/completions", stream_body(20'000)));
+  EXPECT_TRUE(got.done());
+  EXPECT_GT(got.body.size(), size_t{4} << 20) << "no more than what may be unsent";
+}
+
 TEST(HttpTest, OverloadIsRefusedAtOnce) {
   ServerOptions options;
   options.max_queued_requests = 4;
