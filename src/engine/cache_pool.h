@@ -89,6 +89,8 @@ class CachePool {
   // Gives everything back.
   void close(Lease& lease);
 
+  int64_t block_tokens() const { return options_.block_tokens; }
+  bool prefix_caching() const { return options_.prefix_caching; }
   int64_t blocks(size_t group) const { return options_.groups[group].blocks; }
   int64_t free_blocks(size_t group) const { return groups_[group].free.size(); }
   int64_t free_states() const { return states_.free.size(); }

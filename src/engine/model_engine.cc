@@ -246,11 +246,14 @@ std::vector<Update> ModelEngine::step() {
   std::vector<Slice> slices = scheduler_->next();
   see_pictures(slices, updates);
   if (slices.empty()) return updates;
+  std::vector<int64_t> requests;  // by number, because some may have ended before something fails
+  for (const Slice& slice : slices) requests.push_back(slice.sequence->id);
   try {
     run(slices, updates);
   } catch (const std::exception& error) {
     ++state_.failed_steps;
-    for (const Slice& slice : slices) end_with(error, slice.sequence->id, updates);
+    for (int64_t request : requests)
+      if (active_.contains(request)) end_with(error, request, updates);
   }
   ++state_.steps;
   state_.step_seconds =
@@ -273,7 +276,6 @@ void ModelEngine::see_pictures(std::vector<Slice>& slices, std::vector<Update>& 
   });
 }
 
-// Throws before anything is delivered.
 void ModelEngine::run(const std::vector<Slice>& slices, std::vector<Update>& updates) {
   std::vector<int64_t> ids;
   for (const auto& [sequence, count] : slices)

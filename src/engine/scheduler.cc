@@ -55,6 +55,19 @@ bool Scheduler::make_room(Sequence& sequence, int64_t tokens, std::vector<Slice>
   return true;
 }
 
+// Equal prompts that come together, as for several answers to one, would otherwise all be computed.
+bool Scheduler::worth_waiting(const Sequence& next, const std::vector<Slice>& slices) const {
+  const int64_t block = pool_.block_tokens();
+  return std::ranges::any_of(slices, [&](const Slice& slice) {
+    const Sequence& other = *slice.sequence;
+    if (other.request.cache_salt != next.request.cache_salt || other.missing() <= 1) return false;
+    const int64_t common =
+        std::ranges::mismatch(next.tokens, other.tokens).in1 - next.tokens.begin();
+    const int64_t findable = std::min(common, next.length() - 1) / block * block;
+    return 2 * (findable - next.computed) > next.missing();
+  });
+}
+
 bool Scheduler::admit(std::vector<Slice>& slices, int64_t& budget) {
   Sequence* next = waiting_.front();
   if (!next || running() >= options_.max_num_seqs) return false;
@@ -66,7 +79,8 @@ bool Scheduler::admit(std::vector<Slice>& slices, int64_t& budget) {
   if (!known) return false;
   next->computed = *known;
   const int64_t tokens = wanted(*next, budget);
-  if (!pool_.grow(next->lease, next->computed + tokens)) {
+  if ((!reports && pool_.prefix_caching() && worth_waiting(*next, slices)) ||
+      !pool_.grow(next->lease, next->computed + tokens)) {
     pool_.close(next->lease);
     next->computed = 0;
     QUERN_CHECK(!running_.empty());

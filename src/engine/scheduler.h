@@ -54,6 +54,8 @@ class Scheduler {
   // Makes room for the sequence at the cost of later ones; false if it had to go itself.
   bool make_room(Sequence& sequence, int64_t tokens, std::vector<Slice>& slices, int64_t& budget);
   void preempt(Sequence& victim, std::vector<Slice>& slices, int64_t& budget);
+  // Whether a sequence of this pass is about to make most of what the next one would compute.
+  bool worth_waiting(const Sequence& next, const std::vector<Slice>& slices) const;
   // Starts the sequence whose turn it is, if there is room.
   bool admit(std::vector<Slice>& slices, int64_t& budget);
 

@@ -42,11 +42,11 @@ int64_t CacheLayout::state_bytes() const {
 Caches::Caches(const CacheLayout& layout, KvType type, const std::vector<int64_t>& blocks,
                int64_t slots)
     : layout_(layout), growing_(false) {
-  const std::vector<int64_t> windows = layout.windows();
-  QUERN_CHECK(windows.size() == blocks.size());
+  for (int64_t window : layout.windows()) groups_.emplace(window, groups_.size());
+  QUERN_CHECK(groups_.size() == blocks.size());
   for (const auto& [layer, shape] : layout.kv) {
-    const auto group = std::ranges::find(windows, shape.window) - windows.begin();
-    kv_.emplace(layer, ops::PagedKv(type, shape.heads, shape.width, blocks[group]));
+    const int64_t count = blocks[groups_.at(shape.window)];
+    kv_.emplace(layer, ops::PagedKv(type, shape.heads, shape.width, count));
   }
   for (const auto& [layer, shape] : layout.delta) delta_.emplace(layer, make_state(shape, slots));
 }
@@ -94,8 +94,7 @@ std::vector<ops::PagedSequence> Caches::sequences(int layer, const ops::Bounds& 
                                                   const std::vector<CachePlace>& places) {
   QUERN_CHECK(bounds.size() == places.size() + 1);
   const int64_t window = layout_.kv.at(layer).window;
-  const std::vector<int64_t> windows = layout_.windows();
-  const auto group = static_cast<size_t>(std::ranges::find(windows, window) - windows.begin());
+  const size_t group = growing_ ? 0 : groups_.at(window);
   std::vector<ops::PagedSequence> all;
   for (size_t i = 0; i < places.size(); ++i) {
     const CachePlace& place = places[i];

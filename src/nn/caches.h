@@ -76,6 +76,7 @@ class Caches {
   const int32_t* grown_table(int64_t window, int64_t past, int64_t end);
 
   CacheLayout layout_;
+  std::map<int64_t, size_t> groups_;  // by window, when many sequences share the memory
   std::map<int, ops::PagedKv> kv_;
   std::map<int, DeltaState> delta_;
   bool growing_ = true;

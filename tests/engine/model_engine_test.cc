@@ -468,6 +468,34 @@ class PackedTest : public EngineTest {
   fs::path folder_;
 };
 
+// Scales of the cache from the checkpoint: a power of two moves no bit of a number of 8 bits, and a
+// scale that is far too small clamps every key.
+TEST_F(PackedTest, ScalesOfTheCacheAreTheCheckpoints) {
+  auto answer = [&](const char* name, std::optional<float> scale) {
+    std::vector<std::pair<std::string, Tensor>> tensors;
+    const auto source = std::make_shared<nn::Source>(fixture());
+    for (const std::string& tensor : source->files.names())
+      tensors.emplace_back(tensor, source->files.tensor(tensor));
+    const std::string layer = "model.language_model.layers.3.self_attn.";
+    if (scale) tensors.emplace_back(layer + "k_scale", at::full({1}, *scale));
+    if (scale) tensors.emplace_back(layer + "v_scale", at::full({1}, 2.0f));
+    write(name, tensors, read_json(fixture() / "config.json"));
+    ModelEngine engine(std::make_shared<nn::Source>(folder_ / name),
+                       {.kv_type = nn::KvType::fp8_e4m3, .kv_bytes = 64 << 20});
+    Request request = greedy(2);
+    request.logprobs = 0;
+    engine.submit(request);
+    std::vector<float> logprobs;
+    for (const TokenReport& report : run(engine).at(0).reports) logprobs.push_back(report.logprob);
+    return logprobs;
+  };
+  const auto plain = answer("plain", std::nullopt), doubled = answer("doubled", 0.5f),
+             clamped = answer("clamped", 1e-6f);
+  ASSERT_EQ(plain.size(), doubled.size());
+  EXPECT_NEAR(plain[0], doubled[0], 1e-3);
+  EXPECT_NE(plain, clamped);
+}
+
 TEST_F(PackedTest, AnswersAsTheNumbersThatItsCodesStandFor) {
   const auto packed = answers("packed");
   EXPECT_EQ(packed, answers("dense"));

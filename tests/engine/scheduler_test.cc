@@ -144,6 +144,21 @@ TEST(SchedulerTest, KeysTakeTurns) {
   EXPECT_LE(turns.rfind('m'), 6u) << turns << ": whoever asks for little waits for the other";
 }
 
+TEST(SchedulerTest, EqualPromptsAreComputedOnce) {
+  Harness harness({.max_num_batched_tokens = 256}, {.groups = {{.blocks = 40}}});
+  for (int i = 0; i < 3; ++i) harness.add({.tokens = counted(70), .max_tokens = 3});
+  EXPECT_EQ(harness.step(), (Tokens{{0, 70}}));
+  EXPECT_EQ(harness.step(), (Tokens{{0, 1}, {1, 6}, {2, 6}}));
+  // A common beginning that is not worth the wait.
+  harness.add({.tokens = counted(70, 1000)});
+  auto other = counted(20, 1000);
+  for (int32_t token : counted(50, 2000)) other.push_back(token);
+  harness.add({.tokens = other});
+  const Tokens both = harness.step();
+  EXPECT_EQ(both.at(3), 70);
+  EXPECT_EQ(both.at(4), 70);
+}
+
 TEST(SchedulerTest, RemovedWhereverItStands) {
   Harness harness({.max_num_seqs = 1}, {.groups = {{.blocks = 4}}});
   const int64_t running = harness.add({.tokens = counted(20)}),

@@ -222,10 +222,8 @@ struct SequenceKernels {
       for (int64_t i = 0; i < head.key_width; ++i) {
         const Floats key = L::splat(k[i]);
         repeat<kC>([&](auto c) {
-          float* row = state + i * head.value_width + c * 16;
-          const Floats decayed = L::mul(L::load(row), factor);
-          L::store(row, decayed);
-          u[c] = L::fma(decayed, key, u[c]);
+          const float* row = state + i * head.value_width + c * 16;
+          u[c] = L::fma(L::mul(L::load(row), factor), key, u[c]);
         });
       }
       const float* v = head.v + t * head.v_stride + column;
@@ -234,7 +232,7 @@ struct SequenceKernels {
         const Floats key = L::splat(k[i]), query = L::splat(q[i]);
         repeat<kC>([&](auto c) {
           float* row = state + i * head.value_width + c * 16;
-          const Floats changed = L::fma(key, u[c], L::load(row));
+          const Floats changed = L::fma(key, u[c], L::mul(L::load(row), factor));
           L::store(row, changed);
           out[c] = L::fma(changed, query, out[c]);
         });
