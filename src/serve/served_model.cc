@@ -67,6 +67,18 @@ std::optional<prompt::ChatTemplate> chat_template(const ModelOptions& options,
   return prompt::ChatTemplate::of_folder(options.folder);
 }
 
+JsonValue tokenizer_config(const ModelOptions& options, const std::string& template_text) {
+  const fs::path file = options.folder / "tokenizer_config.json";
+  JsonValue config = fs::exists(file) ? read_json(file) : JsonValue::object();
+  if (!config.is_object()) fail("{}: must hold an object", file.string());
+  for (JsonValue& value : config)
+    if (value.is_object() && value.contains("content") && value["content"].is_string())
+      value = JsonValue(value["content"]);
+  if (!config.contains("chat_template") && !template_text.empty())
+    config["chat_template"] = template_text;
+  return config;
+}
+
 // Whether the template writes a list of parts as it writes the text alone.
 bool reads_parts(const prompt::ChatTemplate& chat) {
   constexpr const char* kText = "quern asks";
@@ -179,6 +191,7 @@ ServedModel::ServedModel(const ModelOptions& options)
   check_defaults(defaults_);
   const std::string text = template_text(options);
   template_ = chat_template(options, text);
+  tokenizer_config_ = serve::tokenizer_config(options, template_ ? text : "");
   reasoning_ = reasoning_marks(options.reasoning_parser, tokenizer_, text);
   if (options.content_format == "auto")
     joins_parts_ = template_ && !reads_parts(*template_);

@@ -46,6 +46,9 @@ class ServedModel {
   // Sampling settings for fields that a request lacks, and max_new_tokens.
   const JsonValue& sampling_defaults() const { return defaults_; }
 
+  // tokenizer_config.json with special tokens as plain texts, and the template.
+  const JsonValue& tokenizer_config() const { return tokenizer_config_; }
+
   // Throw ApiError for what the template or the tokenizer refuses.
   std::string render(const ChatInput& chat) const;
   std::vector<int32_t> encode(std::string_view text, bool special) const;
@@ -61,7 +64,7 @@ class ServedModel {
   std::optional<prompt::ChatTemplate> template_;
   std::optional<ReasoningMarks> reasoning_;
   std::vector<int32_t> eos_ids_;
-  JsonValue defaults_;
+  JsonValue defaults_, tokenizer_config_;
   size_t longest_token_ = 1;  // bytes
   bool joins_parts_ = false;  // lists of text parts become one text before the template sees them
 };

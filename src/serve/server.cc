@@ -290,12 +290,7 @@ void Server::check_model(const std::optional<std::string>& name) const {
 void Server::tokenizer_info(const Call& call) {
   if (!options_.tokenizer_info)
     throw ApiError(404, "Not Found", "Start the server with --enable-tokenizer-info-endpoint.");
-  JsonValue eos = JsonValue::array();
-  for (int32_t id : model_->eos_ids()) eos.push_back(id);
-  respond(call, json_response({{"tokenizer_class", "Tokenizer"},
-                               {"vocab_size", model_->tokenizer().ids()},
-                               {"eos_token_ids", eos},
-                               {"max_model_len", engine_->limits().max_model_len}}));
+  respond(call, json_response(model_->tokenizer_config()));
 }
 
 void Server::tokenize(const Call& call) {

@@ -249,6 +249,16 @@ TEST(ServerTest, TokenizesAndBack) {
   EXPECT_EQ(ask(server.port(), get("/tokenizer_info")).status, 404);
 }
 
+TEST(ServerTest, TellsTheTokenizersSettingsIfAllowed) {
+  ServerOptions options;
+  options.tokenizer_info = true;
+  RunningServer server({}, options);
+  const JsonValue told = ask(server.port(), get("/tokenizer_info")).json();
+  EXPECT_TRUE(told["eos_token"].is_string()) << told;
+  EXPECT_NE(told["chat_template"].get<std::string>().find("add_generation_prompt"),
+            std::string::npos);
+}
+
 TEST(ServerTest, KeysGuardEverythingButHealth) {
   ServerOptions options;
   options.api_keys = {"one", "two"};
