@@ -10,7 +10,7 @@ export CCACHE_NOHASHDIR ?= true
 
 # What reads bytes that a stranger may have made, and what does arithmetic on raw pointers, is tested under
 # AddressSanitizer and UndefinedBehaviorSanitizer as well.
-SANITIZED := base checkpoint prompt data quant kernels
+SANITIZED := base checkpoint prompt data quant kernels serve
 FUZZ_SECONDS ?= 30
 
 .PHONY: help setup build demo test bench format tidy fuzz clean
@@ -29,6 +29,7 @@ demo: build       ## compress, verify and talk to the tiny Qwen3.6 checkpoint in
 test: setup build/build.ninja build-dev/build.ninja  ## build all, run all tests, parsers and kernels also under sanitizers
 	cmake --build build -j $(JOBS)
 	cmake --build build-dev -j $(JOBS) --target $(SANITIZED:%=%_tests)
+	@tools/setup_clients
 	@python3 tools/run_tests.py build build-dev='$(SANITIZED)'
 
 bench: setup build/build.ninja  ## build and run the benchmarks; each prints one JSON line per figure
