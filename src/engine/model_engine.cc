@@ -136,14 +136,19 @@ void ModelEngine::plan_caches() {
                     .longest = longest};
   for (int64_t window : needs.windows)
     needs.block_bytes.push_back(layout.block_bytes(window, kv_type_));
+  const int64_t available = available_memory();
+  if (options_.kv_bytes > available)
+    fail(Exit::memory,
+         "--kv-cache-memory-bytes asks for {}, and {} are available beside the weights: lower it",
+         bytes_text(options_.kv_bytes), bytes_text(available));
   plan_ = plan_memory(
-      needs, {.bytes = options_.kv_bytes > 0 ? options_.kv_bytes
-                                             : std::min(available_memory() / 4, kMostKvBytes),
-              .max_model_len = options_.max_model_len,
-              .max_num_seqs = options_.max_num_seqs,
-              .max_num_batched_tokens = options_.max_num_batched_tokens,
-              .blocks = options_.kv_blocks,
-              .prefix_caching = options_.prefix_caching});
+      needs,
+      {.bytes = options_.kv_bytes > 0 ? options_.kv_bytes : std::min(available / 4, kMostKvBytes),
+       .max_model_len = options_.max_model_len,
+       .max_num_seqs = options_.max_num_seqs,
+       .max_num_batched_tokens = options_.max_num_batched_tokens,
+       .blocks = options_.kv_blocks,
+       .prefix_caching = options_.prefix_caching});
   caches_ = std::make_unique<nn::Caches>(layout, kv_type_, plan_.blocks, plan_.states);
   read_scales();
 

@@ -286,6 +286,8 @@ TEST_F(EngineTest, RefusesLengthsThatTheModelOrTheMemoryDoesNotAllow) {
     return "";
   };
   EXPECT_NE(refused({.max_model_len = 5000}, Exit::usage).find("4096"), std::string::npos);
+  EXPECT_NE(refused({.kv_bytes = int64_t{1} << 50}, Exit::memory).find("--kv-cache-memory-bytes"),
+            std::string::npos);
   EXPECT_NE(refused({.max_model_len = 4096, .max_num_seqs = 1, .kv_bytes = 1 << 20}, Exit::memory)
                 .find("--max-model-len"),
             std::string::npos);
@@ -304,7 +306,7 @@ struct Company {
 };
 
 class CompanyTest : public testing::TestWithParam<Company> {
- protected:
+ public:
   static std::vector<Request> requests(int64_t vocabulary) {
     NumpyRandom random(23);
     auto below = [&](int64_t bound) {
@@ -468,6 +470,22 @@ class PackedTest : public EngineTest {
   fs::path folder_;
 };
 
+// The kernels have other ways for one row, for a few, and for many.
+TEST_F(PackedTest, AnswersDoNotDependOnTheCompany) {
+  const auto source = std::make_shared<nn::Source>(folder_ / "packed");
+  ModelEngine alone(source, {.max_num_seqs = 1, .prefix_caching = false, .kv_bytes = 64 << 20});
+  ModelEngine batch(source,
+                    {.max_num_seqs = 20, .max_num_batched_tokens = 75, .kv_bytes = 64 << 20});
+  const auto all = CompanyTest::requests(alone.limits().vocabulary);
+  for (const Request& request : all) {
+    alone.submit(request);
+    batch.submit(request);
+  }
+  const auto expected = run(alone), got = run(batch);
+  for (const auto& [id, answer] : got)
+    CompanyTest::expect_same(answer, expected.at(id), fmt::format("request {}", id));
+}
+
 // Scales of the cache from the checkpoint: a power of two moves no bit of a number of 8 bits, and a
 // scale that is far too small clamps every key.
 TEST_F(PackedTest, ScalesOfTheCacheAreTheCheckpoints) {
@@ -485,8 +503,9 @@ TEST_F(PackedTest, ScalesOfTheCacheAreTheCheckpoints) {
     Request request = greedy(2);
     request.logprobs = 0;
     engine.submit(request);
+    const Answer said = run(engine).at(0);
     std::vector<float> logprobs;
-    for (const TokenReport& report : run(engine).at(0).reports) logprobs.push_back(report.logprob);
+    for (const TokenReport& report : said.reports) logprobs.push_back(report.logprob);
     return logprobs;
   };
   const auto plain = answer("plain", std::nullopt), doubled = answer("doubled", 0.5f),
