@@ -343,11 +343,13 @@ class Run {
     details.blocks = {model_->blocks_path(weights_)};
     details.draft = model_->draft_path(weights_);
     // AutoRound's readers take nothing outside of these places to be quantized.
-    const bool in_draft = std::ranges::any_of(plan_.verdicts, [&](const Verdict& verdict) {
-      return verdict.scheme && of_draft(verdict);
-    });
-    if (in_draft && !details.draft.starts_with(details.blocks[0]))
-      details.blocks.push_back(details.draft);
+    for (const Verdict& verdict : plan_.verdicts) {
+      const bool listed = std::ranges::any_of(details.blocks, [&](const std::string& place) {
+        return verdict.name.starts_with(place);
+      });
+      if (!verdict.scheme || listed) continue;
+      details.blocks.push_back(of_draft(verdict) ? details.draft : verdict.name);
+    }
     const Step& step = recipe_.steps.back();
     details.iters = tunes() ? step.iters : 0;
     if (!calibration_.windows.empty()) {

@@ -9,10 +9,16 @@
 namespace quern::compress {
 namespace {
 
-// A matrix of a tower that the text model does not run; embeddings are tables, not linears.
+constexpr std::string_view kWeight = ".weight";
+
+std::string module_of(const std::string& tensor) {
+  return tensor.substr(0, tensor.size() - kWeight.size());
+}
+
+// A matrix of a tower that the text model does not run.
 bool is_tower_linear(const std::string& name, const checkpoint::TensorInfo& tensor) {
-  return tensor.shape.size() == 2 && name.ends_with(".weight") &&
-         name.find("embed") == std::string::npos;
+  return tensor.shape.size() == 2 && name.ends_with(kWeight) &&
+         !nn::is_embedding_table(module_of(name));
 }
 
 bool contains(const std::string& text, std::initializer_list<const char*> words) {
@@ -33,7 +39,7 @@ void list_towers(const nn::Source& source, const std::vector<std::string>& untak
     } else {
       continue;  // unknown to this program: carried over, never quantized
     }
-    const std::string module = name.substr(0, name.size() - std::string(".weight").size());
+    const std::string module = module_of(name);
     nn::Weight weight(module, tensor.shape[0], tensor.shape[1],
                       nn::Dense{{source.files.tensor(name)}});
     sites.push_back({module, weight, 0, name, "", role});

@@ -80,6 +80,8 @@ std::string_view role_name(Role role) {
   switch (role) {
     case Role::ordinary:
       return "linear";
+    case Role::stem:
+      return "linear before the blocks";
     case Role::router:
       return "router";
     case Role::shared_expert_gate:
@@ -100,7 +102,7 @@ std::string_view role_name(Role role) {
 
 // Roles that a pattern for the trunk must not reach by accident.
 bool reaches(const LinearInfo& linear, Hit hit, const std::string& rule) {
-  if (linear.role == Role::ordinary || hit == Hit::name) return true;
+  if (linear.role == Role::ordinary || linear.role == Role::stem || hit == Hit::name) return true;
   return linear.role == Role::lm_head && hit == Hit::expression &&
          rule.find("lm_head") != std::string::npos;
 }

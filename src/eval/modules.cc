@@ -20,14 +20,9 @@ std::vector<nn::LinearSite> sites_of(const std::shared_ptr<const nn::Source>& so
   return sites;
 }
 
-// A head that is tied to it is no matrix of its own.
-bool is_embedding(const std::string& module) {
-  return module.find("embed", module.rfind('.') + 1) != std::string::npos;
-}
-
 bool is_other_matrix(const checkpoint::TensorInfo& tensor) {
   return tensor.shape.size() == 2 && tensor.name.ends_with(kWeight) &&
-         !is_embedding(tensor.name.substr(0, tensor.name.size() - kWeight.size()));
+         !nn::is_embedding_table(tensor.name.substr(0, tensor.name.size() - kWeight.size()));
 }
 
 }  // namespace
@@ -36,7 +31,8 @@ std::vector<Module> modules_of(const std::shared_ptr<const nn::Source>& source) 
   std::vector<Module> modules;
   std::set<std::string> seen;
   for (const nn::LinearSite& site : sites_of(source)) {
-    if (is_embedding(site.name)) continue;
+    // A head that is tied to the embedding is no matrix of its own.
+    if (nn::is_embedding_table(site.name)) continue;
     const nn::Dense* dense = site.weight.dense();
     if (!dense) {
       fail("{}: {} is packed already; the source must be the unquantized checkpoint",

@@ -294,7 +294,8 @@ class Gemma4Stem : public Stem {
         both_ways_(c.both_ways),
         per_layer_(c.per_layer > 0) {
     if (per_layer_)
-      w.linear("per_layer_model_projection", PerLayerInput::all(c), c.hidden);  // listed whole
+      w.linear("per_layer_model_projection", PerLayerInput::all(c), c.hidden,
+               Role::stem);  // listed whole
   }
 
   Tensor operator()(const Tensor& tokens, Pass& pass) const override {

@@ -49,6 +49,12 @@ FusedPlace fused_place(const std::string& projection, int64_t rows) {
 
 }  // namespace
 
+bool is_embedding_table(const std::string& module) {
+  const std::string_view last = std::string_view(module).substr(module.rfind('.') + 1);
+  return last.find("embed") != std::string_view::npos &&
+         last.find("proj") == std::string_view::npos;
+}
+
 Source::Source(const std::filesystem::path& folder)
     : files(folder), quantization(read_quantization(files)) {}
 
@@ -220,8 +226,7 @@ Linear Weights::linear_rows(const std::string& name, int64_t rows, int64_t colum
     form = Dense{{stored.narrow(0, first, count)}};
   }
   Weight weight(module, count, columns, std::move(form));
-  if (slices_)
-    slices_->push_back({module, weight, 0, tensor_of(module), "", Role::ordinary});
+  if (slices_) slices_->push_back({module, weight, 0, tensor_of(module), "", Role::ordinary});
   return Linear(std::move(weight));
 }
 

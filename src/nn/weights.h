@@ -21,6 +21,7 @@ namespace quern::nn {
 // ordinary there; draft_input: joins embedding and state for a draft layer.
 enum class Role {
   ordinary,
+  stem,  // before the blocks, which AutoRound does not reach
   router,
   shared_expert_gate,
   lm_head,
@@ -31,6 +32,9 @@ enum class Role {
 };
 
 enum class Bias { none, present };
+
+// Whether a module is a table of rows that are looked up, by the last part of its name.
+bool is_embedding_table(const std::string& module);
 
 // One matrix of the model under its checkpoint name, as compress and verify see it.
 struct LinearSite {

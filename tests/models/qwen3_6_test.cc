@@ -127,11 +127,11 @@ TEST_F(Qwen36Test, RefusesWhatItDoesNotImplement) {
   EXPECT_NE(message("hidden_act", "gelu").find("hidden_act \"gelu\" is not implemented"),
             std::string::npos);
   EXPECT_NE(
-      message("rope_parameters", {{"rope_type", "yarn"}, {"rope_theta", 1e4}}).find("\"yarn\""),
+      message("rope_parameters", {{"rope_type", "longrope"}, {"rope_theta", 1e4}}).find("longrope"),
       std::string::npos);
   EXPECT_NE(message("layer_types", {"full_attention"}).find("1 entries for 4 layers"),
             std::string::npos);
-  config["architectures"] = {"LlamaForCausalLM"};
+  config["architectures"] = {"FalconForCausalLM"};
   EXPECT_NE(message("hidden_act", "silu").find("known: Qwen3_5MoeForConditionalGeneration"),
             std::string::npos);
 }
