@@ -16,6 +16,7 @@ constexpr float kForbidden = -std::numeric_limits<float>::infinity();
 constexpr double kGreedyBelow = 1e-5;
 // -log of the noise lies between -3.2 and 22.9, so what is further below the likeliest never wins.
 const double kNegligible = 40 * std::log(2.0);
+constexpr double kMostNoise = 22.9;
 // A heap of so many is faster than a selection among all.
 constexpr size_t kHeap = 1024;
 
@@ -73,6 +74,7 @@ int32_t draw(const std::vector<Choice>& choices, const Noise& noise, int64_t pos
   int32_t best = -1;
   double best_score = 0;
   for (const auto& [id, logit] : choices) {
+    if (best >= 0 && logit + kMostNoise < best_score) continue;
     const double score = logit - std::log(noise.exponential(position, id));
     if (best < 0 || score > best_score || (score == best_score && id < best)) {
       best = id;
