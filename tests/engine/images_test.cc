@@ -90,6 +90,45 @@ TEST_P(ImagesTest, ThePictureMatters) {
   EXPECT_NE(answer(512, prompt()), answer(512, std::move(other)));
 }
 
+// Pictures, other pictures among the same tokens, and text alone share passes, and the cache only
+// with their own kind.
+TEST_P(ImagesTest, AnswersDoNotDependOnTheCompany) {
+  prompt::ImagePrompt other = prompt();
+  for (auto& image : other.images) image.patches.values = image.patches.values.neg();
+  const prompt::ImagePrompt text{std::vector<int32_t>(40, 44), {}};
+  const std::vector<prompt::ImagePrompt> asked = {prompt(), text, other, prompt(), text};
+  for (int64_t tokens : {9, 512}) {
+    ModelEngine engine(
+        source_,
+        {.max_num_seqs = 8, .max_num_batched_tokens = tokens, .kv_type = nn::KvType::fp32});
+    auto submit = [&](size_t i) {
+      engine.submit({.tokens = asked[i].tokens,
+                     .max_tokens = 8,
+                     .sampling = {.temperature = 0},
+                     .images = asked[i].images});
+    };
+    std::vector<std::vector<int32_t>> answers(asked.size());
+    std::vector<int64_t> known(asked.size());
+    auto run = [&] {
+      while (!engine.idle()) {
+        for (const Update& update : engine.step()) {
+          auto& answer = answers[static_cast<size_t>(update.request)];
+          answer.insert(answer.end(), update.tokens.begin(), update.tokens.end());
+          if (update.cached_tokens)
+            known[static_cast<size_t>(update.request)] = *update.cached_tokens;
+        }
+      }
+    };
+    for (size_t i : {0u, 1u, 2u}) submit(i);
+    run();
+    for (size_t i : {3u, 4u}) submit(i);
+    run();
+    for (size_t i = 0; i < asked.size(); ++i) EXPECT_EQ(answers[i], answer(512, asked[i])) << i;
+    EXPECT_EQ(known[2], 0) << "the tokens are known, the pictures are not";
+    EXPECT_GT(known[3], 0);
+  }
+}
+
 INSTANTIATE_TEST_SUITE_P(Models, ImagesTest, testing::Values("gemma4", "qwen36"),
                          [](const auto& info) { return std::string(info.param); });
 
