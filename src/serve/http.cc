@@ -42,6 +42,7 @@ using Socket = Protocol::socket;
 using Tls = asio::ssl::stream<Socket&>;
 using boost::system::error_code;
 
+constexpr std::string_view kContinue = "HTTP/1.1 100 Continue\r\n\r\n";
 constexpr auto kAwait = asio::as_tuple(asio::use_awaitable);
 constexpr size_t kReadBytes = 64 << 10;
 // So much of a stream is sent without waiting for the end of the turn.
@@ -192,7 +193,8 @@ class Connection : public std::enable_shared_from_this<Connection> {
   asio::awaitable<bool> serve_one();
   asio::awaitable<bool> read_request(RequestParser& parser);
   asio::awaitable<std::string_view> read_some();
-  asio::awaitable<bool> send(std::string bytes);
+  // `bytes` must live until it is done.
+  asio::awaitable<bool> send(std::string_view bytes);
   asio::awaitable<void> send_reply();
   asio::awaitable<void> refuse(const HttpFault& fault);
   void dispatch(HttpRequest request);
@@ -324,7 +326,7 @@ asio::awaitable<bool> Connection::read_request(RequestParser& parser) {
       received = 0;
       allow(options.body_seconds);
       if (parser.expects_continue()) {
-        const bool sent = co_await send("HTTP/1.1 100 Continue\r\n\r\n");
+        const bool sent = co_await send(kContinue);
         if (!sent) co_return false;
       }
     }
@@ -377,9 +379,8 @@ asio::awaitable<void> Connection::send_reply() {
   const auto reply = reply_;
   while (!closed_) {
     if (!reply->out().empty()) {
-      std::string bytes = std::move(reply->out());
-      reply->out() = {};
-      const bool sent = co_await send(std::move(bytes));
+      const std::string bytes = std::exchange(reply->out(), {});
+      const bool sent = co_await send(bytes);
       if (!sent) lose();
     } else if (reply->complete()) {
       co_return;
@@ -392,7 +393,7 @@ asio::awaitable<void> Connection::send_reply() {
 }
 
 // False when the client is gone or reads nothing for too long.
-asio::awaitable<bool> Connection::send(std::string bytes) {
+asio::awaitable<bool> Connection::send(std::string_view bytes) {
   sending_ = true;
   in_flight_ = bytes.size();
   while (in_flight_ > 0 && !closed_) {
@@ -435,7 +436,8 @@ void Connection::send_now() {
 
 asio::awaitable<void> Connection::refuse(const HttpFault& fault) {
   expired_ = false;
-  const bool sent = co_await send(whole(error_response(fault.status(), fault.what()), false));
+  const std::string answer = whole(error_response(fault.status(), fault.what()), false);
+  const bool sent = co_await send(answer);
   if (!sent || tls_) co_return;
   error_code ignored;
   socket_.shutdown(Socket::shutdown_send, ignored);

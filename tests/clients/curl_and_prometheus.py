@@ -23,7 +23,8 @@ def card_command():
         text = card.read_text()
         if "curl http://localhost:8000/v1/chat/completions" in text:
             begin = text.index("curl http://localhost:8000")
-            return text[begin:text.index("}'", begin) + 2]
+            # A shell joins lines that end in a backslash; shlex does not.
+            return text[begin:text.index("}'", begin) + 2].replace("\\\n", " ")
     return None
 
 

@@ -15,6 +15,7 @@ serving.under_clients_python()
 os.environ.update(HF_HUB_OFFLINE="1", HF_DATASETS_OFFLINE="1", TOKENIZERS_PARALLELISM="false")
 
 import lm_eval  # noqa: E402
+import lm_eval.tasks  # noqa: E402
 from serving import check  # noqa: E402
 
 QUESTIONS = 20
