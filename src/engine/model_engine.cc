@@ -8,6 +8,7 @@
 #include "base/file.h"
 #include "base/log.h"
 #include "base/threads.h"
+#include "engine/joined_pass.h"
 #include "models/models.h"
 
 namespace quern::engine {
@@ -41,29 +42,6 @@ std::string salt_of(const Request& request) {
     salt += sha256({static_cast<const char*>(values.const_data_ptr()), values.nbytes()});
   }
   return salt;
-}
-
-// One after another; positions of three axes if one sequence has them.
-Tensor joined_positions(const std::vector<nn::Pass>& parts) {
-  const bool grid =
-      std::ranges::any_of(parts, [](const auto& p) { return p.positions.dim() == 2; });
-  std::vector<Tensor> all;
-  for (const nn::Pass& part : parts)
-    all.push_back(grid && part.positions.dim() == 1
-                      ? part.positions.expand({3, part.positions.size(0)})
-                      : part.positions);
-  return at::cat(all, -1);
-}
-
-nn::Media joined_media(const std::vector<nn::Pass>& parts, const ops::Bounds& bounds) {
-  std::vector<Tensor> tokens, features;
-  for (size_t i = 0; i < parts.size(); ++i) {
-    if (!parts[i].media.tokens.defined()) continue;
-    tokens.push_back(parts[i].media.tokens + bounds[i]);
-    features.push_back(parts[i].media.features);
-  }
-  if (tokens.empty()) return {};
-  return {at::cat(tokens), at::cat(features)};
 }
 
 // One for each request.
@@ -310,23 +288,17 @@ Tensor ModelEngine::forward(const Tensor& ids, nn::Pass& pass) const {
 }
 
 nn::Pass ModelEngine::pass_of(const std::vector<Slice>& slices) {
-  nn::Pass pass;
-  pass.bounds = {0};
-  pass.caches = caches_.get();
-  std::vector<nn::Pass> parts(slices.size());
-  for (size_t i = 0; i < slices.size(); ++i) {
-    const auto& [sequence, count] = slices[i];
-    nn::CachePlace place{.past = sequence->computed, .slot = sequence->lease.state};
-    for (const auto& table : sequence->lease.tables) place.tables.push_back(table.data());
-    pass.places.push_back(std::move(place));
-    pass.bounds.push_back(pass.bounds.back() + count);
-    parts[i].positions = at::arange(sequence->computed, sequence->computed + count, at::kLong);
-    SequenceImages& images = active_.at(sequence->id).images;
-    if (!images.empty()) images.complete(parts[i], sequence->computed, count);
+  std::vector<nn::Pass> parts;
+  for (const auto& [sequence, count] : slices) {
+    nn::Pass part = nn::Pass::next(sequence->computed, count, *caches_);
+    part.places.front().slot = sequence->lease.state;
+    for (const auto& table : sequence->lease.tables)
+      part.places.front().tables.push_back(table.data());
+    const SequenceImages& images = active_.at(sequence->id).images;
+    if (!images.empty()) images.complete(part, sequence->computed, count);
+    parts.push_back(std::move(part));
   }
-  pass.positions = joined_positions(parts);
-  pass.media = joined_media(parts, pass.bounds);
-  return pass;
+  return joined(parts);
 }
 
 Tensor ModelEngine::logits_of(const Tensor& hidden, const std::vector<int64_t>& rows) const {
