@@ -47,7 +47,7 @@ def main():
     command = card_command()
     if not command or not shutil.which("curl"):
         serving.skip("no cards in $QUERN_ASSETS or ../shared, or no curl")
-    with serving.Server(sys.argv[1], "--served-model-name", ".") as server:
+    with serving.Server(sys.argv[1], name=".") as server:
         words = shlex.split(command.replace("http://localhost:8000", server.url))
         answer = json.loads(curl(words[1:]))
         check(answer["model"] == "." and answer["choices"][0]["finish_reason"] in ("stop", "length"), answer)

@@ -36,9 +36,9 @@ def under_clients_python():
 class Server:
     """`quern serve` with these options, from the time that it is ready to the end of a `with`."""
 
-    def __init__(self, program, *options):
+    def __init__(self, program, *options, name="tiny"):
         self.log = tempfile.TemporaryFile("w+")
-        self.process = subprocess.Popen([program, "serve", str(MODEL), "--served-model-name", "tiny", "--port", "0",
+        self.process = subprocess.Popen([program, "serve", str(MODEL), "--served-model-name", name, "--port", "0",
                                          *options], stderr=self.log)
         self.url = self._wait_until_ready()
 
