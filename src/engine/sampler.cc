@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <functional>
 #include <limits>
 #include <nlohmann/json.hpp>
 
@@ -25,22 +26,21 @@ bool before(const Choice& a, const Choice& b) {
 }
 
 // The k-th largest.
-double kth_logit(const std::vector<Choice>& choices, size_t k) {
-  auto larger = [](double a, double b) { return a > b; };
-  std::vector<double> kept;
+float kth_logit(std::span<const float> logits, size_t k) {
+  constexpr auto larger = std::greater<float>();
+  std::vector<float> kept;
   if (k > kHeap) {
-    for (const Choice& choice : choices) kept.push_back(choice.logit);
+    kept.assign(logits.begin(), logits.end());
     std::nth_element(kept.begin(), kept.begin() + static_cast<int64_t>(k) - 1, kept.end(), larger);
     return kept[k - 1];
   }
-  for (const Choice& choice : choices) {
-    if (kept.size() == k) {
-      if (choice.logit <= kept.front()) continue;
-      std::pop_heap(kept.begin(), kept.end(), larger);
-      kept.pop_back();
-    }
-    kept.push_back(choice.logit);
-    std::push_heap(kept.begin(), kept.end(), larger);
+  kept.assign(logits.begin(), logits.begin() + static_cast<int64_t>(k));
+  std::ranges::make_heap(kept, larger);
+  for (float logit : logits.subspan(k)) {
+    if (logit <= kept.front()) continue;
+    std::ranges::pop_heap(kept, larger);
+    kept.back() = logit;
+    std::ranges::push_heap(kept, larger);
   }
   return kept.front();
 }
@@ -132,16 +132,14 @@ std::vector<Choice> choices(std::span<const float> logits, const Sampling& sampl
 
   const double largest = double{logits[first]} / sampling.temperature;
   const double below = sampling.min_p > 0 ? -std::log(sampling.min_p) : kNegligible;
-  const auto least =
-      static_cast<float>((largest - std::min(below, kNegligible)) * sampling.temperature);
+  auto least = static_cast<float>((largest - std::min(below, kNegligible)) * sampling.temperature);
+  // Where min_p leaves fewer than k, the k-th is below them.
+  const auto k = static_cast<size_t>(sampling.top_k);
+  if (k > 0 && k < logits.size()) least = std::max(least, kth_logit(logits, k));
   std::vector<Choice> left;
   for (size_t id = 0; id < logits.size(); ++id)
     if (logits[id] >= least)
       left.push_back({static_cast<int32_t>(id), double{logits[id]} / sampling.temperature});
-  if (sampling.top_k > 0 && static_cast<size_t>(sampling.top_k) < left.size()) {
-    const double kth = kth_logit(left, static_cast<size_t>(sampling.top_k));
-    std::erase_if(left, [&](const Choice& choice) { return choice.logit < kth; });
-  }
   if (sampling.top_p < 1) keep_share(left, sampling.top_p, largest);
   return left;
 }
