@@ -39,6 +39,7 @@ struct GrowingBody {
 
 // What waits for the end of a chunk's size line or of the trailer.
 constexpr size_t kLongestChunkLine = 16 << 10;
+constexpr size_t kMostEmptyBytes = 16;  // before a request
 
 std::string lower(std::string_view text) {
   std::string result(text);
@@ -169,17 +170,18 @@ size_t RequestParser::feed(std::string_view bytes) {
 }
 
 size_t RequestParser::feed_head(std::string_view bytes) {
-  size_t skipped = 0;
-  if (head_.empty()) {  // empty lines before a request are allowed (RFC 9112, 2.2)
-    while (bytes.substr(skipped).starts_with("\r\n")) skipped += 2;
-    if (skipped > 16) throw HttpFault(400, "The request starts with empty lines.");
-  }
   const size_t old = head_.size();
-  if (old == 0 && skipped < bytes.size() && (bytes[skipped] < 'A' || bytes[skipped] > 'Z'))
-    throw HttpFault(400, "The request is not valid HTTP.");  // TLS, most often
   started_ = true;
-  head_.append(bytes.substr(skipped, limits_.head_bytes + 4 - std::min(old, limits_.head_bytes)));
-  const size_t end = head_.find("\r\n\r\n", old < 3 ? 0 : old - 3);
+  head_.append(bytes.substr(0, limits_.head_bytes + 4 - std::min(old, limits_.head_bytes)));
+  // Empty lines before a request are allowed (RFC 9112, 2.2), a few.
+  size_t empty = 0;
+  while (std::string_view(head_).substr(empty).starts_with("\r\n")) empty += 2;
+  empty_ += empty;
+  head_.erase(0, empty);
+  const bool begins = head_.empty() || head_ == "\r" || (head_[0] >= 'A' && head_[0] <= 'Z');
+  if (empty_ > kMostEmptyBytes || !begins)  // TLS, most often
+    throw HttpFault(400, "The request is not valid HTTP.");
+  const size_t end = head_.find("\r\n\r\n", empty || old < 3 ? 0 : old - 3);
   if (end == std::string::npos) {
     if (head_.size() > limits_.head_bytes)
       throw HttpFault(431, "The request head is larger than this server accepts.");
@@ -191,7 +193,7 @@ size_t RequestParser::feed_head(std::string_view bytes) {
   }
   head_.resize(end + 4);
   finish_head();
-  return skipped + end + 4 - old;
+  return empty + end + 4 - old;
 }
 
 void RequestParser::finish_head() {

@@ -69,6 +69,7 @@ class RequestParser {
   struct Body;
   RequestLimits limits_;
   std::string head_;
+  size_t empty_ = 0;  // bytes of empty lines before it
   HttpRequest request_;
   std::unique_ptr<Body> body_;
   bool started_ = false, head_done_ = false, done_ = false, expects_continue_ = false;

@@ -1,0 +1,92 @@
+// quern serve as people start and stop it.
+#include <arpa/inet.h>
+#include <gtest/gtest.h>
+#include <netinet/in.h>
+#include <sys/socket.h>
+
+#include "tests/cli/run.h"
+
+namespace quern::cli {
+namespace {
+
+std::vector<std::string> serve(const std::vector<std::string>& more) {
+  std::vector<std::string> words = {"serve", model(), "--port", "0"};
+  words.insert(words.end(), more.begin(), more.end());
+  return words;
+}
+
+// What a server that said where it listens answers to these bytes.
+std::string ask(const std::string& said, const std::string& bytes) {
+  const size_t at = said.find("READY url=http://127.0.0.1:") + 27;
+  const int fd = ::socket(AF_INET, SOCK_STREAM, 0);
+  sockaddr_in address{};
+  address.sin_family = AF_INET;
+  address.sin_port = htons(static_cast<uint16_t>(std::stoi(said.substr(at))));
+  address.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
+  if (::connect(fd, reinterpret_cast<sockaddr*>(&address), sizeof address) != 0) return "no server";
+  (void)!::write(fd, bytes.data(), bytes.size());
+  std::string answer;
+  char piece[4096];
+  for (ssize_t size; (size = ::read(fd, piece, sizeof piece)) > 0;)
+    answer.append(piece, static_cast<size_t>(size));
+  ::close(fd);
+  return answer;
+}
+
+TEST(ServeTest, AnswersFromTheModelAndEndsInOrder) {
+  Running server(serve({}), "", {});
+  ASSERT_TRUE(server.says("READY url="));
+  const std::string body =
+      R"({"messages": [{"role": "user", "content": "What is 17 + 25?"}], "temperature": 0,)"
+      R"( "chat_template_kwargs": {"enable_thinking": false}})";
+  const std::string answer =
+      ask(server.err_so_far(),
+          "POST /v1/chat/completions HTTP/1.1\r\nHost: x\r\nConnection: close\r\nContent-Type: "
+          "application/json\r\nContent-Length: " +
+              std::to_string(body.size()) + "\r\n\r\n" + body);
+  EXPECT_NE(answer.find("17 + 25 = 42"), std::string::npos) << answer;
+  server.send(SIGTERM);
+  EXPECT_EQ(server.wait().code, 0);
+}
+
+TEST(ServeTest, RefusesWithTheCodeOfTheCause) {
+  const Ran spelt = quern(serve({"--max-modle-len", "5"}));
+  EXPECT_EQ(spelt.code, 2);
+  EXPECT_NE(spelt.err.find("did you mean --max-model-len?"), std::string::npos) << spelt.err;
+  EXPECT_EQ(quern(serve({"--quantization", "gptq"})).code, 2);
+  EXPECT_EQ(quern(serve({"--max-model-len", "999999999"})).code, 2);
+  EXPECT_EQ(quern({"serve", "no/such-model"}, "", {"HF_HOME=/nowhere"}).code, 4);
+  EXPECT_EQ(quern({"serve"}).code, 2);
+}
+
+TEST(ServeTest, PrintsTheEffectiveConfiguration) {
+  const Ran ran = quern(serve({"--max-num-seqs", "5", "--trust-remote-code", "--check-config"}));
+  EXPECT_EQ(ran.code, 0);
+  EXPECT_NE(ran.out.find("max-num-seqs: 5\n"), std::string::npos) << ran.out;
+  EXPECT_NE(ran.err.find("--trust-remote-code means nothing here"), std::string::npos) << ran.err;
+  EXPECT_NE(quern({"serve", "--help"}).out.find("--kv-cache-dtype"), std::string::npos);
+}
+
+TEST(ChatTest, TalksToAModelThatIsServedForIt) {
+  const Ran ran =
+      quern({"chat", model(), "--no-thinking", "--temperature", "0"}, "What is 17 + 25?\n");
+  EXPECT_EQ(ran.code, 0) << ran.err;
+  EXPECT_NE(ran.out.find("42"), std::string::npos) << ran.out;
+}
+
+TEST(BenchTest, CountsTokensOfAServer) {
+  Running server(serve({"--mock-engine", "tokens_per_s=200"}), "", {});
+  ASSERT_TRUE(server.says("READY url="));
+  const std::string said = server.err_so_far();
+  const size_t at = said.find("http://");
+  const Ran ran =
+      quern({"bench", "serve", "--json", "--base-url", said.substr(at, said.find(' ', at) - at),
+             "--num-prompts", "5", "--random-input-len", "7", "--random-output-len", "11"});
+  EXPECT_EQ(ran.code, 0) << ran.err;
+  for (const char* line : {"\"completed\": 5", "\"total_input_tokens\": 35",
+                           "\"total_output_tokens\": 55", "\"p99_itl_ms\": "})
+    EXPECT_NE(ran.out.find(line), std::string::npos) << line << ran.out;
+}
+
+}  // namespace
+}  // namespace quern::cli
