@@ -99,10 +99,10 @@ TEST_F(BadModelTest, MissingFolder) {
 TEST_F(BadModelTest, UnknownArchitecture) {
   const std::string folder = damaged();
   auto config = nlohmann::ordered_json::parse(slurp(folder + "/config.json"));
-  config["architectures"] = {"LlamaForCausalLM"};
+  config["architectures"] = {"FalconForCausalLM"};
   std::ofstream(folder + "/config.json") << config.dump();
   expect_failure(quern({"generate", folder, "--prompt", "a"}), 4,
-                 {"LlamaForCausalLM is not known", "Qwen3_5MoeForConditionalGeneration"});
+                 {"FalconForCausalLM is not known", "Qwen3_5MoeForConditionalGeneration"});
 }
 
 TEST_F(BadModelTest, TruncatedShard) {
