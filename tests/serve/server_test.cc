@@ -68,7 +68,7 @@ TEST(ServerTest, StreamsAChatChunkByChunk) {
   }
   const Received whole = chat(server.port(), user(R"(, "max_tokens": 40,
       "chat_template_kwargs": {"enable_thinking": false})"));
-  EXPECT_EQ(text, whole.json()["choices"][0]["message"]["content"]);
+  EXPECT_EQ(text, whole.json()["choices"][0]["message"]["content"].get<std::string>());
   EXPECT_EQ(events.back()["choices"].size(), 0U);
   EXPECT_EQ(events.back()["usage"]["completion_tokens"], 40);
 }
