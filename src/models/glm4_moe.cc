@@ -7,6 +7,7 @@
 
 #include "base/error.h"
 #include "models/settings.h"
+#include "nn/ends.h"
 #include "nn/nn.h"
 
 namespace quern::models {
@@ -172,32 +173,6 @@ class Glm4MoeBlock : public Block {
   std::optional<SparseMlp> sparse_mlp_;
 };
 
-class Glm4MoeStem : public Stem {
- public:
-  Glm4MoeStem(const Weights& w, const Config& c)
-      : embed_tokens_(w.embedding("embed_tokens", c.vocab, c.hidden)) {}
-
-  Tensor operator()(const Tensor& tokens, Pass&) const override { return embed_tokens_(tokens); }
-
- private:
-  Embedding embed_tokens_;
-};
-
-class Glm4MoeHead : public Head {
- public:
-  Glm4MoeHead(const Weights& root, const Weights& text, const Config& c)
-      : norm_(text.norm("norm", c.hidden, c.eps)),
-        lm_head_(c.tied ? text.linear("embed_tokens", c.vocab, c.hidden, Role::lm_head)
-                        : root.linear("lm_head", c.vocab, c.hidden, Role::lm_head)) {}
-
-  Tensor norm(const Tensor& hidden) const override { return norm_(hidden); }
-  Tensor logits(const Tensor& normed) const override { return lm_head_(normed); }
-
- private:
-  Norm norm_;
-  Linear lm_head_;
-};
-
 // Multi-token prediction: one more block behind the last one. Newer checkpoints leave out its
 // copies of embedding and head.
 class Glm4MoeDraft : public Draft {
@@ -258,7 +233,8 @@ class Glm4Moe : public Model {
   std::unique_ptr<Stem> stem(const Weights& root) const override {
     const Weights layers = root / "model" / "layers";
     expect_last_block(layers, has_draft(root) ? c_.layers + 1 : c_.layers);
-    return std::make_unique<Glm4MoeStem>(root / "model", c_);
+    return std::make_unique<TokenStem>(
+        (root / "model").embedding("embed_tokens", c_.vocab, c_.hidden));
   }
 
   std::unique_ptr<Block> block(const Weights& root, int i) const override {
@@ -269,7 +245,8 @@ class Glm4Moe : public Model {
   }
 
   std::unique_ptr<Head> head(const Weights& root) const override {
-    return std::make_unique<Glm4MoeHead>(root, root / "model", c_);
+    return std::make_unique<NormHead>((root / "model").norm("norm", c_.hidden, c_.eps),
+                                      lm_head(root, root / "model", c_.tied, c_.vocab, c_.hidden));
   }
 
   std::unique_ptr<Draft> draft(const Weights& root) const override {

@@ -5,6 +5,7 @@
 
 #include "base/error.h"
 #include "models/settings.h"
+#include "nn/ends.h"
 #include "nn/nn.h"
 
 namespace quern::models {
@@ -85,32 +86,6 @@ class LlamaBlock : public Block {
   Mlp mlp_;
 };
 
-class LlamaStem : public Stem {
- public:
-  LlamaStem(const Weights& w, const Config& c)
-      : embed_tokens_(w.embedding("embed_tokens", c.vocab, c.hidden)) {}
-
-  Tensor operator()(const Tensor& tokens, Pass&) const override { return embed_tokens_(tokens); }
-
- private:
-  Embedding embed_tokens_;
-};
-
-class LlamaHead : public Head {
- public:
-  LlamaHead(const Weights& root, const Weights& text, const Config& c)
-      : norm_(text.norm("norm", c.hidden, c.eps)),
-        lm_head_(c.tied ? text.linear("embed_tokens", c.vocab, c.hidden, Role::lm_head)
-                        : root.linear("lm_head", c.vocab, c.hidden, Role::lm_head)) {}
-
-  Tensor norm(const Tensor& hidden) const override { return norm_(hidden); }
-  Tensor logits(const Tensor& normed) const override { return lm_head_(normed); }
-
- private:
-  Norm norm_;
-  Linear lm_head_;
-};
-
 class Llama : public Model {
  public:
   explicit Llama(const Json& config) : c_(config), rope_(config, c_.head_dim) {}
@@ -121,14 +96,16 @@ class Llama : public Model {
   std::string blocks_path(const Weights& root) const override { return root.path("model.layers"); }
 
   std::unique_ptr<Stem> stem(const Weights& root) const override {
-    return std::make_unique<LlamaStem>(root / "model", c_);
+    return std::make_unique<TokenStem>(
+        (root / "model").embedding("embed_tokens", c_.vocab, c_.hidden));
   }
   std::unique_ptr<Block> block(const Weights& root, int i) const override {
     return std::make_unique<LlamaBlock>(root / "model" / "layers" / i, c_, rope_, i);
   }
   std::unique_ptr<Head> head(const Weights& root) const override {
     expect_last_block(root / "model" / "layers", c_.layers);
-    return std::make_unique<LlamaHead>(root, root / "model", c_);
+    return std::make_unique<NormHead>((root / "model").norm("norm", c_.hidden, c_.eps),
+                                      lm_head(root, root / "model", c_.tied, c_.vocab, c_.hidden));
   }
   std::unique_ptr<Draft> draft(const Weights&) const override { return nullptr; }
 

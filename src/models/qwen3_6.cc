@@ -7,6 +7,7 @@
 
 #include "base/error.h"
 #include "models/vision.h"
+#include "nn/ends.h"
 #include "nn/nn.h"
 
 namespace quern::models {
@@ -211,21 +212,6 @@ class Qwen36Stem : public Stem {
   Embedding embed_tokens_;
 };
 
-class Qwen36Head : public Head {
- public:
-  Qwen36Head(const Weights& root, const Weights& text, const Config& c)
-      : norm_(text.norm_plus_one("norm", c.hidden, c.eps)),
-        lm_head_(c.tied ? text.linear("embed_tokens", c.vocab, c.hidden, Role::lm_head)
-                        : root.linear("lm_head", c.vocab, c.hidden, Role::lm_head)) {}
-
-  Tensor norm(const Tensor& hidden) const override { return norm_(hidden); }
-  Tensor logits(const Tensor& normed) const override { return lm_head_(normed); }
-
- private:
-  Norm norm_;
-  Linear lm_head_;
-};
-
 // Multi-token prediction: the embedding of the next token, then the normed state, through one more
 // attention block.
 class Qwen36Draft : public Draft {
@@ -276,7 +262,8 @@ class Qwen36 : public Model {
   }
 
   std::unique_ptr<Head> head(const Weights& root) const override {
-    return std::make_unique<Qwen36Head>(root, text(root), c_);
+    return std::make_unique<NormHead>(text(root).norm_plus_one("norm", c_.hidden, c_.eps),
+                                      lm_head(root, text(root), c_.tied, c_.vocab, c_.hidden));
   }
 
   std::unique_ptr<Draft> draft(const Weights& root) const override {

@@ -7,6 +7,7 @@
 
 #include "base/error.h"
 #include "models/settings.h"
+#include "nn/ends.h"
 #include "nn/nn.h"
 
 namespace quern::models {
@@ -187,29 +188,6 @@ class SarvamMoeBlock : public Block {
   std::optional<SparseMlp> sparse_mlp_;
 };
 
-class SarvamMoeStem : public Stem {
- public:
-  explicit SarvamMoeStem(Embedding word_embeddings)
-      : word_embeddings_(std::move(word_embeddings)) {}
-
-  Tensor operator()(const Tensor& tokens, Pass&) const override { return word_embeddings_(tokens); }
-
- private:
-  Embedding word_embeddings_;
-};
-
-class SarvamMoeHead : public Head {
- public:
-  SarvamMoeHead(Norm norm, Linear lm_head) : norm_(std::move(norm)), lm_head_(std::move(lm_head)) {}
-
-  Tensor norm(const Tensor& hidden) const override { return norm_(hidden); }
-  Tensor logits(const Tensor& normed) const override { return lm_head_(normed); }
-
- private:
-  Norm norm_;
-  Linear lm_head_;
-};
-
 class SarvamMoe : public Model {
  public:
   explicit SarvamMoe(const Json& config) : c_(config), rope_(config, c_.head_dim) {}
@@ -221,7 +199,7 @@ class SarvamMoe : public Model {
 
   std::unique_ptr<Stem> stem(const Weights& root) const override {
     expect_last_block(root / "model" / "layers", c_.layers);
-    return std::make_unique<SarvamMoeStem>(
+    return std::make_unique<TokenStem>(
         (root / "model").embedding(names_of(root).embedding, c_.vocab, c_.hidden));
   }
 
@@ -233,8 +211,8 @@ class SarvamMoe : public Model {
   std::unique_ptr<Head> head(const Weights& root) const override {
     const Weights place = c_.tied ? root / "model" : root;
     const std::string name = c_.tied ? names_of(root).embedding : "lm_head";
-    return std::make_unique<SarvamMoeHead>((root / "model").norm("norm", c_.hidden, c_.eps),
-                                           place.linear(name, c_.vocab, c_.hidden, Role::lm_head));
+    return std::make_unique<NormHead>((root / "model").norm("norm", c_.hidden, c_.eps),
+                                      place.linear(name, c_.vocab, c_.hidden, Role::lm_head));
   }
 
   std::unique_ptr<Draft> draft(const Weights&) const override { return nullptr; }

@@ -374,7 +374,9 @@ TEST(HttpTest, MemoryStaysFlatOverManyRequests) {
 }
 
 TEST(HttpTest, ListensOnAUnixSocket) {
-  const std::string path = "/tmp/quern-http-test-" + std::to_string(::getpid()) + ".sock";
+  const std::string path = (std::filesystem::temp_directory_path() /
+                            ("quern-http-test-" + std::to_string(::getpid()) + ".sock"))
+                               .string();
   HttpOptions options;
   options.uds = path;
   HttpServer server(options, [](std::shared_ptr<Exchange> call) { call->respond({.body = "{}"}); });

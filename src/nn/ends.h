@@ -1,0 +1,41 @@
+// The two ends that most models have: a stem that looks tokens up, and a head of a norm and a
+// linear.
+#pragma once
+
+#include <utility>
+
+#include "nn/model.h"
+#include "nn/weights.h"
+
+namespace quern::nn {
+
+class TokenStem : public Stem {
+ public:
+  explicit TokenStem(Embedding embed_tokens) : embed_tokens_(std::move(embed_tokens)) {}
+
+  Tensor operator()(const Tensor& tokens, Pass&) const override { return embed_tokens_(tokens); }
+
+ private:
+  Embedding embed_tokens_;
+};
+
+class NormHead : public Head {
+ public:
+  NormHead(Norm norm, Linear lm_head) : norm_(std::move(norm)), lm_head_(std::move(lm_head)) {}
+
+  Tensor norm(const Tensor& hidden) const override { return norm_(hidden); }
+  Tensor logits(const Tensor& normed) const override { return lm_head_(normed); }
+
+ private:
+  Norm norm_;
+  Linear lm_head_;
+};
+
+// `lm_head` beside the text model, or its embedding once more where the two are tied.
+inline Linear lm_head(const Weights& root, const Weights& text, bool tied, int64_t vocabulary,
+                      int64_t hidden) {
+  return tied ? text.linear("embed_tokens", vocabulary, hidden, Role::lm_head)
+              : root.linear("lm_head", vocabulary, hidden, Role::lm_head);
+}
+
+}  // namespace quern::nn
