@@ -29,11 +29,19 @@
 
 namespace quern::kernels {
 
+enum class OffsetType { int16, int32 };
+
+// The narrowest type that holds n after all steps, 1 + 2 + ... + iterations.
+constexpr OffsetType offset_type(int64_t iterations) {
+  return iterations * (iterations + 1) / 2 <= INT16_MAX ? OffsetType::int16 : OffsetType::int32;
+}
+
 struct Rounding {
   int64_t columns = 0;
   int64_t group = 0;  // columns that share a scale; a multiple of 16 that divides columns
   FloatType weight_type = FloatType::bf16;
   FloatType scale_type = FloatType::fp16;
+  OffsetType offset_type = OffsetType::int32;
   bool symmetric = true;
   float delta = 0;        // lr / iterations
   float epsilon = 1e-5f;  // rounded to scale_type before use
@@ -53,7 +61,7 @@ struct RoundingGroup {
 struct RoundingRows {
   int64_t rows;
   const void* weight;     // weight_type [rows, columns]
-  int32_t* offsets;       // n [rows, columns]
+  void* offsets;          // n, offset_type [rows, columns]
   RoundingGroup* groups;  // [rows, groups]
   float* momentum;        // [rows, columns], or null: no momentum
 };

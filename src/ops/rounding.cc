@@ -26,13 +26,16 @@ Rounding::Rounding(std::vector<Tensor> matrices, const quant::Scheme& scheme,
   shape_.group = columns / groups;
   shape_.weight_type = float_type(weights_[0].scalar_type());
   shape_.scale_type = float_type(scheme.scale_dtype);
+  shape_.offset_type = kernels::offset_type(options.iterations);
   shape_.symmetric = scheme.symmetric;
   shape_.delta = static_cast<float>(options.lr / options.iterations);
+  const DType offset_dtype =
+      shape_.offset_type == kernels::OffsetType::int16 ? at::kShort : at::kInt;
   const auto group_bytes = static_cast<int64_t>(sizeof(kernels::RoundingGroup));
   for (const Tensor& weight : weights_) {
     QUERN_CHECK(weight.size(0) == rows_ && weight.size(1) == columns && weight.is_contiguous());
     values_.push_back(at::empty({rows_, columns}, has_bf16_matrix() ? at::kBFloat16 : at::kFloat));
-    offsets_.push_back(at::empty({rows_, columns}, at::kInt));
+    offsets_.push_back(at::empty({rows_, columns}, offset_dtype));
     groups_.push_back(at::empty({rows_, groups * group_bytes}, at::kByte));
     codes_.push_back(at::empty({rows_, columns / 2}, at::kByte));
     scales_.push_back(at::empty({rows_, groups}, scheme.scale_dtype));
@@ -55,8 +58,9 @@ Rounding::Rounding(std::vector<Tensor> matrices, const quant::Scheme& scheme,
 kernels::RoundingRows Rounding::state(int64_t matrix, int64_t begin, int64_t count) const {
   const int64_t columns = shape_.columns;
   auto* weight = static_cast<const uint8_t*>(weights_[matrix].const_data_ptr());
+  auto* offsets = static_cast<uint8_t*>(offsets_[matrix].data_ptr());
   return {count, weight + begin * columns * item_bytes(weights_[matrix].scalar_type()),
-          offsets_[matrix].data_ptr<int32_t>() + begin * columns,
+          offsets + begin * columns * item_bytes(offsets_[matrix].scalar_type()),
           reinterpret_cast<kernels::RoundingGroup*>(groups_[matrix].data_ptr<uint8_t>()) +
               begin * shape_.groups(),
           momentum_[matrix].defined() ? momentum_[matrix].data_ptr<float>() + begin * columns
@@ -94,7 +98,8 @@ void Rounding::begin_iteration(int iteration, int micro_batches) {
   remaining_ = micro_batches;
   if (micro_batches == 1) return;
   if (gradient_sums_.empty()) {
-    for (const Tensor& values : values_) gradient_sums_.push_back(at::empty_like(values));
+    for (const Tensor& values : values_)
+      gradient_sums_.push_back(at::empty(values.sizes(), at::kFloat));
   }
   parallel_for(matrices(), [&](int64_t matrix) { gradient_sums_[matrix].zero_(); });
 }

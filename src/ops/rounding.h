@@ -67,8 +67,8 @@ class Rounding {
   kernels::Rounding shape_;
   int64_t rows_ = 0;
   std::vector<Tensor> weights_, values_;
-  // Per matrix: offsets int32 [rows, columns]; groups as bytes; codes, scales and zeros of the kept
-  // state.
+  // Per matrix: offsets int16 or int32 [rows, columns]; groups as bytes; codes, scales and zeros of
+  // the kept state.
   std::vector<Tensor> offsets_, groups_, codes_, scales_, zeros_, momentum_;
   std::vector<Tensor> gradient_sums_;  // fp32 [rows, columns], only with several micro-batches
   int iteration_ = 0, remaining_ = 1;

@@ -45,11 +45,13 @@ class CompressTest : public testing::Test {
   }
 
   CompressReport run(const std::string& model, const Recipe& recipe, const Calibration& data,
-                     const std::string& out, quant::Format format = quant::Format::auto_round) {
+                     const std::string& out, quant::Format format = quant::Format::auto_round,
+                     const AutoRoundOptions& tuning = {}) {
     fs::create_directories(folder_ / out);
     CompressOptions options;
     options.output = folder_ / out;
     options.format = format;
+    options.tuning = tuning;
     return compress(std::make_shared<nn::Source>(test_data(model)), recipe, data, options, {});
   }
   CompressReport run(const std::string& model, const RecipeOptions& recipe, const Calibration& data,

@@ -109,16 +109,18 @@ struct RoundingCase {
 inline std::vector<RoundingCase> rounding_cases() {
   using enum FloatType;
   const float delta = 1.0f / 200 / 200;
+  using enum OffsetType;
   return {
-      {8, {256, 128, bf16, fp16, true, delta}, false},
-      {8, {256, 128, bf16, fp16, true, delta}, true},
-      {8, {256, 128, bf16, fp16, false, delta}, false},
-      {8, {256, 128, bf16, fp16, false, delta}, true},
-      {5, {192, 32, fp16, bf16, true, delta}, false},
-      {5, {192, 64, fp32, fp32, true, delta}, false},
-      {5, {192, 32, fp32, bf16, false, delta}, false},
-      {3, {112, 112, bf16, fp16, true, delta}, false},
-      {3, {48, 16, bf16, bf16, false, delta}, true},
+      {8, {256, 128, bf16, fp16, int16, true, delta}, false},
+      {8, {256, 128, bf16, fp16, int32, true, delta}, true},
+      {8, {256, 128, bf16, fp16, int16, false, delta}, false},
+      {8, {256, 128, bf16, fp16, int32, false, delta}, true},
+      {5, {192, 32, fp16, bf16, int16, true, delta}, false},
+      {5, {192, 32, fp16, bf16, int32, true, delta}, false},
+      {5, {192, 64, fp32, fp32, int32, true, delta}, false},
+      {5, {192, 32, fp32, bf16, int16, false, delta}, false},
+      {3, {112, 112, bf16, fp16, int16, true, delta}, false},
+      {3, {48, 16, bf16, bf16, int16, false, delta}, true},
   };
 }
 

@@ -31,7 +31,7 @@ struct Tuned {
         rounding(c.rounding),
         weight(floats_as(rounding.weight_type,
                          hard_weights(c.rows * rounding.columns, rounding.group))),
-        offsets(c.rows * rounding.columns),
+        offsets(c.rows * rounding.columns * (narrow() ? 2 : 4)),
         groups(c.rows * rounding.groups()),
         momentum(c.rows * rounding.columns),
         w_hat(c.rows * rounding.columns),
@@ -57,9 +57,11 @@ struct Tuned {
                            state, w_hat.data());
   }
 
+  int64_t weights() const { return w_hat.count(); }
+
   // 30 steps; every third one was the best so far.
   void tune() {
-    for (int t = 0; t < 30; ++t) step(normal_floats(offsets.count(), 100 + t), 200 - t, t % 3 == 0);
+    for (int t = 0; t < 30; ++t) step(normal_floats(weights(), 100 + t), 200 - t, t % 3 == 0);
   }
 
   bool guards_hold() const {
@@ -74,6 +76,11 @@ struct Tuned {
            zeros.same_bits(other.zeros);
   }
 
+  bool narrow() const { return rounding.offset_type == OffsetType::int16; }
+  int32_t offset(int64_t i) const {
+    return narrow() ? reinterpret_cast<const int16_t*>(offsets.data())[i]
+                    : reinterpret_cast<const int32_t*>(offsets.data())[i];
+  }
   float w(int64_t i) const { return load_float(rounding.weight_type, weight.data(), i); }
   float scale(int64_t g) const { return load_float(rounding.scale_type, scales.data(), g); }
   int code(int64_t i) const { return i % 2 ? codes[i / 2] >> 4 : codes[i / 2] & 15; }
@@ -82,7 +89,7 @@ struct Tuned {
   const CpuKernels* kernels;
   Rounding rounding;
   std::vector<uint8_t> weight;
-  Guarded<int32_t> offsets;
+  Guarded<uint8_t> offsets;
   Guarded<RoundingGroup> groups;
   Guarded<float> momentum, w_hat;
   Guarded<uint8_t> codes, scales, zeros;
@@ -115,7 +122,7 @@ TEST(Rounding, CodesDequantizeToTheTunedWeight) {
     Tuned tuned(reference(), c);
     tuned.tune();
     reference().rounding_codes(tuned.rounding, tuned.state, tuned.out);
-    for (int64_t i = 0; i < tuned.offsets.count(); ++i) {
+    for (int64_t i = 0; i < tuned.weights(); ++i) {
       const int64_t g = i / tuned.rounding.group;
       ASSERT_EQ(tuned.w_hat[i], tuned.scale(g) * float(tuned.code(i) - tuned.zero(g)))
           << name_of(c) << " " << i;
@@ -126,10 +133,9 @@ TEST(Rounding, CodesDequantizeToTheTunedWeight) {
 TEST(Rounding, TheBestStateIsKeptAsItWasBeforeTheStep) {
   for (const RoundingCase& c : rounding_cases()) {
     Tuned tuned(reference(), c), before(reference(), c);
-    for (Tuned* each : {&tuned, &before})
-      each->step(normal_floats(tuned.offsets.count(), 5), 200, false);
+    for (Tuned* each : {&tuned, &before}) each->step(normal_floats(tuned.weights(), 5), 200, false);
     reference().rounding_codes(before.rounding, before.state, before.out);
-    tuned.step(normal_floats(tuned.offsets.count(), 6), 199, true);
+    tuned.step(normal_floats(tuned.weights(), 6), 199, true);
     EXPECT_TRUE(tuned.codes.same_bits(before.codes)) << name_of(c);
     EXPECT_TRUE(tuned.scales.same_bits(before.scales)) << name_of(c);
     EXPECT_FALSE(tuned.offsets.same_bits(before.offsets)) << name_of(c);
@@ -173,7 +179,7 @@ class Surrogate {
 
  private:
   double offset(int64_t k) const {
-    return static_cast<double>(tuned_.offsets[first_ + k]) * tuned_.rounding.delta;
+    return static_cast<double>(tuned_.offset(first_ + k)) * tuned_.rounding.delta;
   }
   double raw_scale(double alpha, double beta) const {
     const double a = -at_.low * alpha, b = at_.high * beta;
@@ -193,15 +199,14 @@ TEST(Rounding, GradientsEqualFiniteDifferences) {
   for (RoundingCase c : rounding_cases()) {
     c.momentum = true;
     Tuned tuned(reference(), c);
-    for (int t = 0; t < 20; ++t)
-      tuned.step(normal_floats(tuned.offsets.count(), 40 + t), 200 - t, false);
+    for (int t = 0; t < 20; ++t) tuned.step(normal_floats(tuned.weights(), 40 + t), 200 - t, false);
     reference().rounding_codes(tuned.rounding, tuned.state, tuned.out);
     std::vector<RoundingGroup> groups(tuned.groups.data(),
                                       tuned.groups.data() + tuned.groups.count());
     std::vector<Surrogate> surrogates;
     for (size_t g = 0; g < groups.size(); ++g)
       surrogates.emplace_back(tuned, static_cast<int64_t>(g), groups[g]);
-    const std::vector<float> gradient = normal_floats(tuned.offsets.count(), 9);
+    const std::vector<float> gradient = normal_floats(tuned.weights(), 9);
     const double h = 1e-7;
     std::vector<double> alpha(groups.size()), beta(groups.size());
     for (size_t g = 0; g < groups.size(); ++g) {
@@ -229,9 +234,12 @@ TEST(Rounding, GradientsEqualFiniteDifferences) {
 }
 
 TEST(Rounding, OffsetsStepAgainstTheSignOfTheirGradient) {
+  ASSERT_EQ(offset_type(200), OffsetType::int16);
   for (bool symmetric : {true, false}) {
     const RoundingCase c = {
-        1, {64, 64, FloatType::fp32, FloatType::fp32, symmetric, 1.0f / 40000}, false};
+        1,
+        {64, 64, FloatType::fp32, FloatType::fp32, OffsetType::int16, symmetric, 1.0f / 40000},
+        false};
     Tuned tuned(reference(), c);
     const float sign = tuned.scale(0) < 0 ? -1.0f : 1.0f;
     std::vector<float> gradient(64);
@@ -245,8 +253,8 @@ TEST(Rounding, OffsetsStepAgainstTheSignOfTheirGradient) {
     for (int k = 0; k < 64; ++k) {
       const int32_t expected = static_cast<int32_t>(-sign * static_cast<float>(k % 3 - 1) * 20100);
       if (gradient[k] == 0) {
-        EXPECT_EQ(tuned.offsets[k], 0);
-      } else if (tuned.offsets[k] == expected) {
+        EXPECT_EQ(tuned.offset(k), 0);
+      } else if (tuned.offset(k) == expected) {
         ++moved;
       } else {
         EXPECT_TRUE(tuned.code(k) == 0 || tuned.code(k) == 15) << k;
@@ -256,10 +264,28 @@ TEST(Rounding, OffsetsStepAgainstTheSignOfTheirGradient) {
   }
 }
 
+TEST(Rounding, OffsetsFitTheirTypeWhateverTheGradients) {
+  EXPECT_EQ(offset_type(255), OffsetType::int16);  // 32,640
+  EXPECT_EQ(offset_type(256), OffsetType::int32);  // 32,896
+}
+
+TEST(Rounding, NarrowAndWideOffsetsGiveTheSameCodes) {
+  for (const RoundingCase& c : rounding_cases()) {
+    RoundingCase narrow = c, wide = c;
+    narrow.rounding.offset_type = OffsetType::int16;
+    wide.rounding.offset_type = OffsetType::int32;
+    Tuned a(reference(), narrow), b(reference(), wide);
+    a.tune();
+    b.tune();
+    EXPECT_TRUE(a.codes.same_bits(b.codes) && a.w_hat.same_bits(b.w_hat)) << name_of(c);
+    for (int64_t i = 0; i < a.weights(); ++i) ASSERT_EQ(a.offset(i), b.offset(i)) << name_of(c);
+  }
+}
+
 TEST(Rounding, NoGradientMeansNoStep) {
   for (const RoundingCase& c : rounding_cases()) {
     Tuned tuned(reference(), c), untouched(reference(), c);
-    tuned.step(std::vector<float>(tuned.offsets.count()), 200, false);
+    tuned.step(std::vector<float>(tuned.weights()), 200, false);
     EXPECT_TRUE(tuned.offsets.same_bits(untouched.offsets)) << name_of(c);
     EXPECT_TRUE(tuned.w_hat.same_bits(untouched.w_hat)) << name_of(c);
     for (int64_t g = 0; g < tuned.groups.count(); ++g) {

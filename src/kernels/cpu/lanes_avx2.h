@@ -94,6 +94,14 @@ struct Avx2Lanes {
     _mm256_storeu_si256(words, a.low);
     _mm256_storeu_si256(words + 1, a.high);
   }
+  static Ints load(const int16_t* p) {
+    const auto* halves = reinterpret_cast<const __m128i*>(p);
+    return {_mm256_cvtepi16_epi32(_mm_loadu_si128(halves)),
+            _mm256_cvtepi16_epi32(_mm_loadu_si128(halves + 1))};
+  }
+  static void store(int16_t* p, Ints a) {
+    _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), halves_in_order(a));
+  }
   static Floats to_floats(Ints a) {
     return {_mm256_cvtepi32_ps(a.low), _mm256_cvtepi32_ps(a.high)};
   }
@@ -103,9 +111,7 @@ struct Avx2Lanes {
     return {step_against(n.low, g.low, move), step_against(n.high, g.high, move)};
   }
   static void store_nibbles(uint8_t* p, Floats q) {
-    const Ints codes = to_ints(q);
-    // Packing interleaves the halves of both registers; the permutation puts them in order.
-    const __m256i words = _mm256_permute4x64_epi64(_mm256_packs_epi32(codes.low, codes.high), 0xd8);
+    const __m256i words = halves_in_order(to_ints(q));
     const __m128i bytes =
         _mm_packus_epi16(_mm256_castsi256_si128(words), _mm256_extracti128_si256(words, 1));
     const __m128i pairs = _mm_maddubs_epi16(bytes, _mm_set1_epi16(0x1001));
@@ -133,6 +139,11 @@ struct Avx2Lanes {
   static void prefetch(const void* p) { _mm_prefetch(static_cast<const char*>(p), _MM_HINT_T0); }
 
  private:
+  // As sixteen int16. Packing interleaves the halves of both registers; the permutation puts them
+  // in order.
+  static __m256i halves_in_order(Ints a) {
+    return _mm256_permute4x64_epi64(_mm256_packs_epi32(a.low, a.high), 0xd8);
+  }
   template <FloatType kType>
   static __m256 widen(__m128i bits) {
     if constexpr (kType == FloatType::fp16) return _mm256_cvtph_ps(bits);

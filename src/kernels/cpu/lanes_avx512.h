@@ -69,6 +69,12 @@ struct Avx512Lanes {
 
   static Ints load(const int32_t* p) { return _mm512_loadu_si512(p); }
   static void store(int32_t* p, Ints a) { _mm512_storeu_si512(p, a); }
+  static Ints load(const int16_t* p) {
+    return _mm512_cvtepi16_epi32(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(p)));
+  }
+  static void store(int16_t* p, Ints a) {
+    _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), _mm512_cvtepi32_epi16(a));
+  }
   static Floats to_floats(Ints a) { return _mm512_cvtepi32_ps(a); }
   static Ints to_ints(Floats a) { return _mm512_cvtps_epi32(a); }
   // n - move * sign(g)

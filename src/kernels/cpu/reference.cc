@@ -95,13 +95,15 @@ struct PlainLanes {
     return each([&](int i) { return mask.v[i] ? a.v[i] : b.v[i]; });
   }
 
-  static Ints load(const int32_t* p) {
+  template <class Int>
+  static Ints load(const Int* p) {
     Ints out;
     for (int i = 0; i < 16; ++i) out.v[i] = p[i];
     return out;
   }
-  static void store(int32_t* p, const Ints& a) {
-    for (int i = 0; i < 16; ++i) p[i] = a.v[i];
+  template <class Int>
+  static void store(Int* p, const Ints& a) {
+    for (int i = 0; i < 16; ++i) p[i] = static_cast<Int>(a.v[i]);
   }
   static Floats to_floats(const Ints& a) {
     return each([&](int i) { return static_cast<float>(a.v[i]); });

@@ -52,9 +52,9 @@ typename L::Floats clamped(typename L::Floats q, const RoundingGrid& grid) {
   return L::min(L::max(q, L::splat(grid.lowest)), L::splat(grid.highest));
 }
 
-template <class L, FloatType kWeight>
+template <class L, FloatType kWeight, class Offset>
 void write_group(const RoundingGrid& grid, float delta, int64_t columns, const void* weight,
-                 const int32_t* offsets, float* w_hat) {
+                 const Offset* offsets, float* w_hat) {
   const auto scale = L::splat(grid.scale), zero = L::splat(grid.zero);
   for (int64_t k = 0; k < columns; k += kLanes) {
     const auto ratio = L::div(L::template load_as<kWeight>(weight, k), scale);
@@ -63,9 +63,9 @@ void write_group(const RoundingGrid& grid, float delta, int64_t columns, const v
   }
 }
 
-template <class L, FloatType kWeight>
+template <class L, FloatType kWeight, class Offset>
 void write_codes(const RoundingGrid& grid, float delta, int64_t columns, const void* weight,
-                 const int32_t* offsets, uint8_t* codes) {
+                 const Offset* offsets, uint8_t* codes) {
   const auto scale = L::splat(grid.scale), lowest = L::splat(grid.lowest);
   for (int64_t k = 0; k < columns; k += kLanes) {
     const auto ratio = L::div(L::template load_as<kWeight>(weight, k), scale);
@@ -80,10 +80,10 @@ struct ScaleGradient {
 };
 
 // One sign step of the offsets of a group; returns the gradient that alpha and beta need.
-template <class L, FloatType kWeight>
+template <class L, FloatType kWeight, class Offset>
 ScaleGradient step_offsets(const RoundingGrid& grid, float delta, const RoundingStep& step,
                            int64_t columns, const void* weight, const float* gradient,
-                           int32_t* offsets, float* momentum) {
+                           Offset* offsets, float* momentum) {
   const auto scale = L::splat(grid.scale), zero = L::splat(grid.zero);
   const auto lowest = L::splat(grid.lowest), highest = L::splat(grid.highest);
   const auto none = L::splat(0);
@@ -141,8 +141,9 @@ void for_each_group(const Rounding& rounding, int64_t rows, Body body) {
   for (int64_t i = 0; i < count; ++i) body(i, i * rounding.group);
 }
 
-template <class L, FloatType kWeight>
+template <class L, FloatType kWeight, class Offset>
 struct RoundingOf {
+  static Offset* offsets(const RoundingRows& state) { return static_cast<Offset*>(state.offsets); }
   static const void* at(const void* weight, int64_t index) {
     return static_cast<const uint8_t*>(weight) + index * float_bytes(kWeight);
   }
@@ -154,7 +155,7 @@ struct RoundingOf {
         const auto w = L::template load_as<kWeight>(state.weight, k);
         low = L::min(low, w);
         high = L::max(high, w);
-        L::store(state.offsets + k, L::to_ints(L::splat(0)));
+        L::store(offsets(state) + k, L::to_ints(L::splat(0)));
         if (state.momentum) L::store(state.momentum + k, L::splat(0));
       }
       state.groups[g] = {1, 1, L::smallest(low), L::largest(high), 0, 0};
@@ -163,16 +164,16 @@ struct RoundingOf {
 
   static void forward(const Rounding& rounding, const RoundingRows& state, float* w_hat) {
     for_each_group(rounding, state.rows, [&](int64_t g, int64_t first) {
-      write_group<L, kWeight>(rounding_grid<L>(rounding, state.groups[g]), rounding.delta,
-                              rounding.group, at(state.weight, first), state.offsets + first,
-                              w_hat + first);
+      write_group<L, kWeight, Offset>(rounding_grid<L>(rounding, state.groups[g]), rounding.delta,
+                                      rounding.group, at(state.weight, first),
+                                      offsets(state) + first, w_hat + first);
     });
   }
 
   static void encode(const Rounding& rounding, const RoundingRows& state, int64_t g, int64_t first,
                      const RoundingGrid& grid, const RoundingCodes& out) {
-    write_codes<L, kWeight>(grid, rounding.delta, rounding.group, at(state.weight, first),
-                            state.offsets + first, out.codes + first / 2);
+    write_codes<L, kWeight, Offset>(grid, rounding.delta, rounding.group, at(state.weight, first),
+                                    offsets(state) + first, out.codes + first / 2);
     store_float(rounding.scale_type, out.scales, g, grid.scale);
     if (!rounding.symmetric) out.zeros[g] = static_cast<uint8_t>(grid.zero);
   }
@@ -192,40 +193,48 @@ struct RoundingOf {
       const void* weight = at(state.weight, first);
       float* momentum = state.momentum ? state.momentum + first : nullptr;
       const ScaleGradient gradient =
-          step_offsets<L, kWeight>(grid, rounding.delta, step, rounding.group, weight,
-                                   step.gradient + first, state.offsets + first, momentum);
+          step_offsets<L, kWeight, Offset>(grid, rounding.delta, step, rounding.group, weight,
+                                           step.gradient + first, offsets(state) + first, momentum);
       step_factors(rounding, grid, step, gradient, momentum != nullptr, group);
-      write_group<L, kWeight>(rounding_grid<L>(rounding, group), rounding.delta, rounding.group,
-                              weight, state.offsets + first, w_hat + first);
+      write_group<L, kWeight, Offset>(rounding_grid<L>(rounding, group), rounding.delta,
+                                      rounding.group, weight, offsets(state) + first,
+                                      w_hat + first);
     });
   }
 };
 
-// What a table points at: the weight's type is chosen once a call.
+// What a table points at: the types of the weight and of its offsets are chosen once a call.
 template <class L>
 struct RoundingKernels {
-  template <class Call>
-  static void with_type(FloatType type, Call call) {
-    if (type == FloatType::bf16)
-      call(RoundingOf<L, FloatType::bf16>());
-    else if (type == FloatType::fp16)
-      call(RoundingOf<L, FloatType::fp16>());
+  template <FloatType kWeight, class Call>
+  static void with_offsets(const Rounding& rounding, Call call) {
+    if (rounding.offset_type == OffsetType::int16)
+      call(RoundingOf<L, kWeight, int16_t>());
     else
-      call(RoundingOf<L, FloatType::fp32>());
+      call(RoundingOf<L, kWeight, int32_t>());
+  }
+  template <class Call>
+  static void with_types(const Rounding& rounding, Call call) {
+    if (rounding.weight_type == FloatType::bf16)
+      with_offsets<FloatType::bf16>(rounding, call);
+    else if (rounding.weight_type == FloatType::fp16)
+      with_offsets<FloatType::fp16>(rounding, call);
+    else
+      with_offsets<FloatType::fp32>(rounding, call);
   }
 
   static void start(const Rounding& rounding, const RoundingRows& state) {
-    with_type(rounding.weight_type, [&](auto of) { of.start(rounding, state); });
+    with_types(rounding, [&](auto of) { of.start(rounding, state); });
   }
   static void forward(const Rounding& rounding, const RoundingRows& state, float* w_hat) {
-    with_type(rounding.weight_type, [&](auto of) { of.forward(rounding, state, w_hat); });
+    with_types(rounding, [&](auto of) { of.forward(rounding, state, w_hat); });
   }
   static void codes(const Rounding& rounding, const RoundingRows& state, const RoundingCodes& out) {
-    with_type(rounding.weight_type, [&](auto of) { of.codes(rounding, state, out); });
+    with_types(rounding, [&](auto of) { of.codes(rounding, state, out); });
   }
   static void step(const Rounding& rounding, const RoundingStep& step, const RoundingRows& state,
                    float* w_hat) {
-    with_type(rounding.weight_type, [&](auto of) { of.step(rounding, step, state, w_hat); });
+    with_types(rounding, [&](auto of) { of.step(rounding, step, state, w_hat); });
   }
 };
 
