@@ -11,7 +11,8 @@ export CCACHE_NOHASHDIR ?= true
 # What reads bytes that a stranger may have made, and what does arithmetic on raw pointers, is tested under
 # AddressSanitizer and UndefinedBehaviorSanitizer as well.
 SANITIZED := base checkpoint prompt data quant kernels serve
-FUZZ_SECONDS ?= 30
+# Of each fuzz target: short where a person waits, long in continuous integration, whose services all set CI=true.
+export FUZZ_SECONDS ?= $(if $(filter true,$(CI))$(filter fuzz,$(MAKECMDGOALS)),60,3)
 
 .PHONY: help setup build demo test bench format tidy fuzz clean
 help:
@@ -26,11 +27,11 @@ build: setup build/build.ninja  ## build/quern
 demo: build       ## compress, verify and talk to the tiny Qwen3.6 checkpoint in tests/data
 	@tools/demo build/quern build/demo
 
-test: setup build/build.ninja build-dev/build.ninja  ## build all, run all tests, parsers and kernels also under sanitizers
+test: setup build/build.ninja build-dev/build.ninja  ## build all, run all tests, parsers and kernels also under sanitizers; fuzz
 	cmake --build build -j $(JOBS)
-	cmake --build build-dev -j $(JOBS) --target $(SANITIZED:%=%_tests)
+	cmake --build build-dev -j $(JOBS) --target $(SANITIZED:%=%_tests) fuzz_targets
 	@tools/setup_clients
-	@python3 tools/run_tests.py build build-dev='$(SANITIZED)'
+	@python3 tools/run_tests.py build build-dev='$(SANITIZED) fuzz'
 
 bench: setup build/build.ninja  ## build and run the benchmarks; each prints one JSON line per figure
 	cmake --build build -j $(JOBS) --target benchmarks make_synthetic
@@ -46,17 +47,12 @@ tidy:             ## run clang-tidy over src/
 	cmake --preset tidy >/dev/null
 	run-clang-tidy-19 -quiet -j $(JOBS) -p build-tidy '$(CURDIR)/src/.*'
 
-fuzz:             ## fuzz every parser for FUZZ_SECONDS (30)
-	@tools/setup
-	cmake --preset fuzz >/dev/null
-	cmake --build build-fuzz -j $(JOBS) --target tests/fuzz/all
-	@for f in build-fuzz/tests/fuzz/*_fuzz; do n=$$(basename $$f _fuzz); echo "$$f"; \
-	  $$f -max_total_time=$(FUZZ_SECONDS) -timeout=5 -rss_limit_mb=512 -print_final_stats=1 -verbosity=0 \
-	    build-fuzz/tests/fuzz/corpus/$$n tests/fuzz/seeds/$$n || exit 1; \
-	done
+fuzz: setup build-dev/build.ninja  ## fuzz every parser for FUZZ_SECONDS (60)
+	cmake --build build-dev -j $(JOBS) --target fuzz_targets
+	@python3 tools/run_tests.py build-dev=fuzz
 
 clean:            ## remove the build folders; the cache outside of the tree stays
-	rm -rf build build-dev build-fuzz build-tidy
+	rm -rf build build-dev build-tidy
 
 build/build.ninja: | setup
 	cmake --preset release >/dev/null

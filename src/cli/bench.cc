@@ -25,7 +25,7 @@ struct ServeBench {
   double range = 0;
   std::vector<std::string> goodput;
   std::string percentiles = "99";
-  bool save = false;
+  bool save = false, insecure = false;
   serve::LoadOptions load;
 };
 
@@ -103,6 +103,7 @@ void complete(ServeBench& bench) {
       serve::Url::of(bench.base_url.empty() ? fmt::format("http://{}:{}", bench.host, bench.port)
                                             : bench.base_url);
   load.key = bench.key;
+  if (bench.insecure) load.trust = serve::Trust::anybody;
   load.model = bench.model;
   if (bench.rate != "inf") load.request_rate = number_of(bench.rate, "--request-rate");
   if (!bench.extra_body.empty()) load.extra_body = parse_json(bench.extra_body, "--extra-body");
@@ -120,8 +121,8 @@ void complete(ServeBench& bench) {
     load.goodput[name] = number_of(goal.substr(colon + 1), "--goodput");
   }
   if (!load.model.empty()) return;
-  const JsonValue list =
-      parse_json(serve::fetch(load.url, "GET", "/v1/models", "", load.key), "/v1/models");
+  const JsonValue list = parse_json(
+      serve::fetch(load.url, "GET", "/v1/models", "", load.key, load.trust), "/v1/models");
   load.model = Json(list, "/v1/models").at("data").at(0).get<std::string>("id");
 }
 
@@ -143,7 +144,8 @@ void run_serve(ServeBench& bench, bool json) {
 }
 
 void declare_serve(CLI::App& verb, ServeBench& bench) {
-  verb.add_option("--base-url", bench.base_url, "Instead of --host and --port");
+  verb.add_option("--base-url", bench.base_url,
+                  "http:// or https://, instead of --host and --port");
   verb.add_option("--host", bench.host, "Of the server")->capture_default_str();
   verb.add_option("--port", bench.port, "Of the server")->capture_default_str();
   verb.add_option("--backend,--endpoint-type", bench.backend, "openai, vllm or openai-chat")
@@ -152,6 +154,7 @@ void declare_serve(CLI::App& verb, ServeBench& bench) {
   verb.add_option("--endpoint", bench.endpoint, "Path of the requests");
   verb.add_option("--model", bench.model, "Name to ask for (default: the server's first)");
   verb.add_option("--api-key", bench.key, "Key of the server")->envname("OPENAI_API_KEY");
+  verb.add_flag("--insecure", bench.insecure, "Ask for no certificate that can be trusted");
   verb.add_option("--dataset-name", bench.dataset, "random, sharegpt or custom (JSON lines)")
       ->check(CLI::IsMember({"random", "sharegpt", "custom"}))
       ->capture_default_str();

@@ -22,13 +22,14 @@ struct ChatCommand {
   std::optional<double> temperature;
   std::optional<int64_t> max_tokens;
   std::optional<bool> thinking;
-  bool hide_thoughts = false;
+  bool hide_thoughts = false, insecure = false;
 };
 
 // The server at the other end; its own one lives as long as this.
 class Partner {
  public:
-  explicit Partner(const ChatCommand& command) : key_(command.key) {
+  explicit Partner(const ChatCommand& command)
+      : key_(command.key), trust_(command.insecure ? serve::Trust::anybody : serve::Trust::check) {
     if (command.target.find("://") != std::string::npos) {
       url_ = serve::Url::of(command.target);
       return;
@@ -48,17 +49,20 @@ class Partner {
 
   const serve::Url& url() const { return url_; }
   const std::string& key() const { return key_; }
+  serve::Trust trust() const { return trust_; }
 
  private:
   std::string key_;
+  serve::Trust trust_;
   serve::Url url_;
   std::optional<serve::Server> server_;
   std::thread waiting_;
 };
 
 std::string first_model(const Partner& partner) {
-  const JsonValue list =
-      parse_json(serve::fetch(partner.url(), "GET", "/v1/models", "", partner.key()), "/v1/models");
+  const JsonValue list = parse_json(
+      serve::fetch(partner.url(), "GET", "/v1/models", "", partner.key(), partner.trust()),
+      "/v1/models");
   return Json(list, "/v1/models").at("data").at(0).get<std::string>("id");
 }
 
@@ -76,7 +80,7 @@ class Chat {
   // One turn. An interrupt ends the answer, not the chat.
   void ask(const std::string& question) {
     messages_.push_back({{"role", "user"}, {"content", question}});
-    serve::HttpClient client(partner_.url());
+    serve::HttpClient client(partner_.url(), partner_.trust());
     const FinishFirst finish("interrupted; once more to quit", [&client] { client.stop(); });
     said_.clear();
     std::string failure, body;
@@ -173,6 +177,7 @@ Each line of standard input is a turn.)");
       ->required();
   verb->add_option("--model", command->model, "Name to ask the server for (default: its first)");
   verb->add_option("--api-key", command->key, "Key of the server")->envname("OPENAI_API_KEY");
+  verb->add_flag("--insecure", command->insecure, "Ask for no certificate that can be trusted");
   verb->add_option("--system", command->system, "System message");
   verb->add_option("--temperature", command->temperature, "0 takes the likeliest token always");
   verb->add_option("--max-tokens", command->max_tokens, "New tokens of an answer, at most");

@@ -1,6 +1,9 @@
 // quern serve: an OpenAI server on one model, started as `vllm serve` is.
 #include "cli/serve.h"
 
+#include <sys/resource.h>
+
+#include <algorithm>
 #include <cstdlib>
 
 #include "base/error.h"
@@ -87,6 +90,19 @@ std::unique_ptr<engine::Engine> make_engine(const std::filesystem::path& folder,
                                                engine_options(arguments, max_len, model));
 }
 
+// Every connection is an open file, of which a process may have few at first.
+void allow_connections(size_t connections) {
+  constexpr rlim_t kOtherFiles = 256;
+  rlimit files{};
+  if (::getrlimit(RLIMIT_NOFILE, &files) != 0 || files.rlim_cur >= connections + kOtherFiles)
+    return;
+  files.rlim_cur = std::min<rlim_t>(files.rlim_max, connections + kOtherFiles);
+  ::setrlimit(RLIMIT_NOFILE, &files);
+  if (files.rlim_cur < connections + kOtherFiles)
+    log_info("this process may open {} files (ulimit -n), fewer than the {} of --max-connections",
+             files.rlim_cur, connections);
+}
+
 void run(const std::vector<std::string>& words) {
   const serve::Arguments arguments = serve::read_arguments(words, environment);
   if (arguments.help) return print(kHelp + serve::help_text(*arguments.help));
@@ -94,6 +110,7 @@ void run(const std::vector<std::string>& words) {
   if (arguments.has("threads")) set_threads(arguments.given["threads"].get<int>());
   const serve::ServerOptions options = serve::server_options(arguments, environment);
   if (arguments.value("check-config")) return print(serve::effective_yaml(arguments));
+  allow_connections(options.http.connections);
   serve::Server server(options);
   const FinishFirst finish(
       "stopping: answers that have begun are finished; once more to stop at once",

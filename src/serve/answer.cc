@@ -9,6 +9,7 @@
 namespace quern::serve {
 namespace {
 
+constexpr int kClientLeft = 499;  // no client sees it; nginx counts such requests so
 constexpr const char* kStreamEnd = "data: [DONE]\n\n";
 const std::optional<ReasoningMarks> kNoMarks;
 
@@ -45,15 +46,14 @@ Answer::Choice::Choice(const ServedModel& model, const ApiRequest& request,
 }
 
 Answer::Answer(AnswerContext context, std::shared_ptr<Exchange> exchange, ApiRequest request,
-               Prepared prepared, WriterOptions writer, Clock::time_point arrived,
-               std::function<void()> ended)
+               Prepared prepared, WriterOptions writer, std::function<void(int)> ended)
     : context_(context),
       exchange_(std::move(exchange)),
       io_thread_(exchange_->io_thread()),
       request_(std::move(request)),
       unsent_(std::move(prepared.requests)),
       writer_(std::move(writer), request_, context.model.tokenizer(), unsent_.size()),
-      arrived_(arrived),
+      arrived_(exchange_->arrived()),
       ended_(std::move(ended)),
       prompt_tokens_(prepared.prompt_tokens),
       open_(unsent_.size()) {
@@ -71,15 +71,19 @@ Answer::Answer(AnswerContext context, std::shared_ptr<Exchange> exchange, ApiReq
 
 Answer::~Answer() {
   leave_queue();
-  ended_();
+  ended_(status_);
 }
 
-void Answer::start() {
+void Answer::start(std::optional<Clock::time_point> deadline) {
   exchange_->on_gone([weak = weak_from_this()] {
     if (const auto self = weak.lock()) self->leave();
   });
   if (over_) return;  // it left before
-  context_.metrics.request_began(request_.n, choices_.front().times.max_tokens);
+  if (deadline)
+    exchange_->at(*deadline, [weak = weak_from_this()] {
+      if (const auto self = weak.lock()) self->expire();
+    });
+  for (Choice& choice : choices_) choice.times.submitted = seconds(Clock::now());
   queued_tokens_ = prompt_tokens_;
   context_.queued_tokens += queued_tokens_;
   context_.engine.submit(shared_from_this(), std::move(unsent_));
@@ -91,21 +95,33 @@ void Answer::leave_queue() { context_.queued_tokens -= std::exchange(queued_toke
 // The client has gone: its requests end in the next step.
 void Answer::leave() {
   if (over_) return;
-  over_ = true;
   exchange_.reset();
-  for (Choice& choice : choices_)
-    if (!choice.done) context_.metrics.choice_ended("abort", choice.times);
-  context_.engine.cancel(shared_from_this());
+  give_up("abort", kClientLeft, "");
 }
 
-void Answer::receive(size_t index, engine::Update& update) {
+// The time that the client allowed is over.
+void Answer::expire() {
+  if (over_) return;
+  const bool begun = std::any_of(choices_.begin(), choices_.end(),
+                                 [](const Choice& choice) { return choice.times.new_tokens > 0; });
+  if (begun)
+    context_.engine.cancel(shared_from_this());  // ends with "abort" and what there is
+  else
+    give_up("abort", 504, "The request could not begin in the time that it was given.");
+}
+
+void Answer::receive(size_t index, engine::Update& update, const StepTimes& step) {
   Choice& choice = choices_[index];
   if (over_ || choice.done) return;
-  if (update.cached_tokens) cached_tokens_ += *update.cached_tokens;
+  if (update.cached_tokens) begin_choice(choice, *update.cached_tokens, step);
   if (!update.prompt_reports.empty()) prompt_of(index).reports = std::move(update.prompt_reports);
-  if (update.finish == engine::Finish::error) return fail(update);
+  if (update.finish == engine::Finish::error) {
+    log_warning("a request failed: {}", update.error);
+    return give_up("error", 500, "The engine failed while it worked on this request.");
+  }
   if (update.tokens.empty() && !update.finish) return;
-  if (!update.tokens.empty()) count_times(choice, update.tokens.size());
+  if (!update.tokens.empty())
+    count_tokens(choice, static_cast<int64_t>(update.tokens.size()), step);
   Piece piece = take_tokens(choice, update);
   if (choice.done) {
     --open_;
@@ -115,17 +131,23 @@ void Answer::receive(size_t index, engine::Update& update) {
   if (open_ == 0) finish();
 }
 
-void Answer::count_times(Choice& choice, size_t tokens) {
-  const double now = std::chrono::duration<double>(Clock::now() - arrived_).count();
+void Answer::begin_choice(Choice& choice, int64_t cached_tokens, const StepTimes& step) {
+  choice.times.cached_tokens = cached_tokens;
+  choice.times.started = seconds(step.began);
+}
+
+void Answer::count_tokens(Choice& choice, int64_t tokens, const StepTimes& step) {
+  const double now = seconds(step.ended);
   if (choice.times.new_tokens == 0) {
     leave_queue();
     choice.times.first_token = now;
-    context_.metrics.first_token(now);
+    context_.metrics.first_token(choice.times);
   } else {
     context_.metrics.next_token(now - choice.times.last_token);
   }
   choice.times.last_token = now;
-  choice.times.new_tokens += static_cast<int64_t>(tokens);
+  choice.times.new_tokens += tokens;
+  context_.metrics.new_tokens(tokens);
 }
 
 void Answer::take_text(Choice& choice, Piece& piece, Voice voice, const std::string& text) {
@@ -222,8 +244,11 @@ void Answer::deliver(size_t index, Piece piece) {
 Usage Answer::usage() const {
   Usage usage;
   usage.prompt_tokens = prompt_tokens_;
-  usage.cached_tokens = cached_tokens_;
-  for (const Choice& choice : choices_) {
+  for (size_t i = 0; i < choices_.size(); ++i) {
+    const Choice& choice = choices_[i];
+    // As the prompt's tokens, once for all its answers.
+    const bool first = i % static_cast<size_t>(request_.n) == 0;
+    if (first) usage.cached_tokens += choice.times.cached_tokens;
     usage.completion_tokens += only_prompt() ? 0 : choice.times.new_tokens;
     usage.reasoning_tokens += choice.reasoning_tokens;
   }
@@ -232,6 +257,12 @@ Usage Answer::usage() const {
 
 void Answer::finish() {
   over_ = true;
+  const auto n = static_cast<size_t>(request_.n);
+  for (size_t i = 0; i < choices_.size(); i += n) {
+    int64_t longest = 0;
+    for (size_t k = i; k < i + n; ++k) longest = std::max(longest, choices_[k].times.new_tokens);
+    context_.metrics.prompt_ended(request_.n, longest);
+  }
   if (request_.stream) {
     if (request_.include_usage) exchange_->write(writer_.usage_chunk(usage()));
     exchange_->write(kStreamEnd);
@@ -244,21 +275,19 @@ void Answer::finish() {
   exchange_.reset();
 }
 
-void Answer::fail(const engine::Update& update) {
+void Answer::give_up(const char* finish_reason, int status, const char* message) {
   over_ = true;
-  log_warning("a request failed: {}", update.error);
+  status_ = status;
   for (Choice& choice : choices_)
-    if (!choice.done) context_.metrics.choice_ended("error", choice.times);
-  constexpr const char* kMessage = "The engine failed while it worked on this request.";
-  if (streaming_) {
-    const std::string error = error_body(500, "InternalServerError", kMessage);
-    exchange_->write("data: " + error + "\n\n" + kStreamEnd);
+    if (!choice.done) context_.metrics.choice_ended(finish_reason, choice.times);
+  if (exchange_ && streaming_) {
+    exchange_->write("data: " + error_response(status, message).body + "\n\n" + kStreamEnd);
     exchange_->end();
-  } else {
-    exchange_->respond(error_response(500, kMessage));
+  } else if (exchange_) {
+    exchange_->respond(error_response(status, message));
   }
   exchange_.reset();
-  context_.engine.cancel(shared_from_this());  // the other choices
+  context_.engine.cancel(shared_from_this());
 }
 
 }  // namespace quern::serve

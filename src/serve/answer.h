@@ -31,16 +31,16 @@ class Answer : public Receiver, public std::enable_shared_from_this<Answer> {
  public:
   using Clock = std::chrono::steady_clock;
 
-  // `ended` is called once, when client and engine are done with it.
+  // `ended` is called once, when client and engine are done with it, with the status of the answer.
   Answer(AnswerContext context, std::shared_ptr<Exchange> exchange, ApiRequest request,
-         Prepared prepared, WriterOptions writer, Clock::time_point arrived,
-         std::function<void()> ended);
+         Prepared prepared, WriterOptions writer, std::function<void(int status)> ended);
   ~Answer() override;
 
-  // Hands the requests to the engine and watches the client.
-  void start();
+  // Hands the requests to the engine and watches the client. What has not begun by `deadline` is
+  // answered 504; what has, ends there with what it has.
+  void start(std::optional<Clock::time_point> deadline);
 
-  void receive(size_t index, engine::Update& update) override;
+  void receive(size_t index, engine::Update& update, const StepTimes& step) override;
   int io_thread() const override { return io_thread_; }
 
  private:
@@ -62,9 +62,15 @@ class Answer : public Receiver, public std::enable_shared_from_this<Answer> {
   void deliver(size_t index, Piece piece);
   void begin_stream();
   void finish();
-  void fail(const engine::Update& update);
   void leave();
-  void count_times(Choice& choice, size_t tokens);
+  void expire();
+  // Nothing more comes of it: the client, if it is there, gets an error.
+  void give_up(const char* finish_reason, int status, const char* message);
+  void begin_choice(Choice& choice, int64_t cached_tokens, const StepTimes& step);
+  void count_tokens(Choice& choice, int64_t tokens, const StepTimes& step);
+  double seconds(Clock::time_point time) const {
+    return std::chrono::duration<double>(time - arrived_).count();
+  }
   void leave_queue();
   EchoedPrompt& prompt_of(size_t index) {
     return prompts_[index / static_cast<size_t>(request_.n)];
@@ -80,9 +86,10 @@ class Answer : public Receiver, public std::enable_shared_from_this<Answer> {
   std::vector<Choice> choices_;
   std::vector<EchoedPrompt> prompts_;
   ApiWriter writer_;
-  Clock::time_point arrived_;
-  std::function<void()> ended_;
-  int64_t prompt_tokens_ = 0, cached_tokens_ = 0;
+  const Clock::time_point arrived_;
+  std::function<void(int)> ended_;
+  int status_ = 200;
+  int64_t prompt_tokens_ = 0;
   int64_t queued_tokens_ = 0;
   size_t open_ = 0;  // choices that are not done
   bool streaming_ = false;

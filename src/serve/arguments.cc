@@ -177,6 +177,7 @@ class Reader {
       case Kind::list:
         return JsonValue::array({text});
       case Kind::integer:
+        check_choice(flag, text);
         if (const auto value = parse_number<int64_t>(text)) return *value;
         refuse(name, "is a whole number, not \"" + text + "\"");
       case Kind::size:

@@ -8,17 +8,17 @@ namespace {
 
 constexpr size_t kMostWaiting = 16'384;  // deliveries in an inbox, some megabytes
 
-int64_t now_nanoseconds() {
-  return std::chrono::steady_clock::now().time_since_epoch() / std::chrono::nanoseconds(1);
+using Clock = std::chrono::steady_clock;
+
+int64_t nanoseconds(Clock::time_point time) {
+  return time.time_since_epoch() / std::chrono::nanoseconds(1);
 }
 
 }  // namespace
 
-EngineLoop::EngineLoop(std::unique_ptr<engine::Engine> engine, int io_threads, Post post,
-                       std::function<void(const std::string&)> died)
+EngineLoop::EngineLoop(std::unique_ptr<engine::Engine> engine, int io_threads, Listeners listeners)
     : engine_(std::move(engine)),
-      post_(std::move(post)),
-      died_(std::move(died)),
+      listeners_(std::move(listeners)),
       outgoing_(static_cast<size_t>(io_threads)) {
   for (int i = 0; i < io_threads; ++i) inboxes_.push_back(std::make_unique<Inbox>());
   thread_ = std::thread([this] { run(); });
@@ -69,7 +69,7 @@ engine::EngineState EngineLoop::state() const {
 
 double EngineLoop::step_seconds() const {
   const int64_t began = step_began_;
-  return began ? static_cast<double>(now_nanoseconds() - began) * 1e-9 : 0;
+  return began ? static_cast<double>(nanoseconds(Clock::now()) - began) * 1e-9 : 0;
 }
 
 void EngineLoop::run() {
@@ -102,7 +102,7 @@ void EngineLoop::obey(Command& command) {
     }
     --unfinished_;
     outgoing_[static_cast<size_t>(command.receiver->io_thread())].push_back(
-        {{command.receiver, i}, std::move(refused)});
+        {{command.receiver, i}, std::move(refused), step_});
   }
   if (!command.requests.empty()) return;
   if (!command.receiver)
@@ -115,15 +115,20 @@ void EngineLoop::obey(Command& command) {
 }
 
 void EngineLoop::step() {
-  step_began_ = now_nanoseconds();
+  step_.began = Clock::now();
+  step_began_ = nanoseconds(step_.began);
   try {
-    for (engine::Update& update : engine_->step()) route(std::move(update));
+    auto updates = engine_->step();
+    step_.ended = Clock::now();
+    for (engine::Update& update : updates) route(std::move(update));
   } catch (const std::exception& error) {
     die(error.what());
   }
   step_began_ = 0;
+  const engine::EngineState state = engine_->state();
+  if (state.steps != state_.steps) listeners_.stepped(state);
   const std::lock_guard lock(state_mutex_);
-  state_ = engine_->state();
+  state_ = state;
 }
 
 void EngineLoop::route(engine::Update update) {
@@ -132,14 +137,14 @@ void EngineLoop::route(engine::Update update) {
   Waiting& to = found->second;
   auto& outgoing = outgoing_[static_cast<size_t>(to.receiver->io_thread())];
   if (!update.finish) {
-    outgoing.push_back({to, std::move(update)});
+    outgoing.push_back({to, std::move(update), step_});
     return;
   }
   --unfinished_;
   const auto numbers = numbers_.find(to.receiver.get());
   std::erase(numbers->second, update.request);
   if (numbers->second.empty()) numbers_.erase(numbers);
-  outgoing.push_back({std::move(to), std::move(update)});
+  outgoing.push_back({std::move(to), std::move(update), step_});
   waiting_.erase(found);
 }
 
@@ -160,7 +165,7 @@ void EngineLoop::send() {
     }
     from.clear();
     // A message that has not been taken yet brings these along.
-    if (first) post_(static_cast<int>(i), [this, i] { deliver(static_cast<int>(i)); });
+    if (first) listeners_.post(static_cast<int>(i), [this, i] { deliver(static_cast<int>(i)); });
   }
 }
 
@@ -173,7 +178,7 @@ void EngineLoop::deliver(int io_thread) {
     inbox.taken.notify_one();
   }
   for (Delivery& delivery : deliveries)
-    delivery.to.receiver->receive(delivery.to.index, delivery.update);
+    delivery.to.receiver->receive(delivery.to.index, delivery.update, delivery.step);
 }
 
 void EngineLoop::die(const std::string& why) {
@@ -184,7 +189,7 @@ void EngineLoop::die(const std::string& why) {
            .finish = engine::Finish::error,
            .error = "the engine died"});
   send();
-  died_(why);
+  listeners_.died();
 }
 
 }  // namespace quern::serve

@@ -17,22 +17,30 @@
 
 namespace quern::serve {
 
+// When the step that made an update began and ended.
+struct StepTimes {
+  std::chrono::steady_clock::time_point began, ended;
+};
+
 // Who waits for the answers to one HTTP request.
 class Receiver {
  public:
   virtual ~Receiver() = default;
   // On the I/O thread `io_thread()`. `index`: which of the requests that were submitted together.
-  virtual void receive(size_t index, engine::Update& update) = 0;
+  virtual void receive(size_t index, engine::Update& update, const StepTimes& step) = 0;
   virtual int io_thread() const = 0;
 };
 
 class EngineLoop {
  public:
-  using Post = std::function<void(int io_thread, std::function<void()> work)>;
+  // What the loop tells others, on the engine's thread.
+  struct Listeners {
+    std::function<void(int io_thread, std::function<void()> work)> post;
+    std::function<void(const engine::EngineState& state)> stepped;
+    std::function<void()> died;  // a step threw; nothing is accepted from then on
+  };
 
-  // `died` is called on the engine's thread if a step throws; nothing is accepted from then on.
-  EngineLoop(std::unique_ptr<engine::Engine> engine, int io_threads, Post post,
-             std::function<void(const std::string& why)> died);
+  EngineLoop(std::unique_ptr<engine::Engine> engine, int io_threads, Listeners listeners);
   ~EngineLoop();
 
   // All end in updates to `receiver`, each in exactly one that has `finish`.
@@ -65,6 +73,7 @@ class EngineLoop {
   struct Delivery {
     Waiting to;
     engine::Update update;
+    StepTimes step;
   };
   // From the engine's thread to an I/O thread. Bounded: an engine that is faster than the I/O
   // thread waits for it.
@@ -83,8 +92,7 @@ class EngineLoop {
   void die(const std::string& why);
 
   std::unique_ptr<engine::Engine> engine_;
-  Post post_;
-  std::function<void(const std::string&)> died_;
+  Listeners listeners_;
 
   std::mutex mutex_;  // guards commands_
   std::condition_variable wake_;
@@ -96,6 +104,7 @@ class EngineLoop {
   std::vector<std::vector<Delivery>> outgoing_;                        // by I/O thread
   std::vector<std::unique_ptr<Inbox>> inboxes_;
 
+  StepTimes step_;  // the last one
   mutable std::mutex state_mutex_;
   engine::EngineState state_;
   std::atomic<int64_t> unfinished_{0};

@@ -8,25 +8,18 @@ namespace {
 // Longer messages would echo a large request several times over.
 constexpr size_t kLongestMessage = 2000;
 
-std::string type_of(int status) {
-  switch (status) {
-    case 400:
-      return "Bad Request";
-    case 401:
-      return "AuthenticationError";
-    case 404:
-      return "Not Found";
-    case 405:
-      return "Method Not Allowed";
-    case 500:
-      return "InternalServerError";
-    case 501:
-      return "NotImplementedError";
-    case 503:
-      return "ServiceUnavailable";
-    default:
-      return reason_phrase(status);
-  }
+// Where it is not the phrase of the status.
+constexpr std::pair<int, const char*> kTypes[] = {
+    {401, "AuthenticationError"},
+    {500, "InternalServerError"},
+    {501, "NotImplementedError"},
+    {503, "ServiceUnavailable"},
+};
+
+const char* type_of(int status) {
+  for (const auto& [known, type] : kTypes)
+    if (known == status) return type;
+  return reason_phrase(status);
 }
 
 std::string bounded(const std::string& message) {
@@ -34,16 +27,6 @@ std::string bounded(const std::string& message) {
   size_t end = kLongestMessage;
   while (end > 0 && (static_cast<unsigned char>(message[end]) & 0xC0) == 0x80) --end;
   return message.substr(0, end) + "...";
-}
-
-}  // namespace
-
-void refuse(const std::string& message, const std::string& param) {
-  throw ApiError(400, "BadRequestError", message, param);
-}
-
-void refuse_field(const std::string& path, const std::string& message) {
-  throw ApiError(400, "Bad Request", path + ": " + message, path);
 }
 
 std::string error_body(int status, const std::string& type, const std::string& message,
@@ -59,6 +42,16 @@ std::string error_body(int status, const std::string& type, const std::string& m
     append_json(body, bounded(param));
   body += ",\"code\":" + std::to_string(status) + "}}";
   return body;
+}
+
+}  // namespace
+
+void refuse(const std::string& message, const std::string& param) {
+  throw ApiError(400, "BadRequestError", message, param);
+}
+
+void refuse_field(const std::string& path, const std::string& message) {
+  throw ApiError(400, "Bad Request", path + ": " + message, path);
 }
 
 HttpResponse error_response(const ApiError& error) {

@@ -32,8 +32,6 @@ class ApiError : public std::runtime_error {
 [[noreturn]] void refuse_field(const std::string& path, const std::string& message);
 
 // {"error": {"message", "type", "param", "code"}}, the message bounded and valid UTF-8.
-std::string error_body(int status, const std::string& type, const std::string& message,
-                       const std::string& param = {});
 HttpResponse error_response(const ApiError& error);
 // With the type that goes with the status.
 HttpResponse error_response(int status, const std::string& message);

@@ -2,6 +2,7 @@
 // own the sockets and do nothing that takes long. Nothing above this header sees sockets or TLS.
 #pragma once
 
+#include <chrono>
 #include <cstdint>
 #include <functional>
 #include <memory>
@@ -25,20 +26,29 @@ struct HttpResponse {
 // they do nothing.
 class Exchange {
  public:
+  using Clock = std::chrono::steady_clock;
+
   virtual ~Exchange() = default;
 
   virtual HttpRequest& request() = 0;
+  virtual const HttpRequest& request() const = 0;
+  virtual Clock::time_point arrived() const = 0;
+  // Of the response, whichever it will be.
+  virtual void add_header(Header header) = 0;
   virtual void respond(HttpResponse response) = 0;
 
   // A stream: the head, then pieces, then the end. Pieces that are written in one go of the I/O
   // thread leave in one system call.
-  virtual void begin(const HttpResponse& head) = 0;
+  virtual void begin(HttpResponse head) = 0;
   virtual void write(std::string_view piece) = 0;
   virtual void end() = 0;
 
   // `gone` is called at most once, if the client leaves or stops reading before the end; at once if
   // that has happened already.
   virtual void on_gone(std::function<void()> gone) = 0;
+
+  // `work` is done at that time if the exchange has not ended by then. There is one such time.
+  virtual void at(Clock::time_point when, std::function<void()> work) = 0;
 
   virtual int io_thread() const = 0;
   // Runs `work` on the I/O thread of this connection; callable from any thread.

@@ -4,10 +4,12 @@
 #include <boost/asio/connect.hpp>
 #include <boost/asio/io_context.hpp>
 #include <boost/asio/ip/tcp.hpp>
+#include <boost/asio/ssl.hpp>
 #include <boost/asio/steady_timer.hpp>
 #include <boost/asio/write.hpp>
 #include <charconv>
 #include <chrono>
+#include <optional>
 
 #include "base/error.h"
 
@@ -87,11 +89,17 @@ class ResponseReader {
   bool in_body_ = false, chunked_ = false, unbounded_ = false, broken_ = false;
 };
 
+std::string authority(const Url& url) {
+  return url.host.find(':') == std::string::npos ? url.host : "[" + url.host + "]";
+}
+
 class Conversation : public std::enable_shared_from_this<Conversation> {
  public:
-  Conversation(asio::io_context& context, HttpClient::Call call, const Url& url)
-      : socket_(context), call_(std::move(call)), reader_(call_) {
-    request_ = call_.method + " " + url.path + call_.path + " HTTP/1.1\r\nHost: " + url.host +
+  Conversation(asio::io_context& context, asio::ssl::context* tls, HttpClient::Call call,
+               const Url& url)
+      : socket_(context), call_(std::move(call)), reader_(call_), host_(url.host) {
+    if (tls) tls_.emplace(socket_, *tls);
+    request_ = call_.method + " " + url.path + call_.path + " HTTP/1.1\r\nHost: " + authority(url) +
                "\r\nConnection: close\r\nContent-Type: application/json\r\n";
     if (!call_.key.empty()) request_ += "Authorization: Bearer " + call_.key + "\r\n";
     request_ += "Content-Length: " + std::to_string(call_.body.size()) + "\r\n\r\n" + call_.body;
@@ -102,24 +110,59 @@ class Conversation : public std::enable_shared_from_this<Conversation> {
       if (error) return self->call_.end(error.message());
       error_code ignored;
       self->socket_.set_option(tcp::no_delay(true), ignored);
-      self->write();
+      if (self->tls_)
+        self->shake_hands();
+      else
+        self->write();
     });
   }
 
  private:
+  void shake_hands() {
+    SSL_set_tlsext_host_name(tls_->native_handle(), host_.c_str());
+    tls_->set_verify_callback(asio::ssl::host_name_verification(host_));
+    tls_->async_handshake(asio::ssl::stream_base::client,
+                          [self = shared_from_this()](const error_code& error) {
+                            if (error) return self->call_.end(self->no_handshake(error));
+                            self->write();
+                          });
+  }
+
+  std::string no_handshake(const error_code& error) {
+    const long verified = SSL_get_verify_result(tls_->native_handle());
+    if (verified == X509_V_OK) return error.message();
+    return fmt::format(
+        "its certificate is not to be trusted ({}); name who signed it in SSL_CERT_FILE, or say "
+        "--insecure",
+        X509_verify_cert_error_string(verified));
+  }
+
+  // `use` gets the stream that bytes go through.
+  template <class Use>
+  void through(Use use) {
+    if (tls_)
+      use(*tls_);
+    else
+      use(socket_);
+  }
+
   void write() {
-    asio::async_write(socket_, asio::buffer(request_),
-                      [self = shared_from_this()](const error_code& error, size_t) {
-                        if (error) return self->call_.end(error.message());
-                        self->read();
-                      });
+    through([this](auto& stream) {
+      asio::async_write(stream, asio::buffer(request_),
+                        [self = shared_from_this()](const error_code& error, size_t) {
+                          if (error) return self->call_.end(error.message());
+                          self->read();
+                        });
+    });
   }
 
   void read() {
-    socket_.async_read_some(asio::buffer(buffer_),
-                            [self = shared_from_this()](const error_code& error, size_t size) {
-                              self->take(error, size);
-                            });
+    through([this](auto& stream) {
+      stream.async_read_some(asio::buffer(buffer_),
+                             [self = shared_from_this()](const error_code& error, size_t size) {
+                               self->take(error, size);
+                             });
+    });
   }
 
   void take(const error_code& error, size_t size) {
@@ -131,9 +174,10 @@ class Conversation : public std::enable_shared_from_this<Conversation> {
   }
 
   tcp::socket socket_;
+  std::optional<asio::ssl::stream<tcp::socket&>> tls_;
   HttpClient::Call call_;
   ResponseReader reader_;
-  std::string request_;
+  std::string host_, request_;
   std::array<char, 8192> buffer_;
 };
 
@@ -142,15 +186,17 @@ class Conversation : public std::enable_shared_from_this<Conversation> {
 struct HttpClient::State {
   Url url;
   asio::io_context context{1};
+  std::optional<asio::ssl::context> tls;
   tcp::endpoint endpoint;
 };
 
 Url Url::of(const std::string& text) {
-  constexpr std::string_view kScheme = "http://";
-  if (!text.starts_with(kScheme))
-    fail(Exit::usage, "{}: must be http://HOST:PORT; for https put a proxy between", text);
   Url url;
-  url.host = text.substr(kScheme.size());
+  url.tls = text.starts_with("https://");
+  if (!url.tls && !text.starts_with("http://"))
+    fail(Exit::usage, "{}: must be http://HOST:PORT or https://HOST", text);
+  if (url.tls) url.port = 443;
+  url.host = text.substr(url.tls ? 8 : 7);
   if (const size_t slash = url.host.find('/'); slash != std::string::npos) {
     url.path = url.host.substr(slash);
     url.host.resize(slash);
@@ -158,28 +204,43 @@ Url Url::of(const std::string& text) {
     if (url.path == "/v1") url.path.clear();  // as OpenAI's clients are told; paths here have it
   }
   const size_t colon = url.host.rfind(':');
-  if (colon == std::string::npos || url.host.ends_with(']')) return url;
-  const char* end = url.host.data() + url.host.size();
-  const auto [stop, error] = std::from_chars(url.host.data() + colon + 1, end, url.port);
-  if (error != std::errc() || stop != end || url.port == 0)
-    fail(Exit::usage, "{}: \"{}\" is no port", text, url.host.substr(colon + 1));
-  url.host.resize(colon);
+  if (colon != std::string::npos && !url.host.ends_with(']')) {
+    const char* end = url.host.data() + url.host.size();
+    const auto [stop, error] = std::from_chars(url.host.data() + colon + 1, end, url.port);
+    if (error != std::errc() || stop != end || url.port == 0)
+      fail(Exit::usage, "{}: \"{}\" is no port", text, url.host.substr(colon + 1));
+    url.host.resize(colon);
+  }
+  if (url.host.starts_with('[') && url.host.ends_with(']'))
+    url.host = url.host.substr(1, url.host.size() - 2);
+  if (url.host.empty()) fail(Exit::usage, "{}: names no host", text);
   return url;
 }
 
-HttpClient::HttpClient(const Url& url) : state_(std::make_unique<State>()) {
+std::string Url::text() const {
+  return fmt::format("{}://{}:{}", tls ? "https" : "http", authority(*this), port);
+}
+
+HttpClient::HttpClient(const Url& url, Trust trust) : state_(std::make_unique<State>()) {
   state_->url = url;
   error_code error;
   tcp::resolver resolver(state_->context);
   const auto found = resolver.resolve(url.host, std::to_string(url.port), error);
   if (error) fail(Exit::usage, "{}: {}", url.host, error.message());
   state_->endpoint = *found.begin();
+  if (!url.tls) return;
+  asio::ssl::context& tls = state_->tls.emplace(asio::ssl::context::tls_client);
+  SSL_CTX_set_min_proto_version(tls.native_handle(), TLS1_2_VERSION);
+  if (trust == Trust::anybody) return;
+  tls.set_default_verify_paths();
+  tls.set_verify_mode(asio::ssl::verify_peer);
 }
 
 HttpClient::~HttpClient() = default;
 
 void HttpClient::start(Call call) {
-  std::make_shared<Conversation>(state_->context, std::move(call), state_->url)
+  asio::ssl::context* tls = state_->tls ? &*state_->tls : nullptr;
+  std::make_shared<Conversation>(state_->context, tls, std::move(call), state_->url)
       ->start(state_->endpoint);
 }
 
@@ -199,8 +260,8 @@ void HttpClient::run() {
 void HttpClient::stop() { state_->context.stop(); }
 
 std::string fetch(const Url& url, const std::string& method, const std::string& path,
-                  const std::string& body, const std::string& key) {
-  HttpClient client(url);
+                  const std::string& body, const std::string& key, Trust trust) {
+  HttpClient client(url, trust);
   std::string answer, failure;
   int status = 0;
   client.start({.method = method,
@@ -211,8 +272,7 @@ std::string fetch(const Url& url, const std::string& method, const std::string& 
                 .piece = [&](std::string_view piece) { answer += piece; },
                 .end = [&](const std::string& error) { failure = error; }});
   client.run();
-  if (!failure.empty())
-    fail("http://{}:{}: {}; is the server running?", url.host, url.port, failure);
+  if (!failure.empty()) fail("{}: {}; is the server running?", url.text(), failure);
   if (status != 200) fail("{} {}: status {}: {}", method, path, status, answer.substr(0, 500));
   return answer;
 }

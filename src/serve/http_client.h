@@ -11,21 +11,27 @@
 namespace quern::serve {
 
 struct Url {
-  std::string host;
+  bool tls = false;
+  std::string host;  // an IPv6 address without its brackets
   uint16_t port = 80;
   std::string path;  // "" or "/..."
 
-  // "http://host:port/path". Fails with Exit::usage; https is not spoken.
+  // "http://host:port/path", or https. Fails with Exit::usage.
   static Url of(const std::string& text);
+  std::string text() const;  // scheme, host and port
 };
+
+// Whether a server that speaks TLS must show a certificate for its name that somebody vouches for
+// whom this machine trusts (or SSL_CERT_FILE names).
+enum class Trust { check, anybody };
 
 class HttpClient {
  public:
   struct Call {
     std::string method = "POST";
-    std::string path;
-    std::string body;
-    std::string key;  // API key; empty: none
+    std::string path = {};
+    std::string body = {};
+    std::string key = {};  // API key; empty: none
     std::function<void(int status)> head = [](int) {};
     std::function<void(std::string_view piece)> piece = [](std::string_view) {};
     // Called once; with nothing when the answer was whole, else with what went wrong.
@@ -33,7 +39,7 @@ class HttpClient {
   };
 
   // Fails with Exit::usage when the host is not known.
-  explicit HttpClient(const Url& url);
+  explicit HttpClient(const Url& url, Trust trust = Trust::check);
   ~HttpClient();
 
   void start(Call call);
@@ -51,7 +57,7 @@ class HttpClient {
 // One call and its whole answer. Fails with Exit::invalid_input when the server cannot be reached
 // or does not answer 200.
 std::string fetch(const Url& url, const std::string& method, const std::string& path,
-                  const std::string& body, const std::string& key);
+                  const std::string& body, const std::string& key, Trust trust = Trust::check);
 
 // A stream of server-sent events -> their data.
 class EventReader {

@@ -63,7 +63,7 @@ class LoadTest {
   LoadTest(const LoadOptions& options, const std::vector<LoadPrompt>& prompts)
       : options_(options),
         prompts_(prompts),
-        client_(options.url),
+        client_(options.url, options.trust),
         outcomes_(prompts.size()),
         most_(options.max_concurrency.value_or(static_cast<int64_t>(prompts.size()))) {}
 

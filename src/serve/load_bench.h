@@ -21,6 +21,7 @@ struct LoadPrompt {
 
 struct LoadOptions {
   Url url;
+  Trust trust = Trust::check;
   std::string endpoint = "/v1/completions";  // or /v1/chat/completions
   std::string model, key;
   std::optional<double> request_rate;  // a second; unset: all at once

@@ -16,6 +16,10 @@ const std::vector<double> kTokenSeconds = {.01, .025, .05, .075, .1,  .15, .2, .
 const std::vector<double> kRequestSeconds = {.3, .5, .8, 1,  1.5, 2,   2.5, 5,   10,   15,  20,
                                              30, 40, 50, 60, 120, 240, 480, 960, 1920, 7680};
 
+const std::vector<double> kStepTokens = {1,   8,    16,   32,   64,   128,  256,
+                                         512, 1024, 2048, 4096, 8192, 16384};
+const std::vector<double> kHttpSeconds = {.1, .5, 1};
+
 // 1, 2, 5, 10, 20, 50, ... up to `most`.
 std::vector<double> steps_of_125(int64_t most) {
   std::vector<double> bounds;
@@ -49,9 +53,12 @@ class Page {
     head(name + "_total", "counter", help);
     line(name + "_total", value);
   }
+  void buckets(const std::string& name, const Histogram& histogram, const std::string& more = {}) {
+    histogram.print(out_, name, labels_ + more);
+  }
   void histogram(const std::string& name, const char* help, const Histogram& histogram) {
     head(name, "histogram", help);
-    histogram.print(out_, name, labels_);
+    buckets(name, histogram);
   }
   std::string take() { return std::move(out_); }
 
@@ -96,17 +103,23 @@ Metrics::Metrics(std::string labels, int64_t max_model_len)
       between_tokens_(kTokenSeconds),
       per_token_(kTokenSeconds),
       request_seconds_(kRequestSeconds),
+      queue_seconds_(kRequestSeconds),
+      inference_seconds_(kRequestSeconds),
+      prefill_seconds_(kRequestSeconds),
       decode_seconds_(kRequestSeconds),
       prompt_tokens_(steps_of_125(max_model_len)),
+      computed_tokens_(steps_of_125(max_model_len)),
       new_tokens_(steps_of_125(max_model_len)),
+      longest_tokens_(steps_of_125(max_model_len)),
       max_tokens_(steps_of_125(max_model_len)),
-      n_({1, 2, 5, 10, 20}) {
+      n_({1, 2, 5, 10, 20}),
+      step_tokens_(kStepTokens) {
   for (const char* reason : {"stop", "length", "abort", "error"}) finished_[reason] = 0;
 }
 
-void Metrics::request_began(int64_t n, int64_t max_tokens) {
-  n_.observe(count(n));
-  max_tokens_.observe(count(max_tokens));
+void Metrics::first_token(const ChoiceTimes& times) {
+  first_token_.observe(times.first_token);
+  prompt_total_ += static_cast<uint64_t>(times.prompt_tokens);
 }
 
 void Metrics::choice_ended(const char* finish_reason, const ChoiceTimes& times) {
@@ -116,20 +129,29 @@ void Metrics::choice_ended(const char* finish_reason, const ChoiceTimes& times) 
   }
   if (times.new_tokens == 0) return;
   prompt_tokens_.observe(count(times.prompt_tokens));
+  computed_tokens_.observe(count(times.prompt_tokens - times.cached_tokens));
   new_tokens_.observe(count(times.new_tokens));
+  max_tokens_.observe(count(times.max_tokens));
   request_seconds_.observe(times.last_token);
+  queue_seconds_.observe(times.started - times.submitted);
+  inference_seconds_.observe(times.last_token - times.started);
+  prefill_seconds_.observe(times.first_token - times.started);
   const double decode = times.last_token - times.first_token;
   decode_seconds_.observe(decode);
   if (times.new_tokens > 1) per_token_.observe(decode / count(times.new_tokens - 1));
-  prompt_total_ += static_cast<uint64_t>(times.prompt_tokens);
-  new_total_ += static_cast<uint64_t>(times.new_tokens);
 }
 
-void Metrics::http_request(const std::string& path, const std::string& method, int status) {
-  const std::string labels =
-      fmt::format("handler=\"{}\",method=\"{}\",status=\"{}xx\"", path, method, status / 100);
+void Metrics::prompt_ended(int64_t n, int64_t new_tokens) {
+  n_.observe(count(n));
+  longest_tokens_.observe(count(new_tokens));
+}
+
+void Metrics::http_request(const std::string& path, const std::string& method, int status,
+                           double seconds) {
+  const std::string labels = fmt::format("handler=\"{}\",method=\"{}\"", path, method);
   const std::lock_guard lock(mutex_);
-  ++http_[labels];
+  ++http_[fmt::format("{},status=\"{}xx\"", labels, status / 100)];
+  http_seconds_.try_emplace(labels, kHttpSeconds).first->second.observe(seconds);
 }
 
 std::string Metrics::text(const engine::EngineState& state, const engine::Limits& limits,
@@ -177,20 +199,37 @@ std::string Metrics::text(const engine::EngineState& state, const engine::Limits
     page.head("http_requests_total", "counter", "HTTP requests.");
     for (const auto& [labels, requests] : http_)
       page.line("http_requests_total", static_cast<double>(requests), "," + labels);
+    page.head("http_request_duration_seconds", "histogram", "From a request to its answer's end.");
+    for (const auto& [labels, seconds] : http_seconds_)
+      page.buckets("http_request_duration_seconds", seconds, "," + labels);
   }
   page.histogram("vllm:request_prompt_tokens", "Tokens of a prompt.", prompt_tokens_);
+  page.histogram("vllm:request_prefill_kv_computed_tokens",
+                 "Tokens of a prompt that were not in the prefix cache.", computed_tokens_);
   page.histogram("vllm:request_generation_tokens", "Tokens of an answer.", new_tokens_);
+  page.histogram("vllm:request_max_num_generation_tokens", "Tokens of the longest of n answers.",
+                 longest_tokens_);
   page.histogram("vllm:request_params_max_tokens", "max_tokens of a request.", max_tokens_);
   page.histogram("vllm:request_params_n", "n of a request.", n_);
   page.histogram("vllm:time_to_first_token_seconds", "From a request to its first token.",
                  first_token_);
   page.histogram("vllm:inter_token_latency_seconds", "Between two tokens.", between_tokens_);
+  page.histogram("vllm:time_per_output_token_seconds",
+                 "The older name of vllm:inter_token_latency_seconds.", between_tokens_);
   page.histogram("vllm:request_time_per_output_token_seconds",
                  "Mean time between the tokens of an answer.", per_token_);
   page.histogram("vllm:e2e_request_latency_seconds", "From a request to its last token.",
                  request_seconds_);
+  page.histogram("vllm:request_queue_time_seconds", "Until the first step of a request.",
+                 queue_seconds_);
+  page.histogram("vllm:request_inference_time_seconds",
+                 "From the first step of a request to its last token.", inference_seconds_);
+  page.histogram("vllm:request_prefill_time_seconds",
+                 "From the first step of a request to its first token.", prefill_seconds_);
   page.histogram("vllm:request_decode_time_seconds", "From the first token to the last one.",
                  decode_seconds_);
+  page.histogram("vllm:iteration_tokens_total", "Tokens of a step, of prompts and new ones.",
+                 step_tokens_);
   page.gauge("quern:engine_step_seconds", "Length of the last step.", state.step_seconds);
   page.counter("quern:slow_client_aborts", "Clients that were dropped because they did not read.",
                static_cast<double>(slow_clients));

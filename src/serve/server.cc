@@ -5,6 +5,8 @@
 
 #include <algorithm>
 #include <array>
+#include <charconv>
+#include <cmath>
 #include <ctime>
 #include <nlohmann/json.hpp>
 
@@ -47,6 +49,10 @@ std::string_view given_key(const HttpRequest& request) {
   return request.header("x-api-key");
 }
 
+double seconds_since(std::chrono::steady_clock::time_point time) {
+  return std::chrono::duration<double>(std::chrono::steady_clock::now() - time).count();
+}
+
 int64_t unix_time() { return static_cast<int64_t>(std::time(nullptr)); }
 
 }  // namespace
@@ -73,7 +79,7 @@ const std::vector<Server::Route>& Server::routes() {
 }
 
 Server::Server(const ServerOptions& options) : options_(options), created_(unix_time()) {
-  for (const std::string& key : options_.api_keys) key_digests_.push_back(sha256(key));
+  for (const std::string& key : options_.api_keys) keys_.emplace_back().digest = sha256(key);
   http_ = std::make_unique<HttpServer>(options_.http, [this](const Call& call) { handle(call); });
 }
 
@@ -96,10 +102,12 @@ void Server::serve(std::unique_ptr<ServedModel> model, std::unique_ptr<engine::E
                                        limits.max_model_len);
   engine_ = std::make_unique<EngineLoop>(
       std::move(engine), http_->io_threads(),
-      [this](int io_thread, std::function<void()> work) {
-        http_->post(io_thread, std::move(work));
-      },
-      [this](const std::string&) { stop(); });
+      EngineLoop::Listeners{
+          .post = [this](int io_thread,
+                         std::function<void()> work) { http_->post(io_thread, std::move(work)); },
+          .stepped =
+              [this](const engine::EngineState& state) { metrics_->step(state.step_tokens); },
+          .died = [this] { stop(); }});
   pool_ = std::make_unique<Pool>(options_.pool_threads, kPoolQueue);
   loaded_ = true;
 }
@@ -136,6 +144,10 @@ void Server::wait() {
 
 void Server::handle(const Call& call) {
   const HttpRequest& request = call->request();
+  if (options_.request_id_headers) {
+    const std::string_view id = request.header("x-request-id");
+    call->add_header({"X-Request-Id", is_request_id(id) ? std::string(id) : random_hex()});
+  }
   bool known = false;
   for (const Route& route : routes()) {
     const bool prefix = std::string_view(route.path).ends_with('/');
@@ -163,28 +175,35 @@ void Server::handle(const Call& call) {
 }
 
 void Server::respond(const Call& call, HttpResponse response) {
-  if (response.status == 503) response.headers.emplace_back("Retry-After", "1");
+  const HttpRequest& request = call->request();
+  const bool later = response.status == 503 || response.status == 429 || response.status == 529;
+  if (later) response.headers.emplace_back("Retry-After", std::to_string(retry_seconds()));
   if (loaded_) {
-    const HttpRequest& request = call->request();
     const bool known = std::any_of(routes().begin(), routes().end(),
                                    [&](const Route& route) { return request.path == route.path; });
     metrics_->http_request(known ? request.path : "none", known ? request.method : "other",
-                           response.status);
+                           response.status, seconds_since(call->arrived()));
   }
   call->respond(std::move(response));
 }
 
-void Server::check_key(const HttpRequest& request) const {
-  if (!key_digests_.empty() && !key_of(request))
+// By then as many requests have ended as are worked on at once.
+int Server::retry_seconds() const {
+  const double mean = loaded_ ? metrics_->mean_request_seconds() : 0;
+  return static_cast<int>(std::clamp(std::ceil(mean), 1.0, 60.0));
+}
+
+void Server::check_key(const HttpRequest& request) {
+  if (!keys_.empty() && !key_of(request))
     throw ApiError(401, "AuthenticationError", "Unauthorized");
 }
 
 // Compares with all keys, in a time that depends on none.
-const std::string* Server::key_of(const HttpRequest& request) const {
+Server::Key* Server::key_of(const HttpRequest& request) {
   const std::string digest = sha256(given_key(request));
-  const std::string* found = nullptr;
-  for (const std::string& known : key_digests_)
-    if (CRYPTO_memcmp(digest.data(), known.data(), digest.size()) == 0) found = &known;
+  Key* found = nullptr;
+  for (Key& known : keys_)
+    if (CRYPTO_memcmp(digest.data(), known.digest.data(), digest.size()) == 0) found = &known;
   return found;
 }
 
@@ -214,9 +233,7 @@ void Server::on_pool(const Call& call, std::function<void()> work) {
     }
     call->post([this, call, response]() mutable { respond(call, std::move(response)); });
   });
-  if (accepted) return;
-  metrics_->rejected();
-  throw ApiError(503, "ServiceUnavailable", "Server overloaded: too many requests to prepare.");
+  if (!accepted) overloaded(options_.overload_status, "too many requests are being prepared");
 }
 
 // --- Routes without a model's work ---------------------------------------------------------------
@@ -335,27 +352,51 @@ void Server::detokenize(const Call& call) {
 
 // --- Answers -------------------------------------------------------------------------------------
 
-// Refuses what would have to wait for too long.
-void Server::check_load(int64_t requests, int64_t tokens) {
-  const int64_t unfinished = engine_->unfinished();
-  const int64_t queued = queued_tokens_;
-  if (unfinished + requests <= options_.max_queued_requests &&
-      (queued == 0 || queued + tokens <= options_.max_queued_tokens))
-    return;
+void Server::overloaded(int status, const std::string& why) {
   metrics_->rejected();
-  throw ApiError(503, "ServiceUnavailable",
-                 fmt::format("Server overloaded: {} requests are in work or waiting, {} tokens of "
-                             "their prompts are still to be read.",
-                             unfinished, queued));
+  throw ApiError(status, status == 503 ? "ServiceUnavailable" : reason_phrase(status),
+                 "Server overloaded: " + why + ".");
+}
+
+// Refuses what would have to wait for too long.
+void Server::check_load(const Key* key, int64_t requests, int64_t tokens) {
+  const int64_t unfinished = engine_->unfinished(), queued = queued_tokens_;
+  const int64_t most = options_.max_queued_requests_per_key;
+  if (key && most > 0 && key->requests + requests > most)
+    overloaded(429, fmt::format("{} requests of this API key are in work or waiting",
+                                key->requests.load()));
+  if (unfinished + requests > options_.max_queued_requests ||
+      (queued > 0 && queued + tokens > options_.max_queued_tokens))
+    overloaded(options_.overload_status,
+               fmt::format("{} requests are in work or waiting, {} tokens of their prompts are "
+                           "still to be read",
+                           unfinished, queued));
+}
+
+std::optional<Server::Clock::time_point> Server::deadline_of(const Exchange& call) const {
+  double seconds = options_.request_seconds;
+  const std::string_view asked = call.request().header("x-request-timeout-ms");
+  int64_t milliseconds = 0;
+  const auto [end, error] =
+      std::from_chars(asked.data(), asked.data() + asked.size(), milliseconds);
+  if (!asked.empty() &&
+      (error != std::errc() || end != asked.data() + asked.size() || milliseconds < 1))
+    refuse("x-request-timeout-ms must be a number of milliseconds.", "x-request-timeout-ms");
+  const double wanted = static_cast<double>(milliseconds) / 1000;
+  if (wanted > 0) seconds = seconds > 0 ? std::min(seconds, wanted) : wanted;
+  constexpr double kLongest = 86'400 * 365;
+  if (seconds <= 0 || seconds > kLongest) return std::nullopt;
+  return call.arrived() +
+         std::chrono::duration_cast<Clock::duration>(std::chrono::duration<double>(seconds));
 }
 
 void Server::generate(const Call& call, Endpoint endpoint) {
-  const auto arrived = std::chrono::steady_clock::now();
   check_json(call->request());
-  check_load(1, 0);
-  on_pool(call, [this, call, endpoint, arrived] {
-    auto answer = prepare_answer(call, endpoint, arrived);
-    call->post([answer = std::move(answer)] { answer->start(); });
+  check_load(key_of(call->request()), 1, 0);
+  const auto deadline = deadline_of(*call);
+  on_pool(call, [this, call, endpoint, deadline] {
+    auto answer = prepare_answer(call, endpoint);
+    call->post([answer = std::move(answer), deadline] { answer->start(deadline); });
   });
 }
 
@@ -367,20 +408,20 @@ std::string Server::answer_id(const HttpRequest& request, const ApiRequest& aske
   return kind + random_hex();
 }
 
-std::shared_ptr<Answer> Server::prepare_answer(const Call& call, Endpoint endpoint,
-                                               std::chrono::steady_clock::time_point arrived) {
+std::shared_ptr<Answer> Server::prepare_answer(const Call& call, Endpoint endpoint) {
   HttpRequest& http = call->request();
   ApiRequest request = read_api_request(endpoint, parse_body(http.body),
                                         model_->sampling_defaults(), options_.limits);
   http.body = {};
   check_model(request.model);
   request.include_usage |= options_.usage_always;
-  const std::string* key = key_of(http);
-  if (key) request.settings.fairness_key = *key;
+  Key* key = key_of(http);
+  if (key) request.settings.fairness_key = key->digest;
   // Keys must not learn from the time that an answer takes what others have asked.
-  if (key && key_digests_.size() > 1) request.settings.cache_salt += "@" + *key;
+  if (key && keys_.size() > 1) request.settings.cache_salt += "@" + key->digest;
   Prepared prepared = prepare(request, *model_, engine_->limits());
-  check_load(static_cast<int64_t>(prepared.requests.size()), prepared.prompt_tokens);
+  const auto requests = static_cast<int64_t>(prepared.requests.size());
+  check_load(key, requests, prepared.prompt_tokens);
 
   WriterOptions writer{.id = answer_id(http, request),
                        .model = model_->name(),
@@ -389,11 +430,15 @@ std::shared_ptr<Answer> Server::prepare_answer(const Call& call, Endpoint endpoi
                        .thinks = model_->reasoning().has_value(),
                        .reasoning = options_.reasoning,
                        .reasoning_content = options_.reasoning_content};
-  metrics_->http_request(http.path, http.method, 200);
   ++answers_;
+  if (key) key->requests += requests;
   return std::make_shared<Answer>(AnswerContext{*model_, *engine_, *metrics_, queued_tokens_}, call,
                                   std::move(request), std::move(prepared), std::move(writer),
-                                  arrived, [this] {
+                                  [this, key, requests, path = http.path, method = http.method,
+                                   arrived = call->arrived()](int status) {
+                                    metrics_->http_request(path, method, status,
+                                                           seconds_since(arrived));
+                                    if (key) key->requests -= requests;
                                     if (--answers_ == 0 && stopping_) stop();
                                   });
 }

@@ -5,6 +5,7 @@
 #include <atomic>
 #include <chrono>
 #include <condition_variable>
+#include <deque>
 #include <functional>
 #include <memory>
 #include <mutex>
@@ -31,6 +32,10 @@ struct ServerOptions {
   int64_t max_queued_requests = 0;
   // Of prompts that wait or are being read; 0: 64 times what a step takes.
   int64_t max_queued_tokens = 0;
+  // Of one key, in work and waiting, then 429; 0: no limit but the ones for all.
+  int64_t max_queued_requests_per_key = 0;
+  int overload_status = 503;
+  double request_seconds = 0;  // that a request may take; 0: as long as it takes
   bool reasoning = true, reasoning_content = true;  // keys of thoughts in answers
   bool usage_details = true;
   bool usage_always = false;  // at the end of every stream
@@ -57,6 +62,7 @@ class Server {
 
   std::string url() const { return http_->url(); }
   uint16_t port() const { return http_->port(); }
+  size_t connections() const { return http_->counts().connections; }
   engine::EngineState state() const { return engine_->state(); }
   const engine::Limits& limits() const { return engine_->limits(); }
 
@@ -73,9 +79,15 @@ class Server {
 
   void handle(const Call& call);
   void respond(const Call& call, HttpResponse response);
-  const std::string* key_of(const HttpRequest& request) const;
-  void check_key(const HttpRequest& request) const;
+  // Who may ask, and how much of it is being done.
+  struct Key {
+    std::string digest;
+    std::atomic<int64_t> requests{0};
+  };
+  Key* key_of(const HttpRequest& request);  // none: nobody is asked for one, or it is wrong
+  void check_key(const HttpRequest& request);
   void check_json(const HttpRequest& request) const;
+  int retry_seconds() const;
 
   void health(const Call& call);
   void version(const Call& call);
@@ -92,16 +104,18 @@ class Server {
   // Runs `work` on the pool; what it throws is answered. 503 if the pool has too much to do.
   void on_pool(const Call& call, std::function<void()> work);
   void generate(const Call& call, Endpoint endpoint);
-  std::shared_ptr<Answer> prepare_answer(const Call& call, Endpoint endpoint,
-                                         std::chrono::steady_clock::time_point arrived);
+  std::shared_ptr<Answer> prepare_answer(const Call& call, Endpoint endpoint);
+  using Clock = std::chrono::steady_clock;
+  std::optional<Clock::time_point> deadline_of(const Exchange& call) const;
   std::string answer_id(const HttpRequest& request, const ApiRequest& asked) const;
   void check_model(const std::optional<std::string>& name) const;
-  void check_load(int64_t requests, int64_t tokens);
+  void check_load(const Key* key, int64_t requests, int64_t tokens);
+  [[noreturn]] void overloaded(int status, const std::string& why);
   JsonValue model_json(const std::string& name) const;
   void log_throughput(double seconds);
 
   ServerOptions options_;
-  std::vector<std::string> key_digests_;
+  std::deque<Key> keys_;
   int64_t created_;
   std::unique_ptr<HttpServer> http_;
   std::unique_ptr<ServedModel> model_;

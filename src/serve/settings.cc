@@ -92,6 +92,14 @@ ServerOptions server_options(const Arguments& arguments, const Environment& envi
     options.max_queued_requests = integer(arguments, "max-num-queued-reqs", 1, 1 << 30);
   if (arguments.has("max-num-queued-tokens"))
     options.max_queued_tokens = integer(arguments, "max-num-queued-tokens", 1, int64_t{1} << 40);
+  if (arguments.has("max-num-queued-reqs-per-key"))
+    options.max_queued_requests_per_key =
+        integer(arguments, "max-num-queued-reqs-per-key", 1, 1 << 30);
+  options.overload_status = static_cast<int>(arguments.value("overload-status").get<int64_t>());
+  options.request_seconds = arguments.value("request-timeout-s").get<double>();
+  if (!(options.request_seconds >= 0))
+    fail(Exit::usage, "--request-timeout-s is {} seconds", options.request_seconds);
+  options.request_id_headers = arguments.value("enable-request-id-headers");
   const std::string field = text_or(arguments, "reasoning-field");
   options.reasoning = field != "reasoning_content";
   options.reasoning_content = field != "reasoning";

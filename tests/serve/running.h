@@ -10,6 +10,7 @@
 
 #include <chrono>
 #include <filesystem>
+#include <fstream>
 #include <nlohmann/json.hpp>
 #include <stdexcept>
 #include <string>
@@ -21,6 +22,25 @@
 #include "serve/server.h"
 
 namespace quern::serve {
+
+// AddressSanitizer keeps what was freed for a while, so memory says nothing; and all is slower.
+#if defined(__has_feature)
+#if __has_feature(address_sanitizer)
+#define QUERN_SANITIZED 1
+#endif
+#endif
+#ifdef QUERN_SANITIZED
+constexpr bool kSanitized = true;
+#else
+constexpr bool kSanitized = false;
+#endif
+
+inline size_t resident_bytes() {
+  std::ifstream file("/proc/self/statm");
+  size_t size = 0, resident = 0;
+  file >> size >> resident;
+  return resident * static_cast<size_t>(::sysconf(_SC_PAGESIZE));
+}
 
 inline std::filesystem::path tiny_model() {
   return std::filesystem::path(QUERN_SOURCE_DIR) / "tests/data/tiny-qwen3.6";
@@ -43,19 +63,12 @@ class RunningServer {
   explicit RunningServer(engine::MockOptions mock = {}, ServerOptions options = {},
                          engine::Limits limits = mock_limits(), ModelOptions model = {})
       : server_(quiet(std::move(options))) {
-    model.folder = tiny_model();
-    if (model.names.empty()) model.names = {"tiny"};
-    auto served = std::make_unique<ServedModel>(model);
+    auto served = served_model(std::move(model));
     auto text = served->encode(kMockText, false);
-    server_.serve(std::move(served),
-                  std::make_unique<engine::MockEngine>(mock, limits, std::move(text)));
-    thread_ = std::thread([this] {
-      try {
-        server_.wait();
-      } catch (const std::exception& error) {
-        died_ = error.what();
-      }
-    });
+    start(std::move(served), std::make_unique<engine::MockEngine>(mock, limits, std::move(text)));
+  }
+  explicit RunningServer(std::unique_ptr<engine::Engine> engine) : server_(quiet({})) {
+    start(served_model({}), std::move(engine));
   }
   ~RunningServer() { stop(); }
 
@@ -73,6 +86,21 @@ class RunningServer {
     options.http.port = 0;
     options.log_seconds = 0;
     return options;
+  }
+  static std::unique_ptr<ServedModel> served_model(ModelOptions model) {
+    model.folder = tiny_model();
+    if (model.names.empty()) model.names = {"tiny"};
+    return std::make_unique<ServedModel>(model);
+  }
+  void start(std::unique_ptr<ServedModel> model, std::unique_ptr<engine::Engine> engine) {
+    server_.serve(std::move(model), std::move(engine));
+    thread_ = std::thread([this] {
+      try {
+        server_.wait();
+      } catch (const std::exception& error) {
+        died_ = error.what();
+      }
+    });
   }
 
   Server server_;
@@ -116,6 +144,7 @@ class Client {
   Client(const Client&) = delete;
   Client& operator=(const Client&) = delete;
 
+  int descriptor() const { return fd_; }
   void close() {
     if (fd_ >= 0) ::close(fd_);
     fd_ = -1;

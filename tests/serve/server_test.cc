@@ -318,6 +318,134 @@ TEST(ServerTest, CountsUnderTheNamesOfVllm) {
     EXPECT_NE(got.body.find(line), std::string::npos) << line << got.body;
 }
 
+TEST(ServerTest, HasTheHistogramsOfVllm) {
+  RunningServer server({.tokens_per_s = 100});
+  chat(server.port(), user(R"(, "max_tokens": 3, "n": 2, "temperature": 1)"));
+  const std::string page = ask(server.port(), get("/metrics")).body;
+  const std::string labels = "{model_name=\"tiny\",engine=\"0\"} ";
+  // Times that each was observed: once a choice, once a prompt, or once a step.
+  for (const auto& [name, times] :
+       std::map<std::string, int>{{"request_prompt_tokens", 2},
+                                  {"request_prefill_kv_computed_tokens", 2},
+                                  {"request_generation_tokens", 2},
+                                  {"request_max_num_generation_tokens", 1},
+                                  {"request_params_max_tokens", 2},
+                                  {"request_params_n", 1},
+                                  {"iteration_tokens_total", 3},
+                                  {"time_to_first_token_seconds", 2},
+                                  {"inter_token_latency_seconds", 4},
+                                  {"time_per_output_token_seconds", 4},
+                                  {"request_time_per_output_token_seconds", 2},
+                                  {"e2e_request_latency_seconds", 2},
+                                  {"request_queue_time_seconds", 2},
+                                  {"request_inference_time_seconds", 2},
+                                  {"request_prefill_time_seconds", 2},
+                                  {"request_decode_time_seconds", 2}})
+    EXPECT_NE(page.find("vllm:" + name + "_count" + labels + std::to_string(times) + "\n"),
+              std::string::npos)
+        << name << page;
+  EXPECT_NE(page.find("http_request_duration_seconds_bucket{model_name=\"tiny\",engine=\"0\","
+                      "handler=\"/v1/chat/completions\",method=\"POST\",le=\"0.5\"} 1\n"),
+            std::string::npos)
+      << page;
+  auto sum = [&](const std::string& name) {
+    const std::string line = "vllm:" + name + "_sum" + labels;
+    return std::stod(page.substr(page.find(line) + line.size()));
+  };
+  EXPECT_EQ(sum("request_max_num_generation_tokens"), 3);
+  // Two choices, three steps of 10 ms: the first reads the prompt and makes the first token.
+  EXPECT_GT(sum("request_prefill_time_seconds"), 0.015);
+  EXPECT_GT(sum("request_decode_time_seconds"), 0.035);
+  EXPECT_NEAR(sum("request_inference_time_seconds"),
+              sum("request_prefill_time_seconds") + sum("request_decode_time_seconds"), 1e-6);
+  EXPECT_GE(sum("e2e_request_latency_seconds"),
+            sum("request_queue_time_seconds") + sum("request_inference_time_seconds"));
+}
+
+TEST(ServerTest, CountsTokensWhileTheyAreMade) {
+  RunningServer server({.tokens_per_s = 100});
+  Client client(server.port());
+  client.send(post("/v1/completions", R"({"prompt": "x", "max_tokens": 4000, "stream": true})"));
+  const std::string line = "vllm:generation_tokens_total{model_name=\"tiny\",engine=\"0\"} ";
+  EXPECT_TRUE(soon([&] {
+    const std::string page = ask(server.port(), get("/metrics")).body;
+    return std::stoi(page.substr(page.find(line) + line.size())) > 3;
+  }));
+  EXPECT_EQ(server->state().running, 1);
+}
+
+TEST(ServerTest, WhatCannotBeginInItsTimeIsTold) {
+  engine::Limits limits = mock_limits();
+  limits.max_num_seqs = 1;
+  RunningServer server({.tokens_per_s = 100}, {}, limits);
+  Client busy(server.port());
+  busy.send(post("/v1/completions", R"({"prompt": "x", "max_tokens": 4000, "stream": true})"));
+  ASSERT_TRUE(soon([&] { return server->state().running == 1; }));
+  const Received late =
+      chat(server.port(), user(R"(, "max_tokens": 5)"), "X-Request-Timeout-Ms: 100\r\n");
+  EXPECT_EQ(late.status, 504);
+  EXPECT_EQ(late.json()["error"]["code"], 504);
+  EXPECT_TRUE(soon([&] { return server->state().waiting == 0; }));
+  busy.close();
+  ASSERT_TRUE(soon([&] { return server->state().running == 0; }));
+  EXPECT_EQ(chat(server.port(), user(R"(, "max_tokens": 5)"), "X-Request-Timeout-Ms: 20000\r\n")
+                .json()["choices"][0]["finish_reason"],
+            "length");
+  EXPECT_EQ(chat(server.port(), user(), "X-Request-Timeout-Ms: soon\r\n").status, 400);
+}
+
+TEST(ServerTest, WhatHasBegunEndsInItsTimeWithWhatThereIs) {
+  ServerOptions options;
+  options.request_seconds = 0.3;
+  RunningServer server({.tokens_per_s = 100}, options);
+  const JsonValue whole =
+      complete(server.port(), R"({"prompt": "x", "max_tokens": 4000})").json()["choices"][0];
+  EXPECT_EQ(whole["finish_reason"], "abort");
+  EXPECT_TRUE(whole["text"].get<std::string>().starts_with("The mill grinds"));
+  const Received stream =
+      complete(server.port(), R"({"prompt": "x", "max_tokens": 4000, "stream": true})");
+  EXPECT_TRUE(stream.done());
+  EXPECT_EQ(stream.events().back()["choices"][0]["finish_reason"], "abort");
+  EXPECT_TRUE(soon([&] { return server->state().running == 0; }));
+}
+
+TEST(ServerTest, OneKeyCannotTakeEverything) {
+  ServerOptions options;
+  options.api_keys = {"greedy", "modest"};
+  options.max_queued_requests_per_key = 3;
+  RunningServer server({.tokens_per_s = 100}, options);
+  const std::string body = R"({"prompt": "x", "max_tokens": 4000, "stream": true})";
+  auto as = [&](const std::string& key, const std::string& text) {
+    return post("/v1/completions", text, "Authorization: Bearer " + key + "\r\n");
+  };
+  std::vector<std::unique_ptr<Client>> busy;
+  for (int i = 0; i < 3; ++i) {
+    busy.push_back(std::make_unique<Client>(server.port()));
+    busy.back()->send(as("greedy", body));
+  }
+  ASSERT_TRUE(soon([&] { return server->state().running == 3; }));
+  const Received refused = ask(server.port(), as("greedy", body));
+  EXPECT_EQ(refused.status, 429);
+  EXPECT_TRUE(refused.has_header("Retry-After: "));
+  const std::string two = R"({"prompt": "x", "max_tokens": 2, "n": 3})";
+  EXPECT_EQ(ask(server.port(), as("modest", two)).status, 200);
+  EXPECT_EQ(ask(server.port(), as("modest", R"({"prompt": "x", "n": 4})")).status, 429);
+  busy.clear();
+  EXPECT_TRUE(soon([&] { return ask(server.port(), as("greedy", two)).status == 200; }));
+}
+
+TEST(ServerTest, TellsIdsInHeadersIfAsked) {
+  ServerOptions options;
+  options.request_id_headers = true;
+  RunningServer server({}, options);
+  for (const char* more : {R"(, "max_tokens": 1)", R"(, "max_tokens": 1, "stream": true)"}) {
+    EXPECT_TRUE(chat(server.port(), user(more), "X-Request-Id: mine\r\n")
+                    .has_header("\r\nX-Request-Id: mine\r\n"));
+    EXPECT_TRUE(chat(server.port(), user(more)).has_header("\r\nX-Request-Id: "));
+  }
+  EXPECT_FALSE(ask(RunningServer().port(), get("/health")).has_header("X-Request-Id"));
+}
+
 TEST(ServerTest, SaysSoWhileItLoads) {
   ServerOptions options;
   options.http.port = 0;

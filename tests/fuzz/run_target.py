@@ -1,0 +1,29 @@
+#!/usr/bin/env python3
+"""Runs a fuzz target for FUZZ_SECONDS (3): run_target.py TARGET SEEDS CORPUS
+
+The corpus grows in CORPUS; an input that breaks the target is kept beside it, and the way to see it again is printed.
+"""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+LIMITS = ["-timeout=5", "-rss_limit_mb=1024", "-malloc_limit_mb=256"]
+
+
+def main():
+    target, seeds, corpus = sys.argv[1:]
+    found = Path(corpus).parent / f"{Path(corpus).name}-failures"
+    for folder in (Path(corpus), found):
+        folder.mkdir(parents=True, exist_ok=True)
+    before = set(found.iterdir())
+    seconds = os.environ.get("FUZZ_SECONDS", "3")
+    status = subprocess.run([target, f"-max_total_time={seconds}", "-print_final_stats=1", "-verbosity=0",
+                             f"-artifact_prefix={found}/", *LIMITS, corpus, seeds]).returncode
+    for file in sorted(set(found.iterdir()) - before):
+        print(f"reproduce: {target} {' '.join(LIMITS)} {file}")
+    return 1 if status else 0
+
+
+sys.exit(main())
