@@ -1,15 +1,15 @@
-// Gemma 4's text model. Blocks of sliding and of full attention alternate, with heads of two sizes
-// and two rotations; the last blocks read the keys and values of earlier ones; and a table gives
-// every block its own embedding of each token. Members carry their Hugging Face names. After
-// transformers' modeling_gemma4.py.
+// Gemma 4's text model. Four norms a block; blocks of two kinds (gemma4_layers.h), of which the
+// last read the keys and values of earlier ones; a table that gives every block its own embedding
+// of each token; and in one of the sizes experts beside the dense MLP. Members carry their Hugging
+// Face names. After transformers' modeling_gemma4.py.
 
 #include <algorithm>
 #include <cmath>
-#include <nlohmann/json.hpp>
 
 #include "base/error.h"
-#include "models/settings.h"
+#include "models/gemma4_layers.h"
 #include "models/vision.h"
+#include "nn/ends.h"
 #include "nn/nn.h"
 
 namespace quern::models {
@@ -17,161 +17,81 @@ namespace {
 
 using namespace nn;
 
-constexpr const char* kFull = "full_attention";
-constexpr const char* kSliding = "sliding_attention";
-
-// What differs from block to block.
-struct Layer {
-  std::string type;
-  int head_dim, kv_heads;
-  int inner;
-  int kv_layer;  // that makes the keys and values: itself, or an earlier one of its type
-  bool shared;   // later blocks read the keys and values of this one
-};
-
+// Defaults after transformers' configuration_gemma4.py.
 struct Config {
-  explicit Config(const Json& c)
-      : hidden(c.get<int>("hidden_size")),
-        vocab(c.get<int>("vocab_size")),
-        heads(c.get<int>("num_attention_heads")),
-        window(c.get<int>("sliding_window", 512)),
-        per_layer(c.get<int>("hidden_size_per_layer_input", 256)),
-        pad(c.get<int>("pad_token_id", 0)),
-        bos(c.get<int>("bos_token_id", 2)),
+  Config(const Settings& c, bool tied)
+      : hidden(c.get("hidden_size", 2304)),
+        vocab(c.get("vocab_size", 262144)),
+        heads(c.get("num_attention_heads", 8)),
+        per_layer(c.get("hidden_size_per_layer_input", 256)),
+        pad(c.get("pad_token_id", 0)),
+        bos(c.get("bos_token_id", 2)),
         both_ways(c.has("use_bidirectional_attention")),
-        eps(c.get<double>("rms_norm_eps", 1e-6)),
-        soft_cap(c.get<double>("final_logit_softcapping", 0)),
-        key_is_value(c.get<bool>("attention_k_eq_v", false)),
-        tied(c.get<bool>("tie_word_embeddings", true)) {
-    refuse(c);
-    const int count = c.get<int>("num_hidden_layers");
-    const std::vector<std::string> types = types_of(c, count);
-    const int owners = count - c.get<int>("num_kv_shared_layers", 0);
-    const bool wide = c.get<bool>("use_double_wide_mlp", false);
-    for (int i = 0; i < count; ++i) {
-      Layer layer{.type = types[i],
-                  .head_dim = 0,
-                  .kv_heads = 0,
-                  .inner = c.get<int>("intermediate_size") * (wide && i >= owners ? 2 : 1),
-                  .kv_layer = i,
-                  .shared = false};
-      read_heads(c, i, layer);
-      if (i >= owners) {
-        layer.kv_layer = owners - 1;
-        while (layer.kv_layer >= 0 && types[layer.kv_layer] != layer.type) --layer.kv_layer;
-        if (layer.kv_layer < 0)
-          fail("{}: layer {} shares keys and values, but none before it is of its type", c.path(),
-               i);
-        layers[layer.kv_layer].shared = true;
-      }
-      layers.push_back(layer);
+        eps(c.get("rms_norm_eps", 1e-6)),
+        soft_cap(c.get("final_logit_softcapping", 0.0)),
+        tied(tied),
+        layers(gemma4_layers(c, heads)) {
+    c.only("hidden_activation", {"\"gelu_pytorch_tanh\""});
+    c.only("attention_bias", {"false"});
+    // "vision" lets the tokens of a picture see each other and changes nothing without one.
+    c.only("use_bidirectional_attention", {"\"vision\""});
+    if (const int table = c.get("vocab_size_per_layer_input", 262144);
+        per_layer > 0 && table != vocab)
+      fail("{}: vocab_size_per_layer_input {} beside vocab_size {} is not implemented", c.path(),
+           table, vocab);
+    if (c.get("enable_moe_block", false)) {
+      experts = c.get("num_experts", 0);
+      experts_per_token = c.get("top_k_experts", 0);
+      expert_inner = c.get("moe_intermediate_size", 0);
+      check_experts_per_token(c.path(), "top_k_experts", experts_per_token, experts);
     }
+    for (const char* unused : {"num_experts", "top_k_experts", "moe_intermediate_size"})
+      c.has(unused);  // without enable_moe_block
+    c.refuse_unread();
   }
 
-  const Layer& at(int i) const { return layers.at(i); }
+  const Gemma4Layer& at(int i) const { return layers.at(i); }
 
-  int hidden, vocab, heads, window;
+  int hidden, vocab, heads;
   int per_layer;  // width of a block's own embedding, 0: there are none
   int pad, bos;
   bool both_ways;                          // tokens of a picture see each other
   std::vector<int64_t> placeholders = {};  // ids in whose place features may stand
   double eps;
   double soft_cap;  // of the logits, 0: none
-  bool key_is_value, tied;
-  std::vector<Layer> layers;
-
- private:
-  static std::vector<std::string> types_of(const Json& c, int count) {
-    std::vector<std::string> types;
-    if (c.has("layer_types")) {
-      types = c.get<std::vector<std::string>>("layer_types");
-    } else {
-      for (int i = 0; i < count; ++i) types.emplace_back((i + 1) % 6 ? kSliding : kFull);
-    }
-    if (static_cast<int>(types.size()) != count)
-      fail("{}: layer_types has {} entries for {} layers", c.path(), types.size(), count);
-    for (const std::string& type : types) {
-      if (type != kSliding && type != kFull)
-        fail("{}: layer type \"{}\" is not known; known: {}, {}", c.path(), type, kSliding, kFull);
-    }
-    if (count > 0) types.back() = kFull;  // as transformers does, whatever the config says
-    return types;
-  }
-
-  // Blocks of full attention have heads of their own, in Google's spelling or in that of
-  // transformers 5.
-  void read_heads(const Json& c, int i, Layer& layer) const {
-    layer.head_dim = c.get<int>("head_dim", 256);
-    layer.kv_heads = c.get<int>("num_key_value_heads");
-    if (c.has("per_layer_config")) {
-      const Json all = c.at("per_layer_config");
-      for (const std::string& key : all.keys()) {
-        if (key.find_first_not_of("0123456789") != std::string::npos || std::stoi(key) != i)
-          continue;
-        const Json own = all.at(key);
-        for (const std::string& setting : own.keys()) {
-          if (setting != "head_dim" && setting != "num_key_value_heads")
-            fail("{}: \"{}\" is not implemented", own.path(), setting);
-        }
-        layer.head_dim = own.get<int>("head_dim", layer.head_dim);
-        layer.kv_heads = own.get<int>("num_key_value_heads", layer.kv_heads);
-      }
-    } else if (layer.type == kFull) {
-      layer.head_dim = c.get<int>("global_head_dim", 512);
-      if (key_is_value) layer.kv_heads = c.get<int>("num_global_key_value_heads", layer.kv_heads);
-    }
-    if (layer.kv_heads <= 0 || heads % layer.kv_heads != 0) {
-      fail("{}: {} heads do not divide by the {} key/value heads of layer {}", c.path(), heads,
-           layer.kv_heads, i);
-    }
-  }
-
-  void refuse(const Json& c) const {
-    only(c, "hidden_activation", {"\"gelu_pytorch_tanh\""});
-    only(c, "attention_bias", {"false"});
-    only(c, "enable_moe_block", {"false"});
-    // "vision" lets the tokens of a picture see each other and changes nothing without one.
-    only(c, "use_bidirectional_attention", {"\"vision\""});
-    if (per_layer > 0) only(c, "vocab_size_per_layer_input", {std::to_string(vocab)});
-    refuse_unknown(c, {"attention_k_eq_v", "final_logit_softcapping", "hidden_activation",
-                       "moe_intermediate_size", "expert_intermediate_size", "num_experts",
-                       "num_attention_heads", "num_kv_shared_layers", "rms_norm_eps",
-                       "rope_parameters", "sliding_window", "top_k_experts",
-                       "use_bidirectional_attention", "use_double_wide_mlp"});
-    if (window <= 0) fail("{}: sliding_window must be positive", c.path());
-  }
+  bool tied;
+  std::vector<Gemma4Layer> layers;
+  int experts = 0, experts_per_token = 0, expert_inner = 0;  // 0: blocks have none
 };
 
 class Attention {
  public:
-  Attention(const Weights& w, const Config& c, const ops::Rope& rope, int index)
+  Attention(const Weights& w, const Config& c, int index)
       : layer_(c.at(index)),
         q_proj_(projection(w, "q_proj", c, c.heads)),
         q_norm_(w.norm("q_norm", layer_.head_dim, c.eps)),
         v_norm_(Tensor(), c.eps),
-        rope_(rope),
         shape_{.layer = layer_.kv_layer,
                .scale = 1.0,
-               .window = layer_.type == kSliding ? c.window : 0,
-               .shared = layer_.shared} {
-    makes_keys_ = layer_.kv_layer == index;
+               .window = layer_.window,
+               .shared = layer_.shared},
+        makes_keys_(layer_.kv_layer == index) {
     // Released checkpoints hold these matrices for all blocks. vLLM fuses them with q_proj, so they
     // are listed even where no pass reads them.
     if (makes_keys_ || w.has("k_proj.weight"))
       k_proj_ = projection(w, "k_proj", c, layer_.kv_heads);
-    const bool own_values = !(c.key_is_value && layer_.type == kFull);
-    if (own_values && (makes_keys_ || w.has("v_proj.weight")))
+    if (!layer_.key_is_value && (makes_keys_ || w.has("v_proj.weight")))
       v_proj_ = projection(w, "v_proj", c, layer_.kv_heads);
     if (makes_keys_ || w.has("k_norm.weight")) k_norm_ = w.norm("k_norm", layer_.head_dim, c.eps);
     o_proj_ = w.linear("o_proj", c.hidden, c.heads * layer_.head_dim);
   }
 
   Tensor operator()(const Tensor& x, Pass& pass) const {
-    Tensor q = rope_(q_norm_(per_head(q_proj_, x)), pass.positions);
+    Tensor q = layer_.rope(q_norm_(per_head(q_proj_, x)), pass.positions);
     if (!makes_keys_) return o_proj_(attend(q, shape_, pass).flatten(1));
     Tensor key = per_head(*k_proj_, x);
     Tensor v = v_norm_(v_proj_ ? per_head(*v_proj_, x) : key);
-    Tensor k = rope_(k_norm_(key), pass.positions);
+    Tensor k = layer_.rope(k_norm_(key), pass.positions);
     return o_proj_(attend(q, k, v, shape_, pass).flatten(1));
   }
 
@@ -183,31 +103,44 @@ class Attention {
     return projection(x)[0].unflatten(-1, {-1, layer_.head_dim});
   }
 
-  Layer layer_;
+  Gemma4Layer layer_;
   Merged<1> q_proj_;
   Norm q_norm_, k_norm_, v_norm_;
   std::optional<Merged<1>> k_proj_, v_proj_;
   Linear o_proj_;
-  ops::Rope rope_;
   AttentionShape shape_;
   bool makes_keys_;
 };
 
-// down(gelu(gate x) * up x)
-class GeluMlp {
+// Experts beside the dense MLP. Both read what the MLP's norm reads, the router too.
+class SparseMlp {
  public:
-  GeluMlp(const Weights& w, int hidden, int inner)
-      : gate_up_(w.merged<2>("gate_up_proj", {"gate_proj", "up_proj"}, {inner, inner}, hidden)),
-        down_proj_(w.linear("down_proj", hidden, inner)) {}
+  SparseMlp(const Weights& w, const Config& c)
+      : router_norm_((w / "router").tensor("scale", {c.hidden}) / std::sqrt(c.hidden), c.eps),
+        proj_((w / "router").linear("proj", c.experts, c.hidden, Role::router)),
+        per_expert_scale_((w / "router").tensor("per_expert_scale", {c.experts})),
+        pre_feedforward_layernorm_2_(w.norm("pre_feedforward_layernorm_2", c.hidden, c.eps)),
+        experts_(w.experts("experts", c.experts, c.hidden, c.expert_inner, Activation::gelu_tanh)),
+        post_feedforward_layernorm_1_(w.norm("post_feedforward_layernorm_1", c.hidden, c.eps)),
+        post_feedforward_layernorm_2_(w.norm("post_feedforward_layernorm_2", c.hidden, c.eps)),
+        experts_per_token_(c.experts_per_token) {}
 
-  Tensor operator()(const Tensor& x) const {
-    auto [gate, up] = gate_up_(x);
-    return down_proj_(ops::gelu_tanh_mul(gate, up));
+  // What the dense MLP made of x, and what the experts make of it.
+  Tensor operator()(const Tensor& x, const Tensor& dense, Pass& pass) const {
+    ops::Routing routing = ops::softmax_top_k(proj_(router_norm_(x)), experts_per_token_);
+    routing.weights = routing.weights * per_expert_scale_.index({routing.experts});
+    Tensor sparse = experts_(pre_feedforward_layernorm_2_(x), routing, pass.pairs_per_expert);
+    return post_feedforward_layernorm_1_(dense) + post_feedforward_layernorm_2_(sparse);
   }
 
  private:
-  Merged<2> gate_up_;
-  Linear down_proj_;
+  Norm router_norm_;
+  Linear proj_;
+  Tensor per_expert_scale_;
+  Norm pre_feedforward_layernorm_2_;
+  Experts experts_;
+  Norm post_feedforward_layernorm_1_, post_feedforward_layernorm_2_;
+  int experts_per_token_;
 };
 
 // A block's own embedding of its tokens: a table's row, and a projection of what the stem made. The
@@ -252,33 +185,35 @@ class PerLayerInput {
 
 class Gemma4Block : public Block {
  public:
-  Gemma4Block(const Weights& text, const Config& c, const ops::Rope& rope, int index)
-      : Gemma4Block(text, text / "layers" / index, c, rope, index) {}
+  // `text` is the place of the text model, `w` of this block.
+  Gemma4Block(const Weights& text, const Weights& w, const Config& c, int index)
+      : input_layernorm_(w.norm("input_layernorm", c.hidden, c.eps)),
+        self_attn_(w / "self_attn", c, index),
+        post_attention_layernorm_(w.norm("post_attention_layernorm", c.hidden, c.eps)),
+        pre_feedforward_layernorm_(w.norm("pre_feedforward_layernorm", c.hidden, c.eps)),
+        mlp_(w.mlp("mlp", c.hidden, c.at(index).inner, Activation::gelu_tanh)),
+        post_feedforward_layernorm_(w.norm("post_feedforward_layernorm", c.hidden, c.eps)),
+        layer_scalar_(w.tensor("layer_scalar", {1})) {
+    if (c.experts > 0) sparse_mlp_.emplace(w, c);
+    if (c.per_layer > 0) per_layer_input_.emplace(text, w, c, index);
+    w.expect_all_taken();
+  }
 
   Tensor operator()(const Tensor& input, Pass& pass) const override {
     Tensor x = input + post_attention_layernorm_(self_attn_(input_layernorm_(input), pass));
-    x = x + post_feedforward_layernorm_(mlp_(pre_feedforward_layernorm_(x)));
+    Tensor fed = mlp_(pre_feedforward_layernorm_(x));
+    if (sparse_mlp_) fed = (*sparse_mlp_)(x, fed, pass);
+    x = x + post_feedforward_layernorm_(fed);
     if (per_layer_input_) x = x + (*per_layer_input_)(x, pass);
     return x * layer_scalar_;
   }
 
  private:
-  Gemma4Block(const Weights& text, const Weights& w, const Config& c, const ops::Rope& rope,
-              int index)
-      : input_layernorm_(w.norm("input_layernorm", c.hidden, c.eps)),
-        self_attn_(w / "self_attn", c, rope, index),
-        post_attention_layernorm_(w.norm("post_attention_layernorm", c.hidden, c.eps)),
-        pre_feedforward_layernorm_(w.norm("pre_feedforward_layernorm", c.hidden, c.eps)),
-        mlp_(w / "mlp", c.hidden, c.at(index).inner),
-        post_feedforward_layernorm_(w.norm("post_feedforward_layernorm", c.hidden, c.eps)),
-        layer_scalar_(w.tensor("layer_scalar", {1})) {
-    if (c.per_layer > 0) per_layer_input_.emplace(text, w, c, index);
-  }
-
   Norm input_layernorm_;
   Attention self_attn_;
   Norm post_attention_layernorm_, pre_feedforward_layernorm_;
-  GeluMlp mlp_;
+  Mlp mlp_;
+  std::optional<SparseMlp> sparse_mlp_;
   Norm post_feedforward_layernorm_;
   std::optional<PerLayerInput> per_layer_input_;
   Tensor layer_scalar_;
@@ -324,8 +259,7 @@ class Gemma4Head : public Head {
  public:
   Gemma4Head(const Weights& root, const Weights& text, const Config& c)
       : norm_(text.norm("norm", c.hidden, c.eps)),
-        lm_head_(c.tied ? text.linear("embed_tokens", c.vocab, c.hidden, Role::lm_head)
-                        : root.linear("lm_head", c.vocab, c.hidden, Role::lm_head)),
+        lm_head_(lm_head(root, text, c.tied, c.vocab, c.hidden)),
         soft_cap_(c.soft_cap) {}
 
   Tensor norm(const Tensor& hidden) const override { return norm_(hidden); }
@@ -342,20 +276,13 @@ class Gemma4Head : public Head {
 
 class Gemma4 : public Model {
  public:
-  // config: all of config.json.
-  Gemma4(const Json& config, const Json& text_config)
-      : c_(text_config), sight_(gemma4_sight(config)) {
-    for (const char* key : {"image_token_id", "video_token_id", "audio_token_id"})
-      if (config.has(key)) c_.placeholders.push_back(config.get<int64_t>(key));
-    JsonValue settings = text_config.value();
-    if (!text_config.has("rope_parameters")) {
-      settings["rope_parameters"] = {
-          {kSliding, {{"rope_theta", 1e4}}},
-          {kFull,
-           {{"rope_type", "proportional"}, {"partial_rotary_factor", 0.25}, {"rope_theta", 1e6}}}};
-    }
-    for (const Layer& layer : c_.layers)
-      ropes_.emplace_back(Json(settings, text_config.path()), layer.type, layer.head_dim);
+  explicit Gemma4(const Json& config)
+      : c_(Settings(text_config(config)), config.get<bool>("tie_word_embeddings", true)),
+        sight_(gemma4_sight(config)) {
+    if (!config.has("text_config")) return;
+    c_.placeholders = {config.get<int>("image_token_id", 258880),
+                       config.get<int>("video_token_id", 258884),
+                       config.get<int>("audio_token_id", 258881)};
   }
 
   int blocks() const override { return static_cast<int>(c_.layers.size()); }
@@ -364,11 +291,13 @@ class Gemma4 : public Model {
   std::optional<int32_t> bos() const override { return c_.bos; }
   int64_t shared_width() const override {
     int64_t width = c_.per_layer > 0 ? c_.hidden + 2 : 0;  // an id is as large as two floats
-    for (const Layer& layer : c_.layers)
+    for (const Gemma4Layer& layer : c_.layers)
       if (layer.shared) width += 2 * static_cast<int64_t>(layer.kv_heads) * layer.head_dim;
     return width;
   }
-  std::string blocks_path(const Weights& root) const override { return text(root).path("layers"); }
+  std::string blocks_path(const Weights& root) const override {
+    return text_model(root).path("layers");
+  }
 
   std::optional<prompt::ImageTokens> image_tokens() const override {
     return sight_ ? std::optional(sight_->tokens) : std::nullopt;
@@ -377,20 +306,22 @@ class Gemma4 : public Model {
     return sight_ ? sight_->tower(root) : nullptr;
   }
   std::unique_ptr<Stem> stem(const Weights& root) const override {
-    return std::make_unique<Gemma4Stem>(text(root), c_);
+    expect_last_block(text_model(root) / "layers", blocks());
+    return std::make_unique<Gemma4Stem>(text_model(root), c_);
   }
   std::unique_ptr<Block> block(const Weights& root, int i) const override {
-    return std::make_unique<Gemma4Block>(text(root), c_, ropes_.at(i), i);
+    const Weights text = text_model(root);
+    return std::make_unique<Gemma4Block>(text, text / "layers" / i, c_, i);
   }
   std::unique_ptr<Head> head(const Weights& root) const override {
-    return std::make_unique<Gemma4Head>(root, text(root), c_);
+    return std::make_unique<Gemma4Head>(root, text_model(root), c_);
   }
   std::unique_ptr<Draft> draft(const Weights&) const override { return nullptr; }
   std::vector<std::string> unused(const Weights& root) const override {
     std::vector<std::string> names;
     for (int i = 0; i < blocks(); ++i) {
       if (c_.at(i).kv_layer == i) continue;
-      const Weights attention = text(root) / "layers" / i / "self_attn";
+      const Weights attention = text_model(root) / "layers" / i / "self_attn";
       for (const char* name : {"k_proj.weight", "v_proj.weight", "k_norm.weight"})
         if (attention.has(name)) names.push_back(attention.path(name));
     }
@@ -398,22 +329,12 @@ class Gemma4 : public Model {
   }
 
  private:
-  // A text-only checkpoint has its tensors right below "model".
-  static Weights text(const Weights& root) {
-    const Weights nested = root / "model" / "language_model";
-    return nested.has("embed_tokens.weight") ? nested : root / "model";
-  }
-
   Config c_;
-  std::vector<ops::Rope> ropes_;  // of each block
   std::optional<Sight> sight_;
 };
 
 }  // namespace
 
-std::unique_ptr<Model> make_gemma4(const Json& config) {
-  return std::make_unique<Gemma4>(config,
-                                  config.has("text_config") ? config.at("text_config") : config);
-}
+std::unique_ptr<Model> make_gemma4(const Json& config) { return std::make_unique<Gemma4>(config); }
 
 }  // namespace quern::models

@@ -15,54 +15,41 @@ namespace {
 
 using namespace nn;
 
+// Defaults after transformers' configuration_gemma4.py.
 struct Config {
-  Config(const Json& c, int text_hidden)
-      : layers(c.get<int>("num_hidden_layers")),
-        hidden(c.get<int>("hidden_size")),
-        inner(c.get<int>("intermediate_size")),
-        heads(c.get<int>("num_attention_heads")),
-        head_dim(c.get<int>("head_dim", heads > 0 ? hidden / heads : 0)),
-        patch(c.get<int>("patch_size")),
-        pooling(c.get<int>("pooling_kernel_size", 3)),
-        positions(c.get<int>("position_embedding_size")),
+  Config(const Settings& c, int text_hidden)
+      : layers(c.get("num_hidden_layers", 16)),
+        hidden(c.get("hidden_size", 768)),
+        inner(c.get("intermediate_size", 3072)),
+        heads(c.get("num_attention_heads", 12)),
+        head_dim(c.get("head_dim", 64)),
+        patch(c.get("patch_size", 16)),
+        pooling(c.get("pooling_kernel_size", 3)),
+        positions(c.get("position_embedding_size", 10240)),
         text_hidden(text_hidden),
-        eps(c.get<double>("rms_norm_eps", 1e-6)),
-        clipped(c.get<bool>("use_clipped_linears", false)),
-        standardized(c.get<bool>("standardize", false)) {
-    refuse_unknown(c);
-    if (c.has("rope_parameters")) theta = c.at("rope_parameters").get<double>("rope_theta", theta);
-  }
-
-  int64_t patch_values() const { return int64_t{3} * patch * patch; }
-
-  int layers, hidden, inner, heads, head_dim, patch, pooling, positions, text_hidden;
-  double eps, theta = 100;
-  bool clipped, standardized;
-
- private:
-  void refuse_unknown(const Json& c) const {
-    const auto act = c.get<std::string>("hidden_activation", "gelu_pytorch_tanh");
-    if (act != "gelu_pytorch_tanh")
-      fail("{}: hidden_activation \"{}\" is not implemented; only gelu_pytorch_tanh is", c.path(),
-           act);
-    if (c.get<bool>("attention_bias", false))
-      fail("{}: attention_bias true is not implemented", c.path());
-    if (c.get<int>("num_key_value_heads", heads) != heads)
-      fail("{}: num_key_value_heads other than num_attention_heads is not implemented", c.path());
-    if (c.get<int>("global_head_dim", head_dim) != head_dim)
-      fail("{}: global_head_dim other than head_dim is not implemented", c.path());
-    // Files of Google's call the rotation in two dimensions "default".
-    const auto rope = c.has("rope_parameters")
-                          ? c.at("rope_parameters").get<std::string>("rope_type", "axial")
-                          : "axial";
-    if (rope != "axial" && rope != "default")
-      fail("{}: rope_type \"{}\" is not implemented; axial is", c.path(), rope);
+        eps(c.get("rms_norm_eps", 1e-6)),
+        theta(axial_theta(c, 100)),
+        clipped(c.get("use_clipped_linears", false)),
+        standardized(c.get("standardize", false)) {
+    c.only("hidden_activation", {"\"gelu_pytorch_tanh\""});
+    c.only("attention_bias", {"false"});
+    c.only("global_head_dim", {fmt::format("{}", head_dim)});
+    if (const int kv_heads = c.get("num_key_value_heads", 12); kv_heads != heads)
+      fail("{}: num_key_value_heads {} beside {} num_attention_heads is not implemented", c.path(),
+           kv_heads, heads);
+    c.refuse_unread();
     if (layers < 1 || heads < 1 || head_dim < 4 || head_dim % 4 != 0 || patch < 1 || pooling < 1)
       fail(
           "{}: num_hidden_layers, num_attention_heads, patch_size and pooling_kernel_size must be "
           "positive, and head_dim a multiple of 4",
           c.path());
   }
+
+  int64_t patch_values() const { return int64_t{3} * patch * patch; }
+
+  int layers, hidden, inner, heads, head_dim, patch, pooling, positions, text_hidden;
+  double eps, theta;
+  bool clipped, standardized;
 };
 
 // clamp(W clamp(x)): the limits come with the weights.
@@ -221,15 +208,15 @@ class Gemma4Vision : public Vision {
 
 std::optional<Sight> gemma4_sight(const Json& config) {
   if (!config.has("vision_config")) return std::nullopt;
-  const Json text = config.at("text_config");
-  const Config c(config.at("vision_config"), text.get<int>("hidden_size"));
+  const Json text = text_config(config);
+  const Config c(Settings(config.at("vision_config")), text.get<int>("hidden_size", 2304));
   // The larger models let the soft tokens of a picture see each other; their text runs.
   const std::string both_ways =
       text.has("use_bidirectional_attention") ? text.at("use_bidirectional_attention").path() : "";
   Sight sight;
-  sight.tokens.image = config.get<int>("image_token_id");
-  sight.tokens.before = {config.get<int>("boi_token_id")};
-  sight.tokens.after = {config.get<int>("eoi_token_id")};
+  sight.tokens.image = config.get<int>("image_token_id", 258880);
+  sight.tokens.before = {config.get<int>("boi_token_id", 255999)};
+  sight.tokens.after = {config.get<int>("eoi_token_id", 258882)};
   sight.tower = [c, both_ways](const Weights& root) -> std::unique_ptr<Vision> {
     if (!both_ways.empty())
       fail("{} is not implemented: this model takes no pictures here", both_ways);

@@ -15,72 +15,41 @@ namespace {
 
 using namespace nn;
 
+// Defaults after transformers' configuration_glm4_moe.py.
 struct Config {
-  explicit Config(const Json& c)
-      : layers(c.get<int>("num_hidden_layers")),
-        hidden(c.get<int>("hidden_size")),
-        inner(c.get<int>("intermediate_size")),
-        vocab(c.get<int>("vocab_size")),
-        heads(c.get<int>("num_attention_heads")),
-        kv_heads(c.get<int>("num_key_value_heads")),
-        head_dim(c.get<int>("head_dim", hidden / heads)),
-        dense_layers(c.get<int>("first_k_dense_replace", 1)),
-        experts(c.get<int>("n_routed_experts")),
-        expert_inner(c.get<int>("moe_intermediate_size")),
-        shared_inner(c.get<int>("n_shared_experts", 1) * expert_inner),
-        routing{.k = c.get<int>("num_experts_per_tok"),
-                .groups = c.get<int>("n_group", 1),
-                .kept_groups = c.get<int>("topk_group", 1),
-                .normalize = c.get<bool>("norm_topk_prob", true),
-                .factor = c.get<double>("routed_scaling_factor", 1.0)},
-        eps(c.get<double>("rms_norm_eps", 1e-5)),
-        qkv_bias(c.get<bool>("attention_bias", false) ? Bias::present : Bias::none),
-        qk_norm(c.get<bool>("use_qk_norm", false)),
-        tied(c.get<bool>("tie_word_embeddings", false)) {
-    refuse(c);
-    check(c.path());
-  }
-
-  static void refuse(const Json& c) {
-    only(c, "hidden_act", {"\"silu\""});
-    only(c, "scoring_func", {"\"sigmoid\""});
-    only(c, "topk_method", {"\"noaux_tc\""});
-    only(c, "decoder_sparse_step", {"1"});
-    only(c, "moe_layer_freq", {"1"});
-    only(c, "num_nextn_predict_layers", {"0", "1"});
-    only(c, "num_mtp_layers", {"0", "1"});
-    refuse_unknown(c, {"attention_bias",
-                       "decoder_sparse_step",
-                       "hidden_act",
-                       "moe_intermediate_size",
-                       "moe_layer_freq",
-                       "n_group",
-                       "n_routed_experts",
-                       "n_shared_experts",
-                       "norm_topk_prob",
-                       "num_attention_heads",
-                       "num_experts_per_tok",
-                       "partial_rotary_factor",
-                       "rms_norm_eps",
-                       "rope_parameters",
-                       "rope_scaling",
-                       "rope_theta",
-                       "routed_scaling_factor",
-                       "scoring_func",
-                       "topk_group",
-                       "topk_method",
-                       "use_qk_norm"});
-    // The class defaults of theta and of the rotated part are another model's.
-    const Json rope = c.has("rope_parameters") ? c.at("rope_parameters") : c;
-    if (!c.has("rope_theta")) rope.at("rope_theta");
-    if (!c.has("partial_rotary_factor")) rope.at("partial_rotary_factor");
-  }
-
-  void check(const std::string& path) const {
-    if (kv_heads <= 0 || heads % kv_heads != 0)
-      fail("{}: {} attention heads do not divide into {} kv heads", path, heads, kv_heads);
-    if (shared_inner <= 0) fail("{}: n_shared_experts 0 is not implemented", path);
-    check_routing(routing, experts, path);
+  explicit Config(const Settings& c)
+      : layers(c.get("num_hidden_layers", 46)),
+        hidden(c.get("hidden_size", 4096)),
+        inner(c.get("intermediate_size", 10944)),
+        vocab(c.get("vocab_size", 151552)),
+        heads(c.get("num_attention_heads", 96)),
+        kv_heads(c.get("num_key_value_heads", 8)),
+        head_dim(c.get("head_dim", heads > 0 ? hidden / heads : 0)),
+        dense_layers(c.get("first_k_dense_replace", 1)),
+        experts(c.get("n_routed_experts", 128)),
+        expert_inner(c.get("moe_intermediate_size", 1408)),
+        shared_inner(c.get("n_shared_experts", 1) * expert_inner),
+        routing{.k = c.get("num_experts_per_tok", 8),
+                .groups = c.get("n_group", 1),
+                .kept_groups = c.get("topk_group", 1),
+                .normalize = c.get("norm_topk_prob", true),
+                .factor = c.get("routed_scaling_factor", 1.0)},
+        eps(c.get("rms_norm_eps", 1e-5)),
+        qkv_bias(c.get("attention_bias", false) ? Bias::present : Bias::none),
+        qk_norm(c.get("use_qk_norm", false)),
+        tied(c.get("tie_word_embeddings", false)),
+        rope(c.rope(head_dim, {.partial = 0.5, .positions = 131072})) {
+    c.only("hidden_act", {"\"silu\""});
+    c.only("scoring_func", {"\"sigmoid\""});
+    c.only("topk_method", {"\"noaux_tc\""});
+    c.only("decoder_sparse_step", {"1"});
+    c.only("moe_layer_freq", {"1"});
+    c.only("num_nextn_predict_layers", {"0", "1"});
+    c.only("num_mtp_layers", {"0", "1"});
+    c.refuse_unread();
+    check_heads(c.path(), heads, kv_heads, head_dim);
+    check_routing(routing, experts, c.path());
+    if (shared_inner <= 0) fail("{}: n_shared_experts 0 is not implemented", c.path());
   }
 
   int layers, hidden, inner, vocab, heads, kv_heads, head_dim;
@@ -89,16 +58,17 @@ struct Config {
   double eps;
   Bias qkv_bias;
   bool qk_norm, tied;
+  ops::Rope rope;
 };
 
 class Attention {
  public:
-  Attention(const Weights& w, const Config& c, const ops::Rope& rope, int layer)
+  Attention(const Weights& w, const Config& c, int layer)
       : qkv_(w.merged<3>("qkv_proj", {"q_proj", "k_proj", "v_proj"},
                          {c.heads * c.head_dim, c.kv_heads * c.head_dim, c.kv_heads * c.head_dim},
                          c.hidden, c.qkv_bias)),
         o_proj_(w.linear("o_proj", c.hidden, c.heads * c.head_dim)),
-        rope_(rope),
+        rope_(c.rope),
         head_dim_(c.head_dim),
         shape_{.layer = layer, .scale = 1.0 / std::sqrt(static_cast<double>(c.head_dim))} {
     if (!c.qk_norm) return;
@@ -149,9 +119,9 @@ class SparseMlp {
 
 class Glm4MoeBlock : public Block {
  public:
-  Glm4MoeBlock(const Weights& w, const Config& c, const ops::Rope& rope, int layer)
+  Glm4MoeBlock(const Weights& w, const Config& c, int layer)
       : input_layernorm_(w.norm("input_layernorm", c.hidden, c.eps)),
-        self_attn_(w / "self_attn", c, rope, layer),
+        self_attn_(w / "self_attn", c, layer),
         post_attention_layernorm_(w.norm("post_attention_layernorm", c.hidden, c.eps)) {
     if (layer < c.dense_layers)
       dense_mlp_ = w.mlp("mlp", c.hidden, c.inner);
@@ -177,11 +147,11 @@ class Glm4MoeBlock : public Block {
 // copies of embedding and head.
 class Glm4MoeDraft : public Draft {
  public:
-  Glm4MoeDraft(const Weights& w, const Config& c, const ops::Rope& rope)
+  Glm4MoeDraft(const Weights& w, const Config& c)
       : enorm_(w.norm("enorm", c.hidden, c.eps)),
         hnorm_(w.norm("hnorm", c.hidden, c.eps)),
         eh_proj_(w.linear("eh_proj", c.hidden, 2 * c.hidden, Role::draft_input)),
-        block_(w, c, rope, c.layers),
+        block_(w, c, c.layers),
         norm_((w / "shared_head").norm("norm", c.hidden, c.eps)) {
     if (w.has("embed_tokens.weight"))
       embed_tokens_ = w.embedding("embed_tokens", c.vocab, c.hidden);
@@ -220,7 +190,7 @@ class Glm4MoeDraft : public Draft {
 
 class Glm4Moe : public Model {
  public:
-  explicit Glm4Moe(const Json& config) : c_(config), rope_(config, c_.head_dim) {}
+  explicit Glm4Moe(const Json& config) : c_(Settings(config)) {}
 
   int blocks() const override { return c_.layers; }
   int64_t vocabulary() const override { return c_.vocab; }
@@ -239,7 +209,7 @@ class Glm4Moe : public Model {
 
   std::unique_ptr<Block> block(const Weights& root, int i) const override {
     const Weights place = root / "model" / "layers" / i;
-    auto block = std::make_unique<Glm4MoeBlock>(place, c_, rope_, i);
+    auto block = std::make_unique<Glm4MoeBlock>(place, c_, i);
     place.expect_all_taken();
     return block;
   }
@@ -252,7 +222,7 @@ class Glm4Moe : public Model {
   std::unique_ptr<Draft> draft(const Weights& root) const override {
     if (!has_draft(root)) return nullptr;
     const Weights place = root / "model" / "layers" / c_.layers;
-    return std::make_unique<Glm4MoeDraft>(place.drafting(), c_, rope_);
+    return std::make_unique<Glm4MoeDraft>(place.drafting(), c_);
   }
 
  private:
@@ -261,7 +231,6 @@ class Glm4Moe : public Model {
   }
 
   Config c_;
-  ops::Rope rope_;
 };
 
 }  // namespace

@@ -13,40 +13,41 @@ namespace {
 
 using namespace nn;
 
+// Defaults after transformers' configuration_llama.py.
 struct Config {
-  explicit Config(const Json& c)
-      : layers(c.get<int>("num_hidden_layers")),
-        hidden(c.get<int>("hidden_size")),
-        inner(c.get<int>("intermediate_size")),
-        vocab(c.get<int>("vocab_size")),
-        heads(c.get<int>("num_attention_heads")),
-        kv_heads(c.get<int>("num_key_value_heads", heads)),
-        head_dim(c.get<int>("head_dim", hidden / heads)),
-        eps(c.get<double>("rms_norm_eps", 1e-6)),
-        tied(c.get<bool>("tie_word_embeddings", false)) {
-    only(c, "hidden_act", {R"("silu")"});
-    only(c, "attention_bias", {"false"});
-    only(c, "mlp_bias", {"false"});
-    refuse_unknown(c, {"attention_bias", "hidden_act", "mlp_bias", "num_attention_heads",
-                       "partial_rotary_factor", "rms_norm_eps", "rope_parameters", "rope_scaling",
-                       "rope_theta"});
-    if (heads % kv_heads != 0)
-      fail("{}: {} attention heads do not divide into {} kv heads", c.path(), heads, kv_heads);
+  explicit Config(const Settings& c)
+      : layers(c.get("num_hidden_layers", 32)),
+        hidden(c.get("hidden_size", 4096)),
+        inner(c.get("intermediate_size", 11008)),
+        vocab(c.get("vocab_size", 32000)),
+        heads(c.get("num_attention_heads", 32)),
+        kv_heads(c.get("num_key_value_heads", heads)),
+        head_dim(c.get("head_dim", heads > 0 ? hidden / heads : 0)),
+        eps(c.get("rms_norm_eps", 1e-6)),
+        tied(c.get("tie_word_embeddings", false)),
+        rope(c.rope(head_dim, {.positions = 2048})) {
+    c.only("hidden_act", {R"("silu")"});
+    c.only("attention_bias", {"false"});
+    c.only("mlp_bias", {"false"});
+    c.only("partial_rotary_factor", {"1.0"});
+    c.refuse_unread();
+    check_heads(c.path(), heads, kv_heads, head_dim);
   }
 
   int layers, hidden, inner, vocab, heads, kv_heads, head_dim;
   double eps;
   bool tied;
+  ops::Rope rope;
 };
 
 class Attention {
  public:
-  Attention(const Weights& w, const Config& c, const ops::Rope& rope, int layer)
+  Attention(const Weights& w, const Config& c, int layer)
       : qkv_(w.merged<3>("qkv_proj", {"q_proj", "k_proj", "v_proj"},
                          {c.heads * c.head_dim, c.kv_heads * c.head_dim, c.kv_heads * c.head_dim},
                          c.hidden)),
         o_proj_(w.linear("o_proj", c.hidden, c.heads * c.head_dim)),
-        rope_(rope),
+        rope_(c.rope),
         head_dim_(c.head_dim),
         shape_{.layer = layer, .scale = 1.0 / std::sqrt(static_cast<double>(c.head_dim))} {}
 
@@ -68,9 +69,9 @@ class Attention {
 
 class LlamaBlock : public Block {
  public:
-  LlamaBlock(const Weights& w, const Config& c, const ops::Rope& rope, int layer)
+  LlamaBlock(const Weights& w, const Config& c, int layer)
       : input_layernorm_(w.norm("input_layernorm", c.hidden, c.eps)),
-        self_attn_(w / "self_attn", c, rope, layer),
+        self_attn_(w / "self_attn", c, layer),
         post_attention_layernorm_(w.norm("post_attention_layernorm", c.hidden, c.eps)),
         mlp_(w.mlp("mlp", c.hidden, c.inner)) {}
 
@@ -88,7 +89,7 @@ class LlamaBlock : public Block {
 
 class Llama : public Model {
  public:
-  explicit Llama(const Json& config) : c_(config), rope_(config, c_.head_dim) {}
+  explicit Llama(const Json& config) : c_(Settings(config)) {}
 
   int blocks() const override { return c_.layers; }
   int64_t vocabulary() const override { return c_.vocab; }
@@ -100,7 +101,7 @@ class Llama : public Model {
         (root / "model").embedding("embed_tokens", c_.vocab, c_.hidden));
   }
   std::unique_ptr<Block> block(const Weights& root, int i) const override {
-    return std::make_unique<LlamaBlock>(root / "model" / "layers" / i, c_, rope_, i);
+    return std::make_unique<LlamaBlock>(root / "model" / "layers" / i, c_, i);
   }
   std::unique_ptr<Head> head(const Weights& root) const override {
     expect_last_block(root / "model" / "layers", c_.layers);
@@ -111,7 +112,6 @@ class Llama : public Model {
 
  private:
   Config c_;
-  ops::Rope rope_;
 };
 
 }  // namespace

@@ -13,45 +13,47 @@ namespace {
 
 using namespace nn;
 
+// Defaults after transformers' configuration_qwen3.py.
 struct Config {
-  explicit Config(const Json& c)
-      : layers(c.get<int>("num_hidden_layers")),
-        hidden(c.get<int>("hidden_size")),
-        inner(c.get<int>("intermediate_size")),
-        vocab(c.get<int>("vocab_size")),
-        heads(c.get<int>("num_attention_heads")),
-        kv_heads(c.get<int>("num_key_value_heads")),
-        head_dim(c.get<int>("head_dim", 128)),
-        eps(c.get<double>("rms_norm_eps", 1e-6)),
-        tied(c.get<bool>("tie_word_embeddings", false)) {
-    only(c, "hidden_act", {R"("silu")"});
-    only(c, "attention_bias", {"false"});
-    only(c, "use_sliding_window", {"false"});
-    refuse_unknown(c, {"attention_bias", "hidden_act", "num_attention_heads", "rms_norm_eps",
-                       "partial_rotary_factor", "rope_parameters", "rope_scaling", "rope_theta",
-                       "sliding_window", "use_sliding_window"});
+  explicit Config(const Settings& c)
+      : layers(c.get("num_hidden_layers", 32)),
+        hidden(c.get("hidden_size", 4096)),
+        inner(c.get("intermediate_size", 22016)),
+        vocab(c.get("vocab_size", 151936)),
+        heads(c.get("num_attention_heads", 32)),
+        kv_heads(c.get("num_key_value_heads", 32)),
+        head_dim(c.get("head_dim", 128)),
+        eps(c.get("rms_norm_eps", 1e-6)),
+        tied(c.get("tie_word_embeddings", false)),
+        rope(c.rope(head_dim, {.positions = 32768})) {
+    c.only("hidden_act", {R"("silu")"});
+    c.only("attention_bias", {"false"});
+    c.only("partial_rotary_factor", {"1.0"});
+    c.only("use_sliding_window", {"false"});
+    c.has("sliding_window");  // means nothing without use_sliding_window
     for (const auto& type : c.get<std::vector<std::string>>("layer_types", {}))
       if (type != "full_attention")
         fail("{}: layer type \"{}\" is not implemented", c.path(), type);
-    if (heads % kv_heads != 0)
-      fail("{}: {} attention heads do not divide into {} kv heads", c.path(), heads, kv_heads);
+    c.refuse_unread();
+    check_heads(c.path(), heads, kv_heads, head_dim);
   }
 
   int layers, hidden, inner, vocab, heads, kv_heads, head_dim;
   double eps;
   bool tied;
+  ops::Rope rope;
 };
 
 class Attention {
  public:
-  Attention(const Weights& w, const Config& c, const ops::Rope& rope, int layer)
+  Attention(const Weights& w, const Config& c, int layer)
       : qkv_(w.merged<3>("qkv_proj", {"q_proj", "k_proj", "v_proj"},
                          {c.heads * c.head_dim, c.kv_heads * c.head_dim, c.kv_heads * c.head_dim},
                          c.hidden)),
         q_norm_(w.norm("q_norm", c.head_dim, c.eps)),
         k_norm_(w.norm("k_norm", c.head_dim, c.eps)),
         o_proj_(w.linear("o_proj", c.hidden, c.heads * c.head_dim)),
-        rope_(rope),
+        rope_(c.rope),
         head_dim_(c.head_dim),
         shape_{.layer = layer, .scale = 1.0 / std::sqrt(static_cast<double>(c.head_dim))} {}
 
@@ -74,9 +76,9 @@ class Attention {
 
 class Qwen3Block : public Block {
  public:
-  Qwen3Block(const Weights& w, const Config& c, const ops::Rope& rope, int layer)
+  Qwen3Block(const Weights& w, const Config& c, int layer)
       : input_layernorm_(w.norm("input_layernorm", c.hidden, c.eps)),
-        self_attn_(w / "self_attn", c, rope, layer),
+        self_attn_(w / "self_attn", c, layer),
         post_attention_layernorm_(w.norm("post_attention_layernorm", c.hidden, c.eps)),
         mlp_(w.mlp("mlp", c.hidden, c.inner)) {}
 
@@ -94,7 +96,7 @@ class Qwen3Block : public Block {
 
 class Qwen3 : public Model {
  public:
-  explicit Qwen3(const Json& config) : c_(config), rope_(config, c_.head_dim) {}
+  explicit Qwen3(const Json& config) : c_(Settings(config)) {}
 
   int blocks() const override { return c_.layers; }
   int64_t vocabulary() const override { return c_.vocab; }
@@ -106,7 +108,7 @@ class Qwen3 : public Model {
         (root / "model").embedding("embed_tokens", c_.vocab, c_.hidden));
   }
   std::unique_ptr<Block> block(const Weights& root, int i) const override {
-    return std::make_unique<Qwen3Block>(root / "model" / "layers" / i, c_, rope_, i);
+    return std::make_unique<Qwen3Block>(root / "model" / "layers" / i, c_, i);
   }
   std::unique_ptr<Head> head(const Weights& root) const override {
     expect_last_block(root / "model" / "layers", c_.layers);
@@ -117,7 +119,6 @@ class Qwen3 : public Model {
 
  private:
   Config c_;
-  ops::Rope rope_;
 };
 
 }  // namespace

@@ -15,60 +15,52 @@ namespace {
 
 using namespace nn;
 
+// Defaults after transformers' configuration_qwen3_5_moe.py.
 struct Config {
-  explicit Config(const Json& c)
-      : layers(c.get<int>("num_hidden_layers")),
-        hidden(c.get<int>("hidden_size")),
-        vocab(c.get<int>("vocab_size")),
-        heads(c.get<int>("num_attention_heads")),
-        kv_heads(c.get<int>("num_key_value_heads")),
-        head_dim(c.get<int>("head_dim")),
-        key_heads(c.get<int>("linear_num_key_heads")),
-        key_dim(c.get<int>("linear_key_head_dim")),
-        value_heads(c.get<int>("linear_num_value_heads")),
-        value_dim(c.get<int>("linear_value_head_dim")),
-        taps(c.get<int>("linear_conv_kernel_dim")),
-        experts(c.get<int>("num_experts")),
-        experts_per_token(c.get<int>("num_experts_per_tok")),
-        expert_inner(c.get<int>("moe_intermediate_size")),
-        shared_inner(c.get<int>("shared_expert_intermediate_size")),
-        eps(c.get<double>("rms_norm_eps")),
-        tied(c.get<bool>("tie_word_embeddings", false)) {
-    if (c.has("layer_types")) {
-      layer_types = c.get<std::vector<std::string>>("layer_types");
-    } else {
-      const int interval = c.get<int>("full_attention_interval", 4);
-      for (int i = 0; i < layers; ++i)
-        layer_types.push_back((i + 1) % interval ? "linear_attention" : "full_attention");
-    }
-    refuse_unknown(c);
+  Config(const Settings& c, bool tied)
+      : layers(c.get("num_hidden_layers", 40)),
+        hidden(c.get("hidden_size", 2048)),
+        vocab(c.get("vocab_size", 248320)),
+        heads(c.get("num_attention_heads", 16)),
+        kv_heads(c.get("num_key_value_heads", 2)),
+        head_dim(c.get("head_dim", 256)),
+        key_heads(c.get("linear_num_key_heads", 16)),
+        key_dim(c.get("linear_key_head_dim", 128)),
+        value_heads(c.get("linear_num_value_heads", 32)),
+        value_dim(c.get("linear_value_head_dim", 128)),
+        taps(c.get("linear_conv_kernel_dim", 4)),
+        experts(c.get("num_experts", 256)),
+        experts_per_token(c.get("num_experts_per_tok", 8)),
+        expert_inner(c.get("moe_intermediate_size", 512)),
+        shared_inner(c.get("shared_expert_intermediate_size", 512)),
+        eps(c.get("rms_norm_eps", 1e-6)),
+        tied(tied),
+        rope(c.rope(head_dim, {.partial = 0.25, .positions = 32768, .sections = {11, 11, 10}})),
+        layer_types(types_of(c, layers)) {
+    c.only("hidden_act", {"\"silu\""});
+    c.only("attn_output_gate", {"true"});
+    c.only("attention_bias", {"false"});
+    c.only("mlp_only_layers", {"[]"});
+    c.only("decoder_sparse_step", {"1"});
+    c.only("norm_topk_prob", {"true"});
+    c.only("mtp_num_hidden_layers", {"0", "1"});
+    c.only("mtp_use_dedicated_embeddings", {"false"});
+    c.refuse_unread();
+    check_heads(c.path(), heads, kv_heads, head_dim);
+    check_heads(c.path(), value_heads, key_heads, value_dim);
+    check_experts_per_token(c.path(), "num_experts_per_tok", experts_per_token, experts);
   }
 
-  // A setting that changes the arithmetic and is not implemented must not be passed over.
-  void refuse_unknown(const Json& c) const {
-    if (static_cast<int>(layer_types.size()) != layers) {
-      fail("{}: layer_types has {} entries for {} layers", c.path(), layer_types.size(), layers);
+  static std::vector<std::string> types_of(const Settings& c, int layers) {
+    const int interval = c.get("full_attention_interval", 4);
+    std::vector<std::string> types = c.get<std::vector<std::string>>("layer_types", {});
+    if (!c.has("layer_types")) {
+      if (interval < 1) fail("{}: full_attention_interval must be positive", c.path());
+      for (int i = 0; i < layers; ++i)
+        types.emplace_back((i + 1) % interval ? "linear_attention" : "full_attention");
     }
-    for (const std::string& type : layer_types) {
-      if (type != "linear_attention" && type != "full_attention") {
-        fail("{}: layer type \"{}\" is not known; known: linear_attention, full_attention",
-             c.path(), type);
-      }
-    }
-    const auto act = c.get<std::string>("hidden_act", "silu");
-    if (act != "silu")
-      fail("{}: hidden_act \"{}\" is not implemented; only silu is", c.path(), act);
-    if (!c.get<bool>("attn_output_gate", true))
-      fail("{}: attn_output_gate false is not implemented", c.path());
-    if (c.get<bool>("attention_bias", false))
-      fail("{}: attention_bias true is not implemented", c.path());
-    if (c.has("mlp_only_layers") && c.at("mlp_only_layers").size() > 0) {
-      fail("{}: mlp_only_layers is not implemented", c.path());
-    }
-    if (value_heads % key_heads != 0 || heads % kv_heads != 0)
-      fail("{}: head counts do not divide", c.path());
-    if (experts_per_token > experts)
-      fail("{}: num_experts_per_tok is larger than num_experts", c.path());
+    check_layer_types(c.path(), types, layers, {"linear_attention", "full_attention"});
+    return types;
   }
 
   int layers, hidden, vocab, heads, kv_heads, head_dim;
@@ -76,13 +68,14 @@ struct Config {
   int experts, experts_per_token, expert_inner, shared_inner;
   double eps;
   bool tied;
+  ops::Rope rope;
   std::vector<std::string> layer_types;
 };
 
 // Softmax attention whose output is gated by a sigmoid of the same input.
 class GatedAttention {
  public:
-  GatedAttention(const Weights& w, const Config& c, const ops::Rope& rope, int layer)
+  GatedAttention(const Weights& w, const Config& c, int layer)
       : qkv_(w.merged<3>(
             "qkv_proj", {"q_proj", "k_proj", "v_proj"},
             {2 * c.heads * c.head_dim, c.kv_heads * c.head_dim, c.kv_heads * c.head_dim},
@@ -90,7 +83,7 @@ class GatedAttention {
         q_norm_(w.norm_plus_one("q_norm", c.head_dim, c.eps)),
         k_norm_(w.norm_plus_one("k_norm", c.head_dim, c.eps)),
         o_proj_(w.linear("o_proj", c.hidden, c.heads * c.head_dim)),
-        rope_(rope),
+        rope_(c.rope),
         head_dim_(c.head_dim),
         shape_{.layer = layer, .scale = 1.0 / std::sqrt(static_cast<double>(c.head_dim))} {}
 
@@ -174,13 +167,12 @@ class SparseMlp {
 
 class Qwen36Block : public Block {
  public:
-  Qwen36Block(const Weights& w, const Config& c, const ops::Rope& rope, int layer,
-              bool full_attention)
+  Qwen36Block(const Weights& w, const Config& c, int layer, bool full_attention)
       : input_layernorm_(w.norm_plus_one("input_layernorm", c.hidden, c.eps)),
         post_attention_layernorm_(w.norm_plus_one("post_attention_layernorm", c.hidden, c.eps)) {
     // The mixer first: linears are listed in the order in which a token meets them.
     if (full_attention)
-      self_attn_.emplace(w / "self_attn", c, rope, layer);
+      self_attn_.emplace(w / "self_attn", c, layer);
     else
       linear_attn_.emplace(w / "linear_attn", c, layer);
     mlp_.emplace(w / "mlp", c);
@@ -199,29 +191,18 @@ class Qwen36Block : public Block {
   std::optional<SparseMlp> mlp_;
 };
 
-class Qwen36Stem : public Stem {
- public:
-  Qwen36Stem(const Weights& w, const Config& c)
-      : embed_tokens_(w.embedding("embed_tokens", c.vocab, c.hidden)) {}
-
-  Tensor operator()(const Tensor& tokens, Pass& pass) const override {
-    return pass.media.in_place_of(embed_tokens_(tokens));
-  }
-
- private:
-  Embedding embed_tokens_;
-};
-
 // Multi-token prediction: the embedding of the next token, then the normed state, through one more
 // attention block.
 class Qwen36Draft : public Draft {
  public:
-  Qwen36Draft(const Weights& w, const Config& c, const ops::Rope& rope)
+  Qwen36Draft(const Weights& w, const Config& c)
       : pre_fc_norm_embedding_(w.norm_plus_one("pre_fc_norm_embedding", c.hidden, c.eps)),
         pre_fc_norm_hidden_(w.norm_plus_one("pre_fc_norm_hidden", c.hidden, c.eps)),
         fc_(w.linear("fc", c.hidden, 2 * c.hidden, Role::draft_input)),
-        block_(w / "layers" / 0, c, rope, c.layers, /*full_attention=*/true),
-        norm_(w.norm_plus_one("norm", c.hidden, c.eps)) {}
+        block_(w / "layers" / 0, c, c.layers, /*full_attention=*/true),
+        norm_(w.norm_plus_one("norm", c.hidden, c.eps)) {
+    w.expect_all_taken();
+  }
 
   Tensor operator()(const Tensor& embedded, const Tensor& state, Pass& pass) const override {
     Tensor joined = at::cat({pre_fc_norm_embedding_(embedded), pre_fc_norm_hidden_(state)}, -1);
@@ -237,13 +218,16 @@ class Qwen36Draft : public Draft {
 
 class Qwen36 : public Model {
  public:
-  Qwen36(const Json& text_config, std::optional<Sight> sight)
-      : c_(text_config), rope_(text_config, c_.head_dim), sight_(std::move(sight)) {}
+  explicit Qwen36(const Json& config)
+      : c_(Settings(text_config(config)), config.get<bool>("tie_word_embeddings", false)),
+        sight_(qwen3_6_sight(config)) {}
 
   int blocks() const override { return c_.layers; }
   int64_t vocabulary() const override { return c_.vocab; }
   int64_t hidden() const override { return c_.hidden; }
-  std::string blocks_path(const Weights& root) const override { return text(root).path("layers"); }
+  std::string blocks_path(const Weights& root) const override {
+    return text_model(root).path("layers");
+  }
 
   std::optional<prompt::ImageTokens> image_tokens() const override {
     return sight_ ? std::optional(sight_->tokens) : std::nullopt;
@@ -253,43 +237,38 @@ class Qwen36 : public Model {
   }
 
   std::unique_ptr<Stem> stem(const Weights& root) const override {
-    return std::make_unique<Qwen36Stem>(text(root), c_);
+    expect_last_block(text_model(root) / "layers", c_.layers);
+    return std::make_unique<TokenStem>(
+        text_model(root).embedding("embed_tokens", c_.vocab, c_.hidden));
   }
 
   std::unique_ptr<Block> block(const Weights& root, int i) const override {
-    const bool full_attention = c_.layer_types.at(i) == "full_attention";
-    return std::make_unique<Qwen36Block>(text(root) / "layers" / i, c_, rope_, i, full_attention);
+    const Weights place = text_model(root) / "layers" / i;
+    auto block =
+        std::make_unique<Qwen36Block>(place, c_, i, c_.layer_types.at(i) == "full_attention");
+    place.expect_all_taken();
+    return block;
   }
 
   std::unique_ptr<Head> head(const Weights& root) const override {
-    return std::make_unique<NormHead>(text(root).norm_plus_one("norm", c_.hidden, c_.eps),
-                                      lm_head(root, text(root), c_.tied, c_.vocab, c_.hidden));
+    const Weights text = text_model(root);
+    return std::make_unique<NormHead>(text.norm_plus_one("norm", c_.hidden, c_.eps),
+                                      lm_head(root, text, c_.tied, c_.vocab, c_.hidden));
   }
 
   std::unique_ptr<Draft> draft(const Weights& root) const override {
     if (!root.has("mtp.fc.weight")) return nullptr;
-    return std::make_unique<Qwen36Draft>((root / "mtp").drafting(), c_, rope_);
+    return std::make_unique<Qwen36Draft>((root / "mtp").drafting(), c_);
   }
   std::string draft_path(const Weights& root) const override { return root.path("mtp"); }
 
  private:
-  // A text-only checkpoint has its tensors right below "model".
-  static Weights text(const Weights& root) {
-    const Weights nested = root / "model" / "language_model";
-    return nested.has("embed_tokens.weight") ? nested : root / "model";
-  }
-
   Config c_;
-  ops::Rope rope_;
   std::optional<Sight> sight_;
 };
 
 }  // namespace
 
-// A text-only checkpoint has its text settings at the top.
-std::unique_ptr<Model> make_qwen3_6(const Json& config) {
-  return std::make_unique<Qwen36>(config.has("text_config") ? config.at("text_config") : config,
-                                  qwen3_6_sight(config));
-}
+std::unique_ptr<Model> make_qwen3_6(const Json& config) { return std::make_unique<Qwen36>(config); }
 
 }  // namespace quern::models

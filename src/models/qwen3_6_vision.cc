@@ -19,25 +19,23 @@ namespace {
 using namespace nn;
 
 constexpr double kEps = 1e-6;  // fixed in the reference
-constexpr double kTheta = 10000;
-
+// Defaults after transformers' configuration_qwen3_5_moe.py.
 struct Config {
-  explicit Config(const Json& c)
-      : depth(c.get<int>("depth")),
-        hidden(c.get<int>("hidden_size")),
-        inner(c.get<int>("intermediate_size")),
-        heads(c.get<int>("num_heads")),
-        channels(c.get<int>("in_channels", 3)),
-        patch(c.get<int>("patch_size")),
-        frames(c.get<int>("temporal_patch_size", 2)),
-        merge(c.get<int>("spatial_merge_size", 2)),
-        positions(c.get<int>("num_position_embeddings")),
-        out(c.get<int>("out_hidden_size")) {
-    const auto act = c.get<std::string>("hidden_act", "gelu_pytorch_tanh");
-    if (act != "gelu_pytorch_tanh")
-      fail("{}: hidden_act \"{}\" is not implemented; only gelu_pytorch_tanh is", c.path(), act);
-    if (c.has("deepstack_visual_indexes") && c.at("deepstack_visual_indexes").size() > 0)
-      fail("{}: deepstack_visual_indexes is not implemented", c.path());
+  explicit Config(const Settings& c)
+      : depth(c.get("depth", 27)),
+        hidden(c.get("hidden_size", 1152)),
+        inner(c.get("intermediate_size", 4304)),
+        heads(c.get("num_heads", 16)),
+        channels(c.get("in_channels", 3)),
+        patch(c.get("patch_size", 16)),
+        frames(c.get("temporal_patch_size", 2)),
+        merge(c.get("spatial_merge_size", 2)),
+        positions(c.get("num_position_embeddings", 2304)),
+        out(c.get("out_hidden_size", 3584)),
+        theta(axial_theta(c, 10000)) {
+    c.only("hidden_act", {"\"gelu_pytorch_tanh\""});
+    c.only("deepstack_visual_indexes", {"[]"});
+    c.refuse_unread();
     if (heads < 1 || hidden % heads != 0 || hidden / heads % 4 != 0)
       fail("{}: hidden_size {} does not divide into {} heads of a multiple of 4", c.path(), hidden,
            heads);
@@ -52,6 +50,7 @@ struct Config {
   int64_t patch_values() const { return int64_t{channels} * frames * patch * patch; }
 
   int depth, hidden, inner, heads, channels, patch, frames, merge, positions, out;
+  double theta;
 };
 
 // Where patches stand, in the order in which the processor gives them: square after square.
@@ -150,8 +149,8 @@ class Qwen36Vision : public Vision {
     const Places places(patches, c_.merge);
     Tensor x = patch_embed_(patches.values) + positions(places, patches);
     const int64_t width = c_.hidden / c_.heads;
-    const Tensor angles = at::cat({ops::axial_angles(places.rows, kTheta, width / 2),
-                                   ops::axial_angles(places.columns, kTheta, width / 2)},
+    const Tensor angles = at::cat({ops::axial_angles(places.rows, c_.theta, width / 2),
+                                   ops::axial_angles(places.columns, c_.theta, width / 2)},
                                   -1);
     for (const VisionBlock& block : blocks_) x = block(x, angles);
     return x;
@@ -203,9 +202,9 @@ class Qwen36Vision : public Vision {
 
 std::optional<Sight> qwen3_6_sight(const Json& config) {
   if (!config.has("vision_config")) return std::nullopt;
-  const Config c(config.at("vision_config"));
+  const Config c(Settings(config.at("vision_config")));
   Sight sight;
-  sight.tokens.image = config.get<int>("image_token_id");
+  sight.tokens.image = config.get<int>("image_token_id", 248056);
   sight.tokens.by_grid = true;
   sight.tower = [c](const Weights& root) -> std::unique_ptr<Vision> {
     const Weights w = root / "model" / "visual";

@@ -15,73 +15,43 @@ namespace {
 
 using namespace nn;
 
+// Defaults after the authors' configuration_sarvam_moe.py. Many are not the released model's, whose
+// config.json says them; the tensors' shapes tell when one is missing there.
 struct Config {
-  // No defaults for sizes: those of the configuration class are not the released model's.
-  explicit Config(const Json& c)
-      : layers(c.get<int>("num_hidden_layers")),
-        hidden(c.get<int>("hidden_size")),
-        inner(c.get<int>("intermediate_size")),
-        vocab(c.get<int>("vocab_size")),
-        heads(c.get<int>("num_attention_heads")),
-        kv_heads(c.get<int>("num_key_value_heads")),
-        head_dim(c.get<int>("head_dim")),
-        dense_layers(c.get<int>("first_k_dense_replace")),
-        experts(c.get<int>("num_experts")),
-        expert_inner(c.get<int>("moe_intermediate_size")),
-        shared_inner(c.get<int>("num_shared_experts") *
-                     c.get<int>("moe_shared_expert_intermediate_size", expert_inner)),
-        routing{.k = c.get<int>("num_experts_per_tok"),
-                .groups = c.get<int>("n_group", 1),
-                .kept_groups = c.get<int>("topk_group", 1),
-                .normalize = c.get<bool>("norm_topk_prob", true),
-                .factor = c.get<double>("routed_scaling_factor")},
-        eps(c.get<double>("rms_norm_eps")),
-        qk_norm(c.get<bool>("use_qk_norm", true)),
-        tied(c.get<bool>("tie_word_embeddings", false)) {
-    refuse(c);
-    check(c.path());
-  }
-
-  static void refuse(const Json& c) {
-    only(c, "hidden_act", {"\"silu\""});
-    only(c, "score_function", {"\"sigmoid\""});
-    only(c, "router_dtype", {"\"fp32\"", "\"float32\""});
-    only(c, "moe_router_enable_expert_bias", {"true"});
-    only(c, "use_rmsnorm", {"true"});
+  explicit Config(const Settings& c)
+      : layers(c.get("num_hidden_layers", 19)),
+        hidden(c.get("hidden_size", 4096)),
+        inner(c.get("intermediate_size", 8192)),
+        vocab(c.get("vocab_size", 262144)),
+        heads(c.get("num_attention_heads", 16)),
+        kv_heads(c.get("num_key_value_heads", 4)),
+        head_dim(c.get("head_dim", 256)),
+        dense_layers(c.get("first_k_dense_replace", 1)),
+        experts(c.get("num_experts", 128)),
+        expert_inner(c.get("moe_intermediate_size", 1024)),
+        shared_inner(c.get("num_shared_experts", 1) *
+                     c.get("moe_shared_expert_intermediate_size", expert_inner)),
+        routing{.k = c.get("num_experts_per_tok", 6),
+                .groups = c.get("n_group", 1),
+                .kept_groups = c.get("topk_group", 1),
+                .normalize = c.get("norm_topk_prob", true),
+                .factor = c.get("routed_scaling_factor", 2.5)},
+        eps(c.get("rms_norm_eps", 1e-6)),
+        qk_norm(c.get("use_qk_norm", true)),
+        tied(c.get("tie_word_embeddings", false)),
+        rope(c.rope(head_dim, {.positions = 4096})) {
+    c.only("hidden_act", {"\"silu\""});
+    c.only("score_function", {"\"sigmoid\""});
+    c.only("router_dtype", {"\"fp32\"", "\"float32\""});
+    c.only("moe_router_enable_expert_bias", {"true"});
+    c.only("use_rmsnorm", {"true"});
     // vLLM rotates a part where the authors' file rotates all.
-    only(c, "partial_rotary_factor", {"1.0"});
-    only(c, "rotary_dim", {fmt::format("{}", c.get<int>("head_dim"))});
-    refuse_unknown(c, {"first_k_dense_replace",
-                       "hidden_act",
-                       "moe_intermediate_size",
-                       "moe_router_enable_expert_bias",
-                       "moe_shared_expert_intermediate_size",
-                       "n_group",
-                       "norm_topk_prob",
-                       "num_attention_heads",
-                       "num_experts",
-                       "num_experts_per_tok",
-                       "num_shared_experts",
-                       "partial_rotary_factor",
-                       "rms_norm_eps",
-                       "rope_parameters",
-                       "rope_scaling",
-                       "rope_theta",
-                       "rotary_dim",
-                       "routed_scaling_factor",
-                       "score_function",
-                       "topk_group",
-                       "use_qk_norm",
-                       "use_rmsnorm"});
-    const Json rope = c.has("rope_parameters") ? c.at("rope_parameters") : c;
-    if (!c.has("rope_theta")) rope.at("rope_theta");
-  }
-
-  void check(const std::string& path) const {
-    if (kv_heads <= 0 || heads % kv_heads != 0)
-      fail("{}: {} attention heads do not divide into {} kv heads", path, heads, kv_heads);
-    if (shared_inner <= 0) fail("{}: num_shared_experts 0 is not implemented", path);
-    check_routing(routing, experts, path);
+    c.only("partial_rotary_factor", {"1.0"});
+    c.only("rotary_dim", {fmt::format("{}", head_dim)});
+    c.refuse_unread();
+    check_heads(c.path(), heads, kv_heads, head_dim);
+    check_routing(routing, experts, c.path());
+    if (shared_inner <= 0) fail("{}: num_shared_experts 0 is not implemented", c.path());
   }
 
   int layers, hidden, inner, vocab, heads, kv_heads, head_dim;
@@ -89,6 +59,7 @@ struct Config {
   ops::SigmoidTopK routing;
   double eps;
   bool qk_norm, tied;
+  ops::Rope rope;
 };
 
 // The names in which the released checkpoint and one that transformers saved differ.
@@ -106,12 +77,12 @@ const Names& names_of(const Weights& root) {
 
 class Attention {
  public:
-  Attention(const Weights& w, const Names& names, const Config& c, const ops::Rope& rope, int layer)
+  Attention(const Weights& w, const Names& names, const Config& c, int layer)
       : query_key_value_(w.merged<3>(
             "query_key_value", {"q_proj", "k_proj", "v_proj"},
             {c.heads * c.head_dim, c.kv_heads * c.head_dim, c.kv_heads * c.head_dim}, c.hidden)),
         dense_(w.linear(names.output, c.hidden, c.heads * c.head_dim)),
-        rope_(rope),
+        rope_(c.rope),
         head_dim_(c.head_dim),
         shape_{.layer = layer, .scale = 1.0 / std::sqrt(static_cast<double>(c.head_dim))} {
     if (!c.qk_norm) return;
@@ -162,10 +133,9 @@ class SparseMlp {
 
 class SarvamMoeBlock : public Block {
  public:
-  SarvamMoeBlock(const Weights& w, const Names& names, const Config& c, const ops::Rope& rope,
-                 int layer)
+  SarvamMoeBlock(const Weights& w, const Names& names, const Config& c, int layer)
       : input_layernorm_(w.norm("input_layernorm", c.hidden, c.eps)),
-        attention_(w / names.attention, names, c, rope, layer),
+        attention_(w / names.attention, names, c, layer),
         post_attention_layernorm_(w.norm("post_attention_layernorm", c.hidden, c.eps)) {
     if (layer < c.dense_layers)
       dense_mlp_ = w.mlp("mlp", c.hidden, c.inner);
@@ -190,7 +160,7 @@ class SarvamMoeBlock : public Block {
 
 class SarvamMoe : public Model {
  public:
-  explicit SarvamMoe(const Json& config) : c_(config), rope_(config, c_.head_dim) {}
+  explicit SarvamMoe(const Json& config) : c_(Settings(config)) {}
 
   int blocks() const override { return c_.layers; }
   int64_t vocabulary() const override { return c_.vocab; }
@@ -204,22 +174,19 @@ class SarvamMoe : public Model {
   }
 
   std::unique_ptr<Block> block(const Weights& root, int i) const override {
-    return std::make_unique<SarvamMoeBlock>(root / "model" / "layers" / i, names_of(root), c_,
-                                            rope_, i);
+    return std::make_unique<SarvamMoeBlock>(root / "model" / "layers" / i, names_of(root), c_, i);
   }
 
   std::unique_ptr<Head> head(const Weights& root) const override {
-    const Weights place = c_.tied ? root / "model" : root;
-    const std::string name = c_.tied ? names_of(root).embedding : "lm_head";
-    return std::make_unique<NormHead>((root / "model").norm("norm", c_.hidden, c_.eps),
-                                      place.linear(name, c_.vocab, c_.hidden, Role::lm_head));
+    return std::make_unique<NormHead>(
+        (root / "model").norm("norm", c_.hidden, c_.eps),
+        lm_head(root, root / "model", c_.tied, c_.vocab, c_.hidden, names_of(root).embedding));
   }
 
   std::unique_ptr<Draft> draft(const Weights&) const override { return nullptr; }
 
  private:
   Config c_;
-  ops::Rope rope_;
 };
 
 }  // namespace

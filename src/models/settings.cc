@@ -12,10 +12,10 @@ namespace {
 
 // Words in the names of settings that change what a model computes.
 constexpr std::string_view kArithmetic[] = {
-    "act",     "alibi",  "attention", "attn",   "bias",  "cap",  "clip",   "expert",
-    "gate",    "group",  "logit",     "mlp",    "moe",   "mult", "norm",   "qk",
-    "resid",   "rope",   "rotary",    "router", "scal",  "scor", "shared", "sink",
-    "sliding", "sparse", "theta",     "topk",   "window"};
+    "act",  "alibi",   "attention", "attn",   "bias", "cap",    "clip", "expert",
+    "gate", "group",   "head",      "logit",  "mlp",  "moe",    "mult", "norm",
+    "qk",   "resid",   "rope",      "rotary", "scal", "router", "scor", "shared",
+    "sink", "sliding", "sparse",    "theta",  "topk", "window"};
 
 // Settings whose names speak of arithmetic, but that only training or another program looks at.
 constexpr std::string_view kInert[] = {
@@ -30,25 +30,42 @@ bool says_nothing(const JsonValue& value) {
 
 }  // namespace
 
-void only(const Json& c, const std::string& key, const std::vector<std::string>& wanted) {
-  if (!c.has(key)) return;
-  const JsonValue& value = c.value().at(key);
+void Settings::only(const std::string& key, const std::vector<std::string>& wanted) const {
+  if (!has(key)) return;
+  const JsonValue& value = json_.value().at(key);
   for (const std::string& text : wanted)
     if (value == parse_json(text, key)) return;
-  fail("{}: {} {} is not implemented, only {}", c.path(), key, value.dump(),
+  fail("{}: {} {} is not implemented, only {}", path(), key, value.dump(),
        fmt::join(wanted, " or "));
 }
 
-void refuse_unknown(const Json& c, const std::vector<std::string_view>& known) {
-  for (const std::string& key : c.keys()) {
+ops::Rope Settings::rope(int64_t head_dim, const ops::RopeDefaults& defaults) const {
+  read_.insert({"rope_parameters", "rope_scaling", "rope_theta", "partial_rotary_factor"});
+  return ops::Rope(json_, head_dim, defaults);
+}
+
+void Settings::refuse_unread() const {
+  for (const std::string& key : json_.keys()) {
     const bool arithmetic = std::ranges::any_of(
         kArithmetic, [&](std::string_view word) { return key.find(word) != std::string::npos; });
-    if (!arithmetic || std::ranges::find(known, key) != known.end() ||
-        std::ranges::find(kInert, key) != std::end(kInert) || says_nothing(c.value().at(key)))
+    if (!arithmetic || read_.contains(key) || std::ranges::find(kInert, key) != std::end(kInert) ||
+        says_nothing(json_.value().at(key)))
       continue;
-    fail("{}: {} {} is not known for this architecture, and may change what it computes", c.path(),
-         key, c.value().at(key).dump());
+    fail("{}: {} {} is not known for this architecture, and may change what it computes", path(),
+         key, json_.value().at(key).dump());
   }
+}
+
+void check_heads(const std::string& path, int heads, int kv_heads, int head_dim) {
+  if (heads < 1 || kv_heads < 1 || head_dim < 1 || heads % kv_heads != 0)
+    fail("{}: {} attention heads of {} dimensions do not divide into {} kv heads", path, heads,
+         head_dim, kv_heads);
+}
+
+void check_experts_per_token(const std::string& path, const char* key, int64_t chosen,
+                             int64_t experts) {
+  if (chosen < 1 || chosen > experts)
+    fail("{}: {} {} of {} experts is not possible", path, key, chosen, experts);
 }
 
 void check_routing(const ops::SigmoidTopK& rule, int64_t experts, const std::string& path) {
@@ -59,12 +76,20 @@ void check_routing(const ops::SigmoidTopK& rule, int64_t experts, const std::str
   if (groups > 1 && experts / groups < 2)
     fail("{}: n_group {} leaves one of {} experts in a group, and two of each are compared", path,
          groups, experts);
-  if (rule.k < 1 || rule.k > kept * (experts / groups))
-    fail("{}: num_experts_per_tok {} of {} experts is not possible", path, rule.k,
-         kept * (experts / groups));
+  check_experts_per_token(path, "num_experts_per_tok", rule.k, kept * (experts / groups));
+}
+
+void check_layer_types(const std::string& path, const std::vector<std::string>& types, int layers,
+                       const std::vector<std::string>& known) {
+  if (std::ssize(types) != layers)
+    fail("{}: layer_types has {} entries for {} layers", path, types.size(), layers);
+  for (const std::string& type : types)
+    if (std::ranges::find(known, type) == known.end())
+      fail("{}: layer type \"{}\" is not known; known: {}", path, type, fmt::join(known, ", "));
 }
 
 void expect_last_block(const nn::Weights& place, int layers) {
+  if (layers < 1) fail("config.json: num_hidden_layers {} is not possible", layers);
   if (!(place / layers).has("input_layernorm.weight")) return;
   fail("{}: config.json describes a model without this block, its num_hidden_layers is {}",
        place.path(std::to_string(layers)), layers);

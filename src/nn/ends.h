@@ -1,5 +1,5 @@
-// The two ends that most models have: a stem that looks tokens up, and a head of a norm and a
-// linear.
+// The two ends that most models have: a stem that looks tokens up, with features where the pass has
+// pictures, and a head of a norm and a linear.
 #pragma once
 
 #include <utility>
@@ -13,7 +13,9 @@ class TokenStem : public Stem {
  public:
   explicit TokenStem(Embedding embed_tokens) : embed_tokens_(std::move(embed_tokens)) {}
 
-  Tensor operator()(const Tensor& tokens, Pass&) const override { return embed_tokens_(tokens); }
+  Tensor operator()(const Tensor& tokens, Pass& pass) const override {
+    return pass.media.in_place_of(embed_tokens_(tokens));
+  }
 
  private:
   Embedding embed_tokens_;
@@ -31,11 +33,13 @@ class NormHead : public Head {
   Linear lm_head_;
 };
 
-// `lm_head` beside the text model, or its embedding once more where the two are tied.
+// `lm_head` beside the text model, or its embedding once more where the two are tied. Where the
+// checkpoint has a head in spite of that, it counts (transformers, modeling_utils.py: tie_weights).
 inline Linear lm_head(const Weights& root, const Weights& text, bool tied, int64_t vocabulary,
-                      int64_t hidden) {
-  return tied ? text.linear("embed_tokens", vocabulary, hidden, Role::lm_head)
-              : root.linear("lm_head", vocabulary, hidden, Role::lm_head);
+                      int64_t hidden, const std::string& embedding = "embed_tokens") {
+  return tied && !root.has_linear("lm_head")
+             ? text.linear(embedding, vocabulary, hidden, Role::lm_head)
+             : root.linear("lm_head", vocabulary, hidden, Role::lm_head);
 }
 
 }  // namespace quern::nn

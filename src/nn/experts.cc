@@ -16,6 +16,7 @@ constexpr int64_t kOutputTile = Weight::kRowTile;
 
 struct Job {
   Weight gate, up, down;
+  Activation activation;
   ops::ExpertLists lists;
   int64_t slots;               // experts per token
   std::vector<int64_t> order;  // experts with tokens, largest first
@@ -36,9 +37,31 @@ std::vector<float> gather(const Job& job, int64_t expert, const float* x, int64_
 
 float sigmoid(float x) { return 1.0f / (1.0f + std::exp(-x)); }
 
-// act = silu(gate) * up
-void activate(const float* gate, const float* up, float* act, int64_t count) {
-  for (int64_t i = 0; i < count; ++i) act[i] = gate[i] * sigmoid(gate[i]) * up[i];
+// An activation's value at x and its derivative there.
+struct Slope {
+  float value, derivative;
+};
+
+Slope silu(float x) {
+  const float s = sigmoid(x), value = x * s;
+  return {value, s + value * (1.0f - s)};
+}
+
+// 0.5 x (1 + tanh(sqrt(2 / pi) (x + 0.044715 x^3)))
+Slope gelu_tanh(float x) {
+  constexpr float kScale = 0.79788456f, kCube = 0.044715f;
+  const float t = std::tanh(kScale * (x + kCube * x * x * x)), half = 0.5f * (1.0f + t);
+  return {x * half, half + 0.5f * x * (1.0f - t * t) * kScale * (1.0f + 3.0f * kCube * x * x)};
+}
+
+Slope slope_of(Activation activation, float x) {
+  return activation == Activation::silu ? silu(x) : gelu_tanh(x);
+}
+
+// act = act(gate) * up
+void activate(Activation activation, const float* gate, const float* up, float* act,
+              int64_t count) {
+  for (int64_t i = 0; i < count; ++i) act[i] = slope_of(activation, gate[i]).value * up[i];
 }
 
 // gate and up [pairs, inner], in the order of the lists.
@@ -65,7 +88,7 @@ Tensor project_out(const Job& job, const Tensor& gate, const Tensor& up, const f
   parallel_for(experts, [&](int64_t i) {
     const int64_t first = job.lists.begin[job.order[i]], pairs = job.lists.pairs(job.order[i]);
     float* rows = act.data_ptr<float>() + first * inner;
-    activate(gate.const_data_ptr<float>() + first * inner,
+    activate(job.activation, gate.const_data_ptr<float>() + first * inner,
              up.const_data_ptr<float>() + first * inner, rows, pairs * inner);
     ready[i] = job.down.prepare(rows, pairs, inner);
   });
@@ -119,11 +142,12 @@ Gradients backward_out(const Job& job, const Tensor& gate, const Tensor& up, con
       const float factor = p.const_data_ptr<float>()[place];
       float dp = 0;
       for (int64_t c = pair * inner; c < (pair + 1) * inner; ++c) {
-        const float s = sigmoid(g[c]), silu = g[c] * s, upstream = factor * dact[c];
-        act[c] = silu * u[c];
+        const Slope at = slope_of(job.activation, g[c]);
+        const float upstream = factor * dact[c];
+        act[c] = at.value * u[c];
         dp += dact[c] * act[c];
-        du[c] = upstream * silu;
-        dg[c] = upstream * u[c] * (s + silu * (1.0f - s));
+        du[c] = upstream * at.value;
+        dg[c] = upstream * u[c] * at.derivative;
       }
       d.p.data_ptr<float>()[place] = dp;
       for (int64_t c = pair * hidden; c < (pair + 1) * hidden; ++c) dy_rows[c] *= factor;
@@ -230,6 +254,7 @@ Tensor Experts::operator()(const Tensor& x_in, const ops::Routing& routing,
   auto job = std::make_shared<Job>(Job{gate_proj_,
                                        up_proj_,
                                        down_proj_,
+                                       activation_,
                                        ops::sort_by_expert(routing.experts, count),
                                        routing.experts.size(1),
                                        {}});

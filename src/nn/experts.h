@@ -1,6 +1,7 @@
 // The routed experts of a block: three stacks of equal matrices, worked on together.
 #pragma once
 
+#include "nn/activation.h"
 #include "nn/weight.h"
 #include "ops/routing.h"
 
@@ -9,10 +10,13 @@ namespace quern::nn {
 class Experts {
  public:
   Experts() = default;
-  Experts(Weight gate, Weight up, Weight down)
-      : gate_proj_(std::move(gate)), up_proj_(std::move(up)), down_proj_(std::move(down)) {}
+  Experts(Weight gate, Weight up, Weight down, Activation activation)
+      : gate_proj_(std::move(gate)),
+        up_proj_(std::move(up)),
+        down_proj_(std::move(down)),
+        activation_(activation) {}
 
-  // x fp32 [tokens, hidden] -> sum over a token's experts of weight * down(silu(gate x) * up x).
+  // x fp32 [tokens, hidden] -> sum over a token's experts of weight * down(act(gate x) * up x).
   // Gradients flow to x and to the routing weights. Fills `pairs_per_expert` if given.
   Tensor operator()(const Tensor& x, const ops::Routing& routing,
                     std::vector<int64_t>* pairs_per_expert) const;
@@ -23,6 +27,7 @@ class Experts {
 
  private:
   Weight gate_proj_, up_proj_, down_proj_;
+  Activation activation_ = Activation::silu;
 };
 
 }  // namespace quern::nn

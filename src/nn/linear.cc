@@ -100,7 +100,8 @@ Tensor Norm::gated(const Tensor& x, const Tensor& gate) const {
 
 Tensor Mlp::operator()(const Tensor& x) const {
   auto [gate, up] = gate_up_(x);
-  return down_proj_(ops::silu_mul(gate, up));
+  return down_proj_(activation_ == Activation::silu ? ops::silu_mul(gate, up)
+                                                    : ops::gelu_tanh_mul(gate, up));
 }
 
 }  // namespace quern::nn

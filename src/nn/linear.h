@@ -4,6 +4,7 @@
 #include <array>
 #include <vector>
 
+#include "nn/activation.h"
 #include "nn/weight.h"
 
 namespace quern::nn {
@@ -82,16 +83,18 @@ class Norm {
   double eps_ = 0;
 };
 
-// down(silu(gate x) * up x)
+// down(act(gate x) * up x)
 class Mlp {
  public:
   Mlp() = default;
-  Mlp(Merged<2> gate_up, Linear down) : gate_up_(std::move(gate_up)), down_proj_(std::move(down)) {}
+  Mlp(Merged<2> gate_up, Linear down, Activation activation)
+      : gate_up_(std::move(gate_up)), down_proj_(std::move(down)), activation_(activation) {}
   Tensor operator()(const Tensor& x) const;
 
  private:
   Merged<2> gate_up_;
   Linear down_proj_;
+  Activation activation_ = Activation::silu;
 };
 
 }  // namespace quern::nn

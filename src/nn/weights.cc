@@ -237,14 +237,15 @@ Linear Weights::part(const std::string& name, const std::string& fused, int64_t 
   return with_bias(name, std::move(weight), bias);
 }
 
-Mlp Weights::mlp(const std::string& name, int64_t hidden, int64_t inner) const {
+Mlp Weights::mlp(const std::string& name, int64_t hidden, int64_t inner,
+                 Activation activation) const {
   const Weights here = *this / name;
   auto gate_up = here.merged<2>("gate_up_proj", {"gate_proj", "up_proj"}, {inner, inner}, hidden);
-  return Mlp(std::move(gate_up), here.linear("down_proj", hidden, inner));
+  return Mlp(std::move(gate_up), here.linear("down_proj", hidden, inner), activation);
 }
 
-Experts Weights::experts(const std::string& name, int64_t count, int64_t hidden,
-                         int64_t inner) const {
+Experts Weights::experts(const std::string& name, int64_t count, int64_t hidden, int64_t inner,
+                         Activation activation) const {
   const std::string place = prefix_ + name;
   Weight gate = load_stack(place, "gate_proj", count, inner, hidden);
   Weight up = load_stack(place, "up_proj", count, inner, hidden);
@@ -261,7 +262,7 @@ Experts Weights::experts(const std::string& name, int64_t count, int64_t hidden,
       }
     }
   }
-  return Experts(std::move(gate), std::move(up), std::move(down));
+  return Experts(std::move(gate), std::move(up), std::move(down), activation);
 }
 
 std::vector<std::string> Weights::untaken() const {

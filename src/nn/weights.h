@@ -97,9 +97,11 @@ class Weights {
     for (size_t i = 0; i < N; ++i) parts[i] = part(names[i], fused, rows[i], columns, bias);
     return Merged<N>(std::move(parts));
   }
-  Mlp mlp(const std::string& name, int64_t hidden, int64_t inner) const;
+  Mlp mlp(const std::string& name, int64_t hidden, int64_t inner,
+          Activation activation = Activation::silu) const;
   // `count` experts below `name`: one tensor for all of a kind, or one for each expert.
-  Experts experts(const std::string& name, int64_t count, int64_t hidden, int64_t inner) const;
+  Experts experts(const std::string& name, int64_t count, int64_t hidden, int64_t inner,
+                  Activation activation = Activation::silu) const;
 
   // Tensors of the checkpoint below this place that nobody has taken.
   std::vector<std::string> untaken() const;

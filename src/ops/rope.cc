@@ -34,13 +34,20 @@ double positive(const Json& parameters, const char* key) {
   return value;
 }
 
+// Positions that the model was trained on before its context was stretched.
+double original_context(const Json& parameters, int64_t positions) {
+  const char* key = "original_max_position_embeddings";
+  if (parameters.has(key) || positions < 1) return positive(parameters, key);
+  return static_cast<double>(positions);
+}
+
 // Llama 3.1: long waves are slowed down by `factor`, short ones are kept, and those between go from
 // one to the other.
-Tensor llama3(const Tensor& frequencies, const Json& parameters) {
+Tensor llama3(const Tensor& frequencies, const Json& parameters, int64_t positions) {
   const double factor = positive(parameters, "factor"),
                low = positive(parameters, "low_freq_factor"),
-               high = positive(parameters, "high_freq_factor"),
-               context = positive(parameters, "original_max_position_embeddings");
+               high = positive(parameters, "high_freq_factor");
+  const double context = original_context(parameters, positions);
   if (high <= low)
     fail("{}: high_freq_factor must be larger than low_freq_factor", parameters.path());
   Tensor waves = 2 * M_PI / frequencies;
@@ -53,8 +60,7 @@ Tensor llama3(const Tensor& frequencies, const Json& parameters) {
 Tensor yarn(const Tensor& frequencies, const Json& parameters, double theta, int64_t positions) {
   const auto count = static_cast<double>(frequencies.size(0));
   const double factor = positive(parameters, "factor");
-  const double context =
-      parameters.get<double>("original_max_position_embeddings", static_cast<double>(positions));
+  const double context = original_context(parameters, positions);
   auto dimension = [&](double turns) {
     return count * std::log(context / (turns * 2 * M_PI)) / std::log(theta);
   };
@@ -97,33 +103,33 @@ void refuse_unknown(const Json& parameters) {
 
 }  // namespace
 
-Rope::Rope(const Json& c, int64_t head_dim) {
-  const auto positions = c.get<int64_t>("max_position_embeddings", 0);
-  const double theta = c.get<double>("rope_theta", 10000.0);
-  const double partial = c.get<double>("partial_rotary_factor", 1.0);
-  for (const char* key : {"rope_parameters", "rope_scaling"}) {
-    if (!c.has(key)) continue;
-    const Json parameters = c.at(key);
-    read(parameters, parameters.get<double>("rope_theta", theta),
-         parameters.get<double>("partial_rotary_factor", partial), head_dim, positions);
-    return;
-  }
+// Where parameters are missing in their own place, the older one beside them counts
+// (transformers, modeling_rope_utils.py: convert_rope_params_to_dict).
+Rope::Rope(const Json& c, int64_t head_dim, const RopeDefaults& defaults) {
+  RopeDefaults outer = defaults;
+  outer.theta = c.get<double>("rope_theta", defaults.theta);
+  outer.partial = c.get<double>("partial_rotary_factor", defaults.partial);
+  outer.positions = c.get<int64_t>("max_position_embeddings", defaults.positions);
   const JsonValue none = JsonValue::object();
-  read(Json(none, c.path()), theta, partial, head_dim, positions);
+  Json parameters(none, c.path());
+  for (const char* key : {"rope_parameters", "rope_scaling"})
+    if (c.has(key) && c.at(key).size() > 0) parameters = c.at(key);
+  read(parameters, head_dim, outer);
 }
 
 Rope::Rope(const Json& c, const std::string& layer_type, int64_t head_dim) {
   const Json parameters = c.at("rope_parameters").at(layer_type);
-  read(parameters, parameters.get<double>("rope_theta"),
-       parameters.get<double>("partial_rotary_factor", 1.0), head_dim,
-       c.get<int64_t>("max_position_embeddings", 0));
+  read(parameters, head_dim,
+       {.theta = parameters.get<double>("rope_theta"),
+        .positions = c.get<int64_t>("max_position_embeddings", 0)});
 }
 
-void Rope::read(const Json& parameters, double theta, double partial, int64_t head_dim,
-                int64_t positions) {
+void Rope::read(const Json& parameters, int64_t head_dim, const RopeDefaults& defaults) {
   refuse_unknown(parameters);
   const auto type =
       parameters.get<std::string>("rope_type", parameters.get<std::string>("type", "default"));
+  const auto theta = parameters.get<double>("rope_theta", defaults.theta),
+             partial = parameters.get<double>("partial_rotary_factor", defaults.partial);
   const auto turned = static_cast<int64_t>(static_cast<double>(head_dim) * partial);
   if (turned <= 0 || turned % 2 != 0 || turned > head_dim || head_dim % 2 != 0) {
     fail("{}: partial_rotary_factor {} of head_dim {} is not an even number of dimensions",
@@ -139,9 +145,9 @@ void Rope::read(const Json& parameters, double theta, double partial, int64_t he
   } else if (type == "linear") {
     frequencies_ /= positive(parameters, "factor");
   } else if (type == "llama3") {
-    frequencies_ = llama3(frequencies_, parameters);
+    frequencies_ = llama3(frequencies_, parameters, defaults.positions);
   } else if (type == "yarn") {
-    frequencies_ = yarn(frequencies_, parameters, theta, positions);
+    frequencies_ = yarn(frequencies_, parameters, theta, defaults.positions);
     magnitude_ = yarn_magnitude(parameters);
   } else if (type != "default" && type != "mrope") {
     fail(
@@ -149,13 +155,13 @@ void Rope::read(const Json& parameters, double theta, double partial, int64_t he
         "proportional, yarn",
         parameters.path(), type);
   }
-  if (!parameters.has("mrope_section")) return;
-  const auto counts = parameters.get<std::vector<int64_t>>("mrope_section");
+  const auto counts = parameters.get<std::vector<int64_t>>("mrope_section", defaults.sections);
+  if (counts.empty()) return;
   if (counts.size() != 3 || counts[0] + counts[1] + counts[2] != rotated_ / 2) {
     fail("{}: mrope_section must hold three numbers that add up to {}", parameters.path(),
          rotated_ / 2);
   }
-  if (!parameters.get<bool>("mrope_interleaved", false))
+  if (!parameters.get<bool>("mrope_interleaved", true))
     fail("{}: mrope_interleaved false is not implemented", parameters.path());
   axis_of_ = interleaved_axes(counts, rotated_ / 2);
 }

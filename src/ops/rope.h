@@ -9,12 +9,20 @@
 
 namespace quern::ops {
 
+// What an architecture takes for settings that its config.json leaves out.
+struct RopeDefaults {
+  double theta = 10000;
+  double partial = 1;                  // partial_rotary_factor
+  int64_t positions = 0;               // max_position_embeddings
+  std::vector<int64_t> sections = {};  // mrope_section; empty: positions have one axis
+};
+
 class Rope {
  public:
   // Reads `rope_parameters` of a text config, or the older `rope_theta`, `rope_scaling` and
   // `partial_rotary_factor`. Fails on a rope type or setting that is not implemented: ignoring one
   // would change the model.
-  Rope(const Json& text_config, int64_t head_dim);
+  Rope(const Json& text_config, int64_t head_dim, const RopeDefaults& defaults = {});
   // The same where the config has one set of parameters for each type of layer.
   Rope(const Json& text_config, const std::string& layer_type, int64_t head_dim);
 
@@ -27,8 +35,7 @@ class Rope {
   double magnitude() const { return magnitude_; }             // what YaRN multiplies the result by
 
  private:
-  void read(const Json& parameters, double theta, double partial, int64_t head_dim,
-            int64_t positions);
+  void read(const Json& parameters, int64_t head_dim, const RopeDefaults& defaults);
 
   int64_t rotated_ = 0;  // r
   Tensor frequencies_;

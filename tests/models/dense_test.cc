@@ -1,4 +1,5 @@
-// Plain Qwen3 and Llama against transformers, on the checkpoints of tools/make_dense_fixtures.py.
+// The checkpoints that tools/make_dense_fixtures.py and make_gemma4_moe_fixture.py made, against
+// what transformers computed with them; and what the dense models refuse.
 #include <gtest/gtest.h>
 
 #include <nlohmann/json.hpp>
@@ -13,9 +14,9 @@ namespace {
 
 constexpr double kLogitTolerance = 2e-4;
 
-class DenseTest : public testing::TestWithParam<std::string> {
+class MadeFixtureTest : public testing::TestWithParam<std::string> {
  protected:
-  DenseTest() : folder_(test_data(GetParam())), golden_(folder_ / "golden.safetensors") {
+  MadeFixtureTest() : folder_(test_data(GetParam())), golden_(folder_ / "golden.safetensors") {
     prepare_torch();
   }
 
@@ -38,7 +39,7 @@ class DenseTest : public testing::TestWithParam<std::string> {
   checkpoint::SafetensorsFile golden_;
 };
 
-TEST_P(DenseTest, LogitsAndEveryBlock) {
+TEST_P(MadeFixtureTest, LogitsAndEveryBlock) {
   Whole whole(folder_);
   for (const std::string p : {"p0", "p1"}) {
     Tensor tokens = ids(p + ".input_ids");
@@ -54,7 +55,7 @@ TEST_P(DenseTest, LogitsAndEveryBlock) {
   }
 }
 
-TEST_P(DenseTest, GreedyContinuationWithCaches) {
+TEST_P(MadeFixtureTest, GreedyContinuationWithCaches) {
   Whole whole(folder_);
   for (const std::string p : {"p0", "p1"}) {
     Tensor tokens = ids(p + ".input_ids"), expected = ids(p + ".greedy_ids");
@@ -72,7 +73,7 @@ TEST_P(DenseTest, GreedyContinuationWithCaches) {
   }
 }
 
-TEST_P(DenseTest, AnyChunkingGivesTheSame) {
+TEST_P(MadeFixtureTest, AnyChunkingGivesTheSame) {
   Whole whole(folder_);
   Tensor tokens = ids("p1.input_ids");
   std::mt19937 random(7);
@@ -88,9 +89,17 @@ TEST_P(DenseTest, AnyChunkingGivesTheSame) {
   }
 }
 
-TEST_P(DenseTest, EveryTensorIsTaken) {
+TEST_P(MadeFixtureTest, EveryTensorIsTaken) {
   Whole whole(folder_);
   EXPECT_TRUE(whole.weights.untaken().empty());
+}
+
+INSTANTIATE_TEST_SUITE_P(Families, MadeFixtureTest, testing::Values("qwen3", "llama", "gemma4_moe"),
+                         [](const auto& family) { return family.param; });
+
+class DenseTest : public MadeFixtureTest {};
+TEST_P(DenseTest, BlocksBelowModel) {
+  Whole whole(folder_);
   EXPECT_EQ(whole.model->blocks_path(whole.weights), "model.layers");
 }
 

@@ -201,7 +201,7 @@ TEST_F(Gemma4Test, SisterModels) {
 
 TEST_F(Gemma4Test, RefusesWhatItDoesNotImplement) {
   expect_refused("hidden_activation \"silu\" is not implemented", "hidden_activation", "silu");
-  expect_refused("enable_moe_block true", "enable_moe_block", true);
+  expect_refused("top_k_experts 0 of 0 experts", "enable_moe_block", true);
   expect_refused("attention_bias true", "attention_bias", true);
   expect_refused("use_bidirectional_attention \"all\"", "use_bidirectional_attention", "all");
   expect_refused("attn_logit_softcapping", "attn_logit_softcapping", 50.0);

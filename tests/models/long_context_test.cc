@@ -77,7 +77,9 @@ TEST_P(LongContextTest, TheFirstTokenIsRemembered) {
 INSTANTIATE_TEST_SUITE_P(Families, LongContextTest,
                          testing::Values(Case{"qwen36", false}, Case{"qwen36", true},
                                          Case{"gemma4", false}, Case{"gemma4_resaved", false},
-                                         Case{"glm45", false}, Case{"sarvam", false}),
+                                         Case{"gemma4_moe", false}, Case{"glm45", false},
+                                         Case{"sarvam", false}, Case{"qwen3", false},
+                                         Case{"llama", false}),
                          name_of);
 
 }  // namespace
