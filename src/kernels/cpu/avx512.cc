@@ -235,6 +235,7 @@ void unpack(const uint8_t* codes, int64_t length, uint8_t* bytes) {
   const __m512i nibble = _mm512_set1_epi8(15);
   for (int64_t k = 0; k < length; k += 8, codes += kHalves * 64, bytes += 2 * kHalves * 64) {
     for (int h = 0; h < kHalves; ++h) {
+      Avx512Lanes::prefetch(codes + kPrefetch + h * 64);
       const __m512i word = _mm512_load_si512(codes + h * 64);
       _mm512_store_si512(bytes + h * 64, _mm512_and_si512(word, nibble));
       _mm512_store_si512(bytes + (kHalves + h) * 64,

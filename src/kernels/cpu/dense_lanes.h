@@ -47,6 +47,7 @@ struct DenseKernels {
   static void multiply(const DenseShape& shape, const uint16_t* weight, const float* x,
                        float* out) {
     const int64_t columns = shape.columns, whole = columns / 16 * 16;
+    const int64_t distance = prefetch_distance(kR * columns);
     Floats sums[kR * kT];
     repeat<kR * kT>([&](auto i) { sums[i] = L::splat(0); });
     for (int64_t k = 0; k < whole; k += 16) {
@@ -54,7 +55,7 @@ struct DenseKernels {
       repeat<kT>([&](auto t) { xs[t] = L::load(x + t * columns + k); });
       repeat<kR>([&](auto r) {
         const uint16_t* row = weight + r * columns;
-        if (k % 32 == 0) L::prefetch(row + k + prefetch_distance(columns));
+        if (k % 32 == 0) prefetch(weight + distance + kR * k + 32 * r);
         const Floats w = L::template load_as<FloatType::bf16>(row, k);
         repeat<kT>([&](auto t) { sums[r * kT + t] = L::fma(w, xs[t], sums[r * kT + t]); });
       });
@@ -82,10 +83,11 @@ struct DenseKernels {
     });
   }
 
-  // In elements: the same place four rows on, or 4 KB on where rows are longer than the cache.
-  static int64_t prefetch_distance(int64_t columns) {
-    return columns <= 4096 ? columns * kRows : 2048;
-  }
+  // The rows of a tile are read side by side, but memory delivers one stream fastest: what comes
+  // next is fetched front to back, a line for a line, into L2 because it would not all fit into L1.
+  // In elements: never within the tile at hand, 32 KB at least.
+  static int64_t prefetch_distance(int64_t tile) { return tile < 16384 ? 16384 : tile; }
+  static void prefetch(const uint16_t* p) { __builtin_prefetch(p, /*write=*/0, /*locality=*/2); }
 
   static Tile tile(int64_t rows, int64_t tokens) {
     static constexpr Tile kTiles[kRows][kTokens] = {
