@@ -75,14 +75,15 @@ JsonValue weights_json(const Scheme& scheme, const std::string& observer) {
   return json;
 }
 
-// Without scales in the checkpoint, servers take 1.
+// As compressed-tensors 0.19 writes it: no observer is named. Without scales in the
+// checkpoint, servers take 1.
 JsonValue fp8_kv_cache_json() {
   return {{"actorder", nullptr},
           {"block_structure", nullptr},
           {"dynamic", false},
           {"group_size", nullptr},
           {"num_bits", 8},
-          {"observer", "memoryless_minmax"},
+          {"observer", nullptr},
           {"observer_kwargs", JsonValue::object()},
           {"scale_dtype", nullptr},
           {"strategy", "tensor"},

@@ -118,6 +118,16 @@ TEST(CompressedTensorsConfig, IsThePeersButForTheVersion) {
   EXPECT_EQ(got.dump(), expected.dump());
 }
 
+// A random Llama of two blocks, by W4A16 with keys and values in FP8; the file says how.
+TEST(CompressedTensorsConfig, IsThePeersWithKeysAndValuesInFp8) {
+  JsonValue expected = run("kv_cache_fp8")["quantization_config"];
+  JsonValue got = quantization_config(
+      Format::compressed_tensors,
+      {{"model.layers.0.mlp.up_proj", Scheme{}}, {"lm_head", std::nullopt}}, {.fp8_kv_cache = true});
+  expected["version"] = got["version"];
+  EXPECT_EQ(got.dump(), expected.dump());
+}
+
 TEST(AutoRoundConfig, NamesPartsAndFusedUnitsAndDrafts) {
   std::vector<ModuleScheme> linears = linears_of("rtn_mm");
   linears.push_back({"model.language_model.layers.9.mlp.up_proj", Scheme{.group_size = 32}});
