@@ -1,12 +1,21 @@
 // What the server itself costs: behind it stands the mock engine, before it a client of its own.
-// The server runs in a process of its own; with two cores each has one.
+// The server runs in a process of its own; with two cores each has one. What the machine itself
+// costs is measured beside it: the same bytes to as many sockets by a bare loop.
 //   serve_bench [tokens a second of each stream for the latency, default 20]
+#include <arpa/inet.h>
+#include <netinet/in.h>
+#include <netinet/tcp.h>
 #include <sched.h>
 #include <signal.h>
+#include <sys/epoll.h>
 #include <sys/prctl.h>
+#include <sys/resource.h>
+#include <sys/socket.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include <algorithm>
+#include <array>
 #include <atomic>
 #include <cstdlib>
 #include <fstream>
@@ -123,8 +132,100 @@ void throughput() {
   }
 }
 
+double thread_seconds() {
+  timespec time{};
+  clock_gettime(CLOCK_THREAD_CPUTIME_ID, &time);
+  return static_cast<double>(time.tv_sec) + static_cast<double>(time.tv_nsec) * 1e-9;
+}
+
+struct Wires {
+  std::vector<int> here, there;
+
+  explicit Wires(int64_t count) {
+    const int listener = ::socket(AF_INET, SOCK_STREAM, 0);
+    sockaddr_in address{};
+    address.sin_family = AF_INET;
+    address.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
+    socklen_t size = sizeof address;
+    auto* generic = reinterpret_cast<sockaddr*>(&address);
+    QUERN_CHECK(::bind(listener, generic, size) == 0 && ::listen(listener, 16) == 0);
+    QUERN_CHECK(::getsockname(listener, generic, &size) == 0);
+    const int on = 1;
+    for (int64_t i = 0; i < count; ++i) {
+      there.push_back(::socket(AF_INET, SOCK_STREAM, 0));
+      QUERN_CHECK(::connect(there.back(), generic, size) == 0);
+      here.push_back(::accept(listener, nullptr, nullptr));
+      ::setsockopt(here.back(), IPPROTO_TCP, TCP_NODELAY, &on, sizeof on);
+    }
+    ::close(listener);
+  }
+  ~Wires() {
+    for (const auto* ends : {&here, &there})
+      for (int end : *ends) ::close(end);
+  }
+};
+
+// Milliseconds between what arrives at each socket, until `done`.
+std::vector<double> read_gaps(const std::vector<int>& sockets, const std::atomic<bool>& done) {
+  using Clock = std::chrono::steady_clock;
+  const int epoll = ::epoll_create1(0);
+  for (size_t i = 0; i < sockets.size(); ++i) {
+    epoll_event event{.events = EPOLLIN | EPOLLET, .data = {.u64 = i}};
+    ::epoll_ctl(epoll, EPOLL_CTL_ADD, sockets[i], &event);
+  }
+  std::vector<Clock::time_point> last(sockets.size());
+  std::vector<double> gaps;
+  std::array<epoll_event, 128> events;
+  std::array<char, 8192> bytes;
+  while (!done) {
+    const int ready = ::epoll_wait(epoll, events.data(), events.size(), 100);
+    for (int k = 0; k < ready; ++k) {
+      const size_t i = events[static_cast<size_t>(k)].data.u64;
+      if (::recv(sockets[i], bytes.data(), bytes.size(), MSG_DONTWAIT) <= 0) continue;
+      const auto now = Clock::now();
+      if (last[i] != Clock::time_point{})
+        gaps.push_back(std::chrono::duration<double, std::milli>(now - last[i]).count());
+      last[i] = now;
+    }
+  }
+  ::close(epoll);
+  std::sort(gaps.begin(), gaps.end());
+  return gaps;
+}
+
+// What no server can be faster than here: nothing but the system calls.
+void bare_loop(int64_t streams, double tokens_per_s) {
+  constexpr int kSteps = 100;
+  const std::string chunk(250, 'x');  // as long as one of /v1/completions
+  const Wires wires(streams);
+  std::atomic<bool> done{false};
+  double seconds = 0;
+  std::thread sender([&] {
+    pin_to(0);
+    const double before = thread_seconds();
+    auto next = std::chrono::steady_clock::now();
+    for (int step = 0; step < kSteps; ++step) {
+      next += std::chrono::microseconds(static_cast<int64_t>(1e6 / tokens_per_s));
+      std::this_thread::sleep_until(next);
+      for (int socket : wires.here)
+        (void)!::send(socket, chunk.data(), chunk.size(), MSG_DONTWAIT | MSG_NOSIGNAL);
+    }
+    seconds = thread_seconds() - before;
+    done = true;
+  });
+  const std::vector<double> gaps = read_gaps(wires.there, done);
+  sender.join();
+  const double period = 1000 / tokens_per_s;
+  bench::print("bare_loop", {{"streams", streams},
+                             {"added_p99_ms", gaps[gaps.size() * 99 / 100] - period},
+                             {"added_median_ms", gaps[gaps.size() / 2] - period},
+                             {"cpu_microseconds_per_chunk",
+                              seconds / static_cast<double>(streams * kSteps) * 1e6}});
+}
+
 void latency(double tokens_per_s) {
   for (int64_t streams : {1000, 2000}) {
+    bare_loop(streams, tokens_per_s);
     const Child child(tokens_per_s);
     load(child, 10, 10);
     const double idle = child.resident_bytes(), cpu = child.cpu_seconds();
@@ -140,15 +241,16 @@ void latency(double tokens_per_s) {
     done = true;
     watch.join();
     const double period = 1000 / tokens_per_s;
-    bench::print(
-        "serve_latency",
-        {{"streams", streams},
-         {"chunks_per_second", result["chunk_throughput"]},
-         {"completed", result["completed"]},
-         {"added_p99_ms", result["p99_itl_ms"].get<double>() - period},
-         {"added_median_ms", result["median_itl_ms"].get<double>() - period},
-         {"resident_bytes_per_stream", (most - idle) / static_cast<double>(streams)},
-         {"server_cpu_share", (child.cpu_seconds() - cpu) / result["duration"].get<double>()}});
+    const double seconds = child.cpu_seconds() - cpu, tokens = result["total_output_tokens"];
+    bench::print("serve_latency",
+                 {{"streams", streams},
+                  {"chunks_per_second", result["chunk_throughput"]},
+                  {"completed", result["completed"]},
+                  {"added_p99_ms", result["p99_itl_ms"].get<double>() - period},
+                  {"added_median_ms", result["median_itl_ms"].get<double>() - period},
+                  {"resident_bytes_per_stream", (most - idle) / static_cast<double>(streams)},
+                  {"server_cpu_microseconds_per_chunk", seconds / tokens * 1e6},
+                  {"server_cpu_share", seconds / result["duration"].get<double>()}});
   }
 }
 
@@ -165,6 +267,10 @@ void idle() {
 }  // namespace quern::serve
 
 int main(int argc, char** argv) {
+  rlimit files{};
+  ::getrlimit(RLIMIT_NOFILE, &files);
+  files.rlim_cur = files.rlim_max;
+  ::setrlimit(RLIMIT_NOFILE, &files);
   const double tokens_per_s = argc > 1 ? std::atof(argv[1]) : 20;
   quern::serve::pin_to(1);
   quern::serve::throughput();

@@ -215,7 +215,8 @@ void Answer::begin_stream() {
   streaming_ = true;
   exchange_->begin(stream_head());
   if (request_.endpoint != Endpoint::chat) return;
-  for (size_t i = 0; i < choices_.size(); ++i) exchange_->write(writer_.role_chunk(i));
+  for (size_t i = 0; i < choices_.size(); ++i)
+    exchange_->write(writer_.role_chunk(i, usage_of_prompt()));
 }
 
 void Answer::deliver(size_t index, Piece piece) {
@@ -232,7 +233,7 @@ void Answer::deliver(size_t index, Piece piece) {
   if (!streaming_) begin_stream();
   if (request_.echo && !choice.echoed) {
     choice.echoed = true;
-    exchange_->write(writer_.echo_chunk(index, prompt_of(index)));
+    exchange_->write(writer_.echo_chunk(index, prompt_of(index), usage_of_prompt()));
   }
   // Text that is held back, or half a character, has no chunk of its own.
   if (piece.empty() && !request_.logprobs() && !request_.return_token_ids) return;
@@ -241,14 +242,17 @@ void Answer::deliver(size_t index, Piece piece) {
   exchange_->write(writer_.chunk(index, piece, so_far));
 }
 
+Usage Answer::usage_of_prompt() const {
+  Usage usage{.prompt_tokens = prompt_tokens_};
+  // As its tokens, once for all answers to a prompt.
+  for (size_t i = 0; i < choices_.size(); i += static_cast<size_t>(request_.n))
+    usage.cached_tokens += choices_[i].times.cached_tokens;
+  return usage;
+}
+
 Usage Answer::usage() const {
-  Usage usage;
-  usage.prompt_tokens = prompt_tokens_;
-  for (size_t i = 0; i < choices_.size(); ++i) {
-    const Choice& choice = choices_[i];
-    // As the prompt's tokens, once for all its answers.
-    const bool first = i % static_cast<size_t>(request_.n) == 0;
-    if (first) usage.cached_tokens += choice.times.cached_tokens;
+  Usage usage = usage_of_prompt();
+  for (const Choice& choice : choices_) {
     usage.completion_tokens += only_prompt() ? 0 : choice.times.new_tokens;
     usage.reasoning_tokens += choice.reasoning_tokens;
   }

@@ -76,6 +76,7 @@ class Answer : public Receiver, public std::enable_shared_from_this<Answer> {
     return prompts_[index / static_cast<size_t>(request_.n)];
   }
   Usage usage() const;
+  Usage usage_of_prompt() const;  // before the answer
   bool only_prompt() const { return request_.echo && request_.max_tokens == 0; }
 
   AnswerContext context_;

@@ -134,24 +134,31 @@ JsonValue ApiWriter::usage_json(const Usage& usage) const {
 
 // --- Chunks --------------------------------------------------------------------------------------
 
-std::string ApiWriter::role_chunk(size_t choice) const {
-  return heads_[choice] + "{\"role\":" + json_text(request_.role) +
-         ",\"content\":\"\"},\"logprobs\":null,\"finish_reason\":null}],\"prompt_token_ids\":null}"
-         "\n\n";
+// Ends a chunk.
+std::string ApiWriter::usage_so_far(const Usage& usage) const {
+  if (request_.continuous_usage) return ",\"usage\":" + dump(usage_json(usage)) + "}\n\n";
+  return chat() ? "}\n\n" : ",\"usage\":null}\n\n";
 }
 
-std::string ApiWriter::echo_chunk(size_t choice, const EchoedPrompt& prompt) {
+std::string ApiWriter::role_chunk(size_t choice, const Usage& so_far) const {
+  return heads_[choice] + "{\"role\":" + json_text(request_.role) +
+         ",\"content\":\"\"},\"logprobs\":null,\"finish_reason\":null}],\"prompt_token_ids\":null" +
+         usage_so_far(so_far);
+}
+
+std::string ApiWriter::echo_chunk(size_t choice, const EchoedPrompt& prompt, const Usage& so_far) {
   if (chat()) {
     Piece piece;
     piece.said = prompt.text;
-    return chunk(choice, piece, {});
+    return chunk(choice, piece, so_far);
   }
   std::vector<const engine::TokenReport*> reports = {nullptr};
   for (const engine::TokenReport& report : prompt.reports) reports.push_back(&report);
   const JsonValue logprobs = text_logprobs(prompt.ids, reports, offsets_[choice]);
   return heads_[choice] + json_text(prompt.text) + ",\"logprobs\":" + dump(logprobs) +
          ",\"finish_reason\":null,\"stop_reason\":null,\"token_ids\":null,\"prompt_logprobs\":null,"
-         "\"prompt_token_ids\":null}],\"usage\":null}\n\n";
+         "\"prompt_token_ids\":null}]" +
+         usage_so_far(so_far);
 }
 
 void ApiWriter::append_chat_delta(std::string& out, const Piece& piece) const {
@@ -193,11 +200,7 @@ std::string ApiWriter::chunk(size_t choice, const Piece& piece, const Usage& so_
   out += request_.return_token_ids ? dump(piece.ids) : "null";
   if (!chat()) out += ",\"prompt_logprobs\":null,\"prompt_token_ids\":null";
   out += "}]";
-  if (request_.continuous_usage)
-    out += ",\"usage\":" + dump(usage_json(so_far));
-  else if (!chat())
-    out += ",\"usage\":null";
-  out += "}\n\n";
+  out += usage_so_far(so_far);
   return out;
 }
 

@@ -51,8 +51,8 @@ class ApiWriter {
             size_t choices);
 
   // Chunks of a stream, with "data: " and the empty line.
-  std::string role_chunk(size_t choice) const;
-  std::string echo_chunk(size_t choice, const EchoedPrompt& prompt);
+  std::string role_chunk(size_t choice, const Usage& so_far) const;
+  std::string echo_chunk(size_t choice, const EchoedPrompt& prompt, const Usage& so_far);
   std::string chunk(size_t choice, const Piece& piece, const Usage& so_far);
   std::string usage_chunk(const Usage& usage) const;
 
@@ -63,6 +63,7 @@ class ApiWriter {
   bool chat() const { return request_.endpoint == Endpoint::chat; }
   void append_chat_delta(std::string& out, const Piece& piece) const;
   JsonValue usage_json(const Usage& usage) const;
+  std::string usage_so_far(const Usage& usage) const;
   std::string token_text(int32_t id) const;
   JsonValue chat_logprobs(const Piece& piece) const;
   JsonValue chat_token(int32_t id, float logprob) const;

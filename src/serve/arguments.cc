@@ -274,6 +274,8 @@ class Reader {
       if (flag && flag->kind == Kind::flag && !value) return set(*flag, false);
     }
     const Flag& flag = flag_named(name);
+    if (name == "model")
+      arguments_.notes.push_back("--model is the older spelling: the model goes without it");
     if (flag.kind == Kind::flag && !value) return set(flag, true);
     if (flag.kind == Kind::list && !value) return read_list(flag, words);
     set(flag, convert(flag, value ? *value : next_value(name, words)));

@@ -77,6 +77,7 @@ void Reply::respond(HttpResponse response) {
   if (!connection_ || complete_ || begun_) return;
   response.headers.insert(response.headers.end(), headers_.begin(), headers_.end());
   out_ = whole_response(response, keep_alive_);
+  if (request_.method == "HEAD") out_.resize(out_.size() - response.body.size());
   complete_ = true;
   thread_.flush_soon(shared_from_this());
 }

@@ -42,11 +42,15 @@ bool is_request_id(std::string_view id) {
   });
 }
 
+char lower(char c) { return c >= 'A' && c <= 'Z' ? static_cast<char>(c + 32) : c; }
+
 std::string_view given_key(const HttpRequest& request) {
   const std::string_view bearer = request.header("authorization");
-  constexpr std::string_view kScheme = "Bearer ";
-  if (bearer.starts_with(kScheme)) return bearer.substr(kScheme.size());
-  return request.header("x-api-key");
+  constexpr std::string_view kScheme = "bearer ";
+  const bool is_bearer = bearer.size() >= kScheme.size() &&
+                         std::equal(kScheme.begin(), kScheme.end(), bearer.begin(),
+                                    [](char wanted, char given) { return wanted == lower(given); });
+  return is_bearer ? bearer.substr(kScheme.size()) : request.header("x-api-key");
 }
 
 double seconds_since(std::chrono::steady_clock::time_point time) {
@@ -148,12 +152,13 @@ void Server::handle(const Call& call) {
     const std::string_view id = request.header("x-request-id");
     call->add_header({"X-Request-Id", is_request_id(id) ? std::string(id) : random_hex()});
   }
-  bool known = false;
+  const std::string method = request.method == "HEAD" ? "GET" : request.method;
+  std::string methods;  // of this path
   for (const Route& route : routes()) {
     const bool prefix = std::string_view(route.path).ends_with('/');
     if (prefix ? !request.path.starts_with(route.path) : request.path != route.path) continue;
-    known = true;
-    if (request.method != route.method) continue;
+    methods += (methods.empty() ? "" : ", ") + std::string(route.method);
+    if (method != route.method) continue;
     try {
       if (route.whom == Route::For::key_holders) check_key(request);
       if (route.when == Route::When::loaded && !loaded_)
@@ -167,8 +172,10 @@ void Server::handle(const Call& call) {
   // Who has no key does not learn which routes there are.
   try {
     check_key(request);
-    respond(call,
-            known ? error_response(405, "Method Not Allowed") : error_response(404, "Not Found"));
+    if (methods.empty()) return respond(call, error_response(404, "Not Found"));
+    HttpResponse wrong_method = error_response(405, "Method Not Allowed");
+    wrong_method.headers.emplace_back("Allow", methods);
+    respond(call, std::move(wrong_method));
   } catch (const ApiError& error) {
     respond(call, error_response(error));
   }
@@ -210,8 +217,7 @@ Server::Key* Server::key_of(const HttpRequest& request) {
 void Server::check_json(const HttpRequest& request) const {
   std::string type(request.header("content-type"));
   type = type.substr(0, type.find(';'));
-  std::transform(type.begin(), type.end(), type.begin(),
-                 [](char c) { return c >= 'A' && c <= 'Z' ? static_cast<char>(c + 32) : c; });
+  std::transform(type.begin(), type.end(), type.begin(), lower);
   type.erase(type.find_last_not_of(" \t") + 1);
   if (type != "application/json")
     throw ApiError(400, "Bad Request",

@@ -175,6 +175,16 @@ void check_quantization(const Arguments& arguments, const JsonValue& config) {
         wanted, found);
 }
 
+int64_t cache_bytes(const Arguments& arguments, const Environment& environment) {
+  if (arguments.has("kv-cache-memory-bytes"))
+    return integer(arguments, "kv-cache-memory-bytes", 1, int64_t{1} << 50);
+  constexpr int64_t kGib = int64_t{1} << 30;
+  const int64_t space = variable(environment, "CPU_KVCACHE_SPACE").value_or(0);
+  if (space > (int64_t{1} << 50) / kGib)
+    fail(Exit::usage, "CPU_KVCACHE_SPACE is {}, but it is counted in GiB", space);
+  return space * kGib;
+}
+
 int64_t max_model_len(const Arguments& arguments, const JsonValue& config) {
   const JsonValue& text = config.contains("text_config") ? config["text_config"] : config;
   const int64_t most = text.value("max_position_embeddings", int64_t{0});

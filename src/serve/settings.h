@@ -20,6 +20,9 @@ std::filesystem::path model_folder(const Arguments& arguments, const Environment
 // What --quantization says against what config.json says.
 void check_quantization(const Arguments& arguments, const JsonValue& config);
 
+// --kv-cache-memory-bytes, else the GiB of VLLM_CPU_KVCACHE_SPACE (or QUERN_...), else 0.
+int64_t cache_bytes(const Arguments& arguments, const Environment& environment);
+
 // --max-model-len, or the context that config.json states; fails when it is more than that.
 int64_t max_model_len(const Arguments& arguments, const JsonValue& config);
 

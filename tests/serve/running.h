@@ -67,8 +67,9 @@ class RunningServer {
     auto text = served->encode(kMockText, false);
     start(std::move(served), std::make_unique<engine::MockEngine>(mock, limits, std::move(text)));
   }
-  explicit RunningServer(std::unique_ptr<engine::Engine> engine) : server_(quiet({})) {
-    start(served_model({}), std::move(engine));
+  explicit RunningServer(std::unique_ptr<engine::Engine> engine, ModelOptions model = {})
+      : server_(quiet({})) {
+    start(served_model(std::move(model)), std::move(engine));
   }
   ~RunningServer() { stop(); }
 
@@ -88,7 +89,7 @@ class RunningServer {
     return options;
   }
   static std::unique_ptr<ServedModel> served_model(ModelOptions model) {
-    model.folder = tiny_model();
+    if (model.folder.empty()) model.folder = tiny_model();
     if (model.names.empty()) model.names = {"tiny"};
     return std::make_unique<ServedModel>(model);
   }

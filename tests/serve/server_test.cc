@@ -3,6 +3,7 @@
 
 #include <gtest/gtest.h>
 
+#include "engine/model_engine.h"
 #include "tests/serve/running.h"
 
 namespace quern::serve {
@@ -71,6 +72,46 @@ TEST(ServerTest, StreamsAChatChunkByChunk) {
   EXPECT_EQ(text, whole.json()["choices"][0]["message"]["content"].get<std::string>());
   EXPECT_EQ(events.back()["choices"].size(), 0U);
   EXPECT_EQ(events.back()["usage"]["completion_tokens"], 40);
+}
+
+TEST(ServerTest, TellsUsageWithEveryChunkIfAsked) {
+  RunningServer server;
+  for (const bool is_chat : {true, false}) {
+    const std::string more =
+        R"(, "max_tokens": 3, "stream": true, "echo": true,
+            "stream_options": {"include_usage": true, "continuous_usage_stats": true}})";
+    std::string body = is_chat ? user() : R"({"prompt": "x"})";
+    body.replace(body.size() - 1, 1, more);
+    const auto events =
+        ask(server.port(), post(is_chat ? "/v1/chat/completions" : "/v1/completions", body))
+            .events();
+    ASSERT_GE(events.size(), 4U);
+    EXPECT_EQ(events[0]["usage"]["completion_tokens"], 0);
+    int64_t before = 0;
+    for (const JsonValue& event : events) {
+      const int64_t now = event["usage"]["completion_tokens"];
+      EXPECT_GE(now, before);
+      EXPECT_EQ(event["usage"]["total_tokens"],
+                event["usage"]["prompt_tokens"].get<int64_t>() + now);
+      before = now;
+    }
+    EXPECT_EQ(before, 3);
+  }
+}
+
+TEST(ServerTest, CachedTokensAreCountedOnceForAllAnswers) {
+  RunningServer server(std::make_unique<engine::ModelEngine>(
+      std::make_shared<const nn::Source>(tiny_model()),
+      engine::EngineOptions{.max_model_len = 256, .kv_bytes = 32 << 20}));
+  std::string prompt;
+  for (int i = 0; i < 10; ++i) prompt += "1 + 2 = 3, ";
+  const std::string body =
+      JsonValue{{"prompt", prompt}, {"n", 4}, {"max_tokens", 1}, {"temperature", 1}}.dump();
+  complete(server.port(), body);
+  const JsonValue usage = complete(server.port(), body).json()["usage"];
+  const int64_t cached = usage["prompt_tokens_details"]["cached_tokens"];
+  EXPECT_GT(cached, 16);
+  EXPECT_LT(cached, usage["prompt_tokens"].get<int64_t>());
 }
 
 TEST(ServerTest, NoCharacterIsCutInAStream) {
@@ -275,13 +316,27 @@ TEST(ServerTest, KeysGuardEverythingButHealth) {
   EXPECT_EQ(ask(server.port(), get("/v1/models", "Authorization: Bearer on\r\n")).status, 401);
   EXPECT_EQ(ask(server.port(), get("/v1/models", "Authorization: Bearer two\r\n")).status, 200);
   EXPECT_EQ(ask(server.port(), get("/v1/models", "x-api-key: one\r\n")).status, 200);
+  EXPECT_EQ(ask(server.port(), get("/v1/models", "Authorization: bearer two\r\n")).status, 200);
   const Received refused = ask(server.port(), get("/v1/models"));
   EXPECT_TRUE(refused.has_header("WWW-Authenticate: Bearer"));
   EXPECT_EQ(refused.json()["error"]["code"], 401);
 }
 
+TEST(ServerTest, HeadIsGetWithoutTheBody) {
+  RunningServer server;
+  Client client(server.port());
+  for (const char* path : {"/v1/models", "/nowhere", "/v1/completions"}) {
+    client.send("HEAD " + std::string(path) + " HTTP/1.1\r\nHost: x\r\n\r\n");
+    std::string head = client.receive();
+    EXPECT_NE(head.find("Content-Length: "), std::string::npos);
+    EXPECT_TRUE(head.ends_with("\r\n\r\n")) << head;
+  }
+  EXPECT_EQ(client.ask(get("/version")).status, 200);
+}
+
 TEST(ServerTest, UnknownRoutesAndMethods) {
   RunningServer server;
+  EXPECT_TRUE(ask(server.port(), get("/v1/completions")).has_header("\r\nAllow: POST\r\n"));
   EXPECT_EQ(ask(server.port(), get("/nowhere")).status, 404);
   EXPECT_EQ(ask(server.port(), get("/v1/chat/completions")).status, 405);
   EXPECT_EQ(ask(server.port(), post("/v1/models", "{}")).status, 405);
