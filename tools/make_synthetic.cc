@@ -225,6 +225,8 @@ int run(int argc, char** argv) {
   } else {
     if (!command.like.empty()) write_other_files(Checkpoint(command.like), output.path());
     write_file(output.path() / "config.json", to_text(config));
+    if (const auto [name, content] = layouts::published_processor(command.family); !name.empty())
+      write_file(output.path() / name, to_text(content));
     write_weights(layout, output.path(), shard_bytes, command.seed);
   }
   output.publish();

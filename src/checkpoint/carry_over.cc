@@ -47,6 +47,12 @@ bool is_weight_file(const fs::path& file) {
                      [&](std::string_view ending) { return name.ends_with(ending); });
 }
 
+std::vector<fs::path> other_files(const Checkpoint& source) {
+  std::vector<fs::path> files = source.files();
+  std::erase_if(files, is_weight_file);
+  return files;
+}
+
 CarriedOver copy_other_files(const Checkpoint& source, const fs::path& folder,
                              const std::vector<fs::path>& except) {
   CarriedOver result;

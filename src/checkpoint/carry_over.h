@@ -20,6 +20,9 @@ struct CarriedOver {
 CarriedOver copy_other_files(const Checkpoint& source, const std::filesystem::path& folder,
                              const std::vector<std::filesystem::path>& except = {});
 
+// The files that a copy takes over, if nothing is excepted.
+std::vector<std::filesystem::path> other_files(const Checkpoint& source);
+
 // Whether a file holds weights, or says where they are, going by its name.
 bool is_weight_file(const std::filesystem::path& file);
 

@@ -18,6 +18,7 @@
 #include "cli/terminal.h"
 #include "cli/verify.h"
 #include "compress/calibration_rows.h"
+#include "compress/plan.h"
 #include "data/mixture.h"
 #include "models/models.h"
 
@@ -30,7 +31,6 @@ struct CompressCommand {
 
   MethodOptions method;
   compress::AutoRoundOptions tuning;
-  bool calibrate_draft = false;
   std::string max_shard_size = "5GB";
 
   std::vector<std::string> data;
@@ -60,12 +60,6 @@ size_t parse_size(const std::string& text) {
       return static_cast<size_t>(value * bytes);
   fail(Exit::usage, "--max-shard-size {}: write a number and a unit, as in 5GB, 500MB or 2GiB",
        text);
-}
-
-bool needs_data(const compress::Recipe& recipe) {
-  for (const compress::Step& step : recipe.steps)
-    if (step.method == compress::Method::auto_round) return true;
-  return false;
 }
 
 JsonValue manifest(const CompressCommand& command, const compress::CalibrationReport& report) {
@@ -130,8 +124,6 @@ void check(const CompressCommand& command, const compress::Recipe& recipe) {
     fail(Exit::usage,
          "AutoRound learns from texts: add --data FILE (jsonl, json, csv, txt or parquet), or "
          "choose --method rtn, which needs none");
-  if (!needs_data(recipe) && recipe.drafts)
-    fail(Exit::usage, "--calibrate-draft: rounding to nearest calibrates nothing");
   if (!needs_data(recipe) && !command.data.empty())
     log_warning("rounding to nearest uses no data; --data is not read");
 }
@@ -143,6 +135,14 @@ compress::CompressOptions options_of(const CompressCommand& command) {
   options.tuning.seed = command.seed;
   options.drop_unused = command.drop_unused;
   return options;
+}
+
+// Before hours of work, not after them.
+size_t needed_bytes(const std::shared_ptr<const nn::Source>& source, const compress::Recipe& recipe,
+                    const compress::CompressOptions& options) {
+  const auto model = models::make_model(source->files.config());
+  return compress::folder_bytes(
+      *source, compress::make_plan(source, *model, recipe, options.format, options.drop_unused));
 }
 
 // Everything but verification. `source` is the model at command.source.
@@ -160,13 +160,14 @@ compress::CompressReport compress_model(const std::shared_ptr<const nn::Source>&
 }
 
 void run(CompressCommand& command, bool json) {
-  compress::Recipe recipe = recipe_of(command.method);
-  recipe.drafts = command.calibrate_draft;
+  const compress::Recipe recipe = recipe_of(command.method);
   check(command, recipe);
   compress::CompressOptions options = options_of(command);
   const auto source = std::make_shared<const nn::Source>(command.source);
   checkpoint::OutputFolder output(command.output,
-                                  {.source = command.source, .force = command.force});
+                                  {.source = command.source,
+                                   .needed_bytes = needed_bytes(source, recipe, options),
+                                   .force = command.force});
   const RemovedOnInterrupt removed(output.path());
   CompressSummary summary;
   options.output = output.path();
@@ -197,9 +198,6 @@ void declare_tuning(CLI::App& verb, CompressCommand& command) {
       ->group("Method");
   verb.add_option("--momentum", command.tuning.momentum, "Momentum of the sign steps")
       ->capture_default_str()
-      ->group("Method");
-  verb.add_flag("--calibrate-draft", command.calibrate_draft,
-                "Quantize and tune the draft layer too, instead of copying it")
       ->group("Method");
 }
 

@@ -1,5 +1,9 @@
 #include "cli/method_options.h"
 
+#include <algorithm>
+
+#include "base/error.h"
+
 namespace quern::cli {
 namespace {
 
@@ -12,6 +16,16 @@ std::vector<std::string> format_names() {
   return names;
 }
 
+compress::Recipe read_or_make(const MethodOptions& options) {
+  if (!options.recipe_file.empty()) return compress::read_recipe(options.recipe_file);
+  compress::RecipeOptions recipe = options.recipe;
+  recipe.method =
+      options.method == "rtn" ? compress::Method::round_to_nearest : compress::Method::auto_round;
+  for (const std::string& rule : options.layer_rules)
+    recipe.layers.push_back(compress::parse_layer_rule(rule));
+  return compress::make_recipe(recipe);
+}
+
 }  // namespace
 
 quant::Format format_of(const MethodOptions& options) {
@@ -21,14 +35,18 @@ quant::Format format_of(const MethodOptions& options) {
                                      : quant::Format::compressed_tensors;
 }
 
+bool needs_data(const compress::Recipe& recipe) {
+  return std::ranges::any_of(recipe.steps, [](const compress::Step& step) {
+    return step.method == compress::Method::auto_round;
+  });
+}
+
 compress::Recipe recipe_of(const MethodOptions& options) {
-  if (!options.recipe_file.empty()) return compress::read_recipe(options.recipe_file);
-  compress::RecipeOptions recipe = options.recipe;
-  recipe.method =
-      options.method == "rtn" ? compress::Method::round_to_nearest : compress::Method::auto_round;
-  for (const std::string& rule : options.layer_rules)
-    recipe.layers.push_back(compress::parse_layer_rule(rule));
-  return compress::make_recipe(recipe);
+  compress::Recipe recipe = read_or_make(options);
+  recipe.drafts = options.calibrate_draft;
+  if (recipe.drafts && !needs_data(recipe))
+    fail(Exit::usage, "--calibrate-draft: rounding to nearest calibrates nothing");
+  return recipe;
 }
 
 void declare_method(CLI::App& verb, MethodOptions& options) {
@@ -66,6 +84,9 @@ void declare_method(CLI::App& verb, MethodOptions& options) {
               "--layer-config", options.layer_rules,
               "PATTERN=bits:16 or PATTERN=group_size:32,sym:false: other treatment of some linears")
           ->allow_extra_args(false));
+  verb.add_flag("--calibrate-draft", options.calibrate_draft,
+                "Quantize and tune the draft layer too, instead of copying it")
+      ->group("Method");
 }
 
 void declare_format(CLI::App& verb, MethodOptions& options) {

@@ -14,6 +14,7 @@ struct MethodOptions {
   std::string recipe_file, method = "auto-round";
   compress::RecipeOptions recipe;
   std::vector<std::string> layer_rules;
+  bool calibrate_draft = false;
   std::string format;
 };
 
@@ -21,6 +22,8 @@ void declare_method(CLI::App& verb, MethodOptions& options);
 void declare_format(CLI::App& verb, MethodOptions& options);
 
 compress::Recipe recipe_of(const MethodOptions& options);
+// Whether a step of the recipe learns from data.
+bool needs_data(const compress::Recipe& recipe);
 // A recipe.yaml is llm-compressor's, and so is the format that it leads to.
 quant::Format format_of(const MethodOptions& options);
 

@@ -62,6 +62,7 @@ void add_plan(CLI::App& app, Program& program) {
 Examples:
   quern plan MODEL
   quern plan MODEL --recipe recipe.yaml
+  quern plan MODEL --calibrate-draft
   quern plan MODEL --ignore shared_expert --group-size 32 --json | jq .output_bytes
 
 Reads headers, not weights: seconds for a model of any size. Every linear is listed under the rule

@@ -138,8 +138,7 @@ void group_others(const nn::Source& source, const std::vector<nn::LinearSite>& s
 }
 
 void count_other_files(const nn::Source& source, PlanReport& report) {
-  for (const std::filesystem::path& file : source.files.files()) {
-    if (checkpoint::is_weight_file(file)) continue;
+  for (const std::filesystem::path& file : checkpoint::other_files(source.files)) {
     ++report.other_files;
     report.other_bytes += std::filesystem::file_size(source.files.folder() / file);
   }

@@ -61,7 +61,7 @@ class Run {
         model_(models::make_model(source->files.config())),
         weights_(source),
         unused_(model_->unused(weights_)),
-        plan_(make_plan_of(options)),
+        plan_(make_plan(source, *model_, recipe, options.format, options.drop_unused)),
         writer_(options.output, plan_.tensors, &source->files,
                 {.max_shard_bytes = options.max_shard_bytes}),
         random_(options.tuning.seed) {
@@ -88,12 +88,6 @@ class Run {
   }
 
  private:
-  Plan make_plan_of(const CompressOptions& options) const {
-    const auto dropped = options.drop_unused ? unused_ : std::vector<std::string>();
-    return make_plan(*source_, list_sites(source_, *model_, dropped), recipe_, options.format,
-                     dropped);
-  }
-
   bool tunes() const {
     return std::any_of(plan_.verdicts.begin(), plan_.verdicts.end(),
                        [&](const Verdict& verdict) { return tuned(verdict); });
@@ -199,7 +193,7 @@ class Run {
     const auto stem = model_->stem(weights_);
     const DraftBlock block(draft);
     auto input = [&](const Samples& last) {
-      return draft_input(draft, *stem, head, calibration_.windows, last);
+      return draft_input(draft, *stem, head, calibration_.windows, calibration_.images, last);
     };
     const Samples target = reference(block, input(original_), report);
     tune(block, list, input(quantized_), target, report);

@@ -24,9 +24,10 @@ class DraftBlock : public nn::Block {
   const nn::Draft& draft_;
 };
 
-// Its input. `last` is the last block's output for `windows`; their last positions are left out,
-// because no token comes after them.
+// Its input. `last` is the last block's output for `windows` with these pictures (of each window,
+// or empty); their last positions are left out, because no token comes after them.
 Samples draft_input(const nn::Draft& draft, const nn::Stem& stem, const nn::Head& head,
-                    const std::vector<std::vector<int32_t>>& windows, const Samples& last);
+                    const std::vector<std::vector<int32_t>>& windows,
+                    const std::vector<std::vector<nn::PlacedImage>>& images, const Samples& last);
 
 }  // namespace quern::compress

@@ -5,6 +5,7 @@
 #include <set>
 
 #include "base/error.h"
+#include "checkpoint/carry_over.h"
 
 namespace quern::compress {
 namespace {
@@ -156,6 +157,22 @@ Plan make_plan(const nn::Source& source, const std::vector<nn::LinearSite>& site
   plan.source_bytes = source.files.total_bytes();
   plan.output_bytes = checkpoint::planned_bytes(plan.tensors);
   return plan;
+}
+
+Plan make_plan(const std::shared_ptr<const nn::Source>& source, const nn::Model& model,
+               const Recipe& recipe, quant::Format format, bool drop_unused) {
+  std::vector<std::string> dropped;
+  if (drop_unused) dropped = model.unused(nn::Weights(source));
+  return make_plan(*source, list_sites(source, model, dropped), recipe, format, dropped);
+}
+
+size_t folder_bytes(const nn::Source& source, const Plan& plan) {
+  // quantization_config, quantization_errors.json and recipe.yaml, which name modules.
+  constexpr size_t kBytesOfModule = 600, kBytesOfRun = 64 << 10;
+  size_t bytes = plan.output_bytes + kBytesOfRun + kBytesOfModule * plan.verdicts.size();
+  for (const std::filesystem::path& file : checkpoint::other_files(source.files))
+    bytes += std::filesystem::file_size(source.files.folder() / file);
+  return bytes;
 }
 
 }  // namespace quern::compress

@@ -44,5 +44,12 @@ std::vector<nn::LinearSite> list_sites(const std::shared_ptr<const nn::Source>& 
 Plan make_plan(const nn::Source& source, const std::vector<nn::LinearSite>& sites,
                const Recipe& recipe, quant::Format format,
                const std::vector<std::string>& dropped = {});
+// The same of all linears of a model, with or without the tensors that no pass reads.
+Plan make_plan(const std::shared_ptr<const nn::Source>& source, const nn::Model& model,
+               const Recipe& recipe, quant::Format format, bool drop_unused);
+
+// Bytes of the finished folder, at most: the planned tensors, the source's other files, and what is
+// written about every matrix.
+size_t folder_bytes(const nn::Source& source, const Plan& plan);
 
 }  // namespace quern::compress

@@ -78,9 +78,9 @@ class Attention {
         makes_keys_(layer_.kv_layer == index) {
     // Released checkpoints hold these matrices for all blocks. vLLM fuses them with q_proj, so they
     // are listed even where no pass reads them.
-    if (makes_keys_ || w.has("k_proj.weight"))
+    if (makes_keys_ || w.has_linear("k_proj"))
       k_proj_ = projection(w, "k_proj", c, layer_.kv_heads);
-    if (!layer_.key_is_value && (makes_keys_ || w.has("v_proj.weight")))
+    if (!layer_.key_is_value && (makes_keys_ || w.has_linear("v_proj")))
       v_proj_ = projection(w, "v_proj", c, layer_.kv_heads);
     if (makes_keys_ || w.has("k_norm.weight")) k_norm_ = w.norm("k_norm", layer_.head_dim, c.eps);
     o_proj_ = w.linear("o_proj", c.hidden, c.heads * layer_.head_dim);

@@ -7,6 +7,7 @@
 #include <nlohmann/json.hpp>
 
 #include "base/file.h"
+#include "layouts/headers.h"
 #include "tests/cli/run.h"
 
 namespace quern::cli {
@@ -141,6 +142,19 @@ TEST_F(CompressTest, OutputInsideTheSource) {
   const Ran ran = quern({"compress", source, "-o", source + "/packed", "--method", "rtn"});
   EXPECT_EQ(ran.code, 2);
   EXPECT_NE(ran.err.find("source"), std::string::npos) << ran.err;
+}
+
+// Headers of a model whose output is four times what is free: the source takes no room itself.
+TEST_F(CompressTest, TooLittleRoomOnTheDisk) {
+  const fs::path source = scratch_ / "model";
+  fs::create_directory(source);
+  const auto free = static_cast<double>(fs::space(source).available);
+  JsonValue config = layouts::published_config("glm4.5", 2);
+  const double bytes_of_column = 128 * 3 * 4096 * 0.53;  // of the experts of one block, in 4 bits
+  config["moe_intermediate_size"] = 128 * (1 + static_cast<int>(4 * free / bytes_of_column / 128));
+  layouts::write_headers(layouts::layout_of(Json(config, "config")), config, source);
+  const Ran ran = compress({"--method", "rtn", "--group-size", "64"}, source.string());
+  expect_nothing(ran, 7, {"the output needs", "are free there", "choose another -o"});
 }
 
 TEST_F(CompressTest, UsageErrors) {

@@ -86,7 +86,9 @@ INSTANTIATE_TEST_SUITE_P(
     , RandomTest,
     testing::Values(std::pair{"sarvam", "auto_gptq"}, std::pair{"sarvam", "compressed-tensors"},
                     std::pair{"glm45", "auto_gptq"}, std::pair{"glm45", "compressed-tensors"},
-                    std::pair{"gemma4", "auto_gptq"}, std::pair{"gemma4", "compressed-tensors"},
+                    std::pair{"gemma4_moe", "auto_gptq"},
+                    std::pair{"gemma4_moe", "compressed-tensors"}, std::pair{"gemma4", "auto_gptq"},
+                    std::pair{"gemma4", "compressed-tensors"},
                     std::pair{"qwen3", "compressed-tensors"}, std::pair{"llama", "auto_gptq"}),
     [](const auto& info) { return readable(std::string(info.param.first) + info.param.second); });
 
@@ -122,6 +124,24 @@ TEST(Drafts, AreTunedAndVerified) {
   const auto draft = nlohmann::json::parse(ran.out).at("blocks").at(4);
   EXPECT_EQ(draft.at("name"), "mtp");
   EXPECT_LT(draft.at("loss_after").get<double>(), draft.at("loss_before").get<double>());
+}
+
+TEST(Drafts, ArePlannedAsTheyAreTuned) {
+  auto of_draft = [](const std::vector<std::string>& more) {
+    std::vector<std::string> args = {"plan", model(), "--all", "--json"};
+    args.insert(args.end(), more.begin(), more.end());
+    const Ran ran = quern(args);
+    EXPECT_EQ(ran.code, 0) << ran.err;
+    int packed = 0;
+    size_t at = 0;
+    while ((at = ran.out.find(".qweight\"", at + 1)) != std::string::npos)
+      packed += ran.out.rfind("\"mtp.", at) != std::string::npos &&
+                ran.out.rfind('"', at - 1) == ran.out.rfind("\"mtp.", at);
+    return packed;
+  };
+  EXPECT_EQ(of_draft({}), 0);
+  EXPECT_EQ(of_draft({"--calibrate-draft"}), 4 + 8 * 3 + 3);
+  EXPECT_EQ(quern({"plan", model(), "--calibrate-draft", "--method", "rtn"}).code, 2);
 }
 
 TEST(Drafts, AskForDataAndALayer) {

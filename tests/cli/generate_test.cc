@@ -66,6 +66,32 @@ TEST(GenerateTest, SeedsDecide) {
   EXPECT_NE(answer("1"), answer("2"));
 }
 
+// A token that tokenizer.json puts before every text is put before a raw one, as transformers and
+// vLLM's completions do; a chat template writes its own.
+TEST(GenerateTest, RawTextBeginsAsTheTokenizerSays) {
+  const Scratch scratch;
+  const std::string folder = copy_of(model(), scratch / "model");
+  auto tokens = [&](const char* how) {
+    const Ran ran = quern({"generate", folder, how, "--prompt", "Once", "--max-tokens", "1",
+                           "--json", "--threads", "1"});
+    EXPECT_EQ(ran.code, 0) << ran.err;
+    return nlohmann::json::parse(ran.out).at("prompt_tokens").get<int>();
+  };
+  const int raw = tokens("--raw"), chat = tokens("--no-thinking");
+  auto tokenizer = nlohmann::ordered_json::parse(slurp(folder + "/tokenizer.json"));
+  const std::string first = "<|endoftext|>";
+  const auto text = nlohmann::json{{"Sequence", {{"id", "A"}, {"type_id", 0}}}};
+  const auto special = nlohmann::json{{"SpecialToken", {{"id", first}, {"type_id", 0}}}};
+  tokenizer["post_processor"] = {
+      {"type", "TemplateProcessing"},
+      {"single", {special, text}},
+      {"pair", {special, text, {{"Sequence", {{"id", "B"}, {"type_id", 1}}}}}},
+      {"special_tokens", {{first, {{"id", first}, {"ids", {1688}}, {"tokens", {first}}}}}}};
+  std::ofstream(folder + "/tokenizer.json") << tokenizer.dump();
+  EXPECT_EQ(tokens("--raw"), raw + 1);
+  EXPECT_EQ(tokens("--no-thinking"), chat);
+}
+
 TEST(GenerateTest, LinesOfStandardInputAreOneConversation) {
   std::vector<std::string> args = {"generate", model(), "--temperature", "0", "--no-thinking"};
   const Ran ran = quern(args, "What is 17 + 25?\n\nWhat is 3 + 4?\n");

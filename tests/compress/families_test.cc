@@ -7,6 +7,8 @@
 
 #include "base/error.h"
 #include "checkpoint/checkpoint.h"
+#include "compress/calibrate.h"
+#include "compress/draft.h"
 #include "compress/plan.h"
 #include "models/models.h"
 #include "tests/compress/job.h"
@@ -209,6 +211,69 @@ TEST_P(DraftTest, PackedDraftsMultiply) {
   const Tensor states = (*draft)(embedded, at::ones_like(embedded), pass);
   EXPECT_TRUE(states.isfinite().all().item<bool>());
   EXPECT_GT(states.abs().max().item<double>(), 0);
+}
+
+// Row t has the embedding of token t + 1: of a picture's feature, where that is a part of one; and
+// the draft turns as the blocks do, by row and column.
+TEST_F(FamiliesTest, DraftsSeePictures) {
+  at::manual_seed(4);
+  const auto source = std::make_shared<nn::Source>(test_data("qwen36"));
+  const nn::Weights weights(source);
+  const auto model = models::make_model(source->files.config());
+  const auto stem = model->stem(weights);
+  const auto head = model->head(weights);
+  const auto draft = model->draft(weights);
+  const std::vector<std::vector<int32_t>> windows = calibration(2, 20, 512).windows;
+  const std::vector<std::vector<nn::PlacedImage>> images = {{{3, 2, 3, at::randn({6, 256})}}, {}};
+  const Samples last = embed(*stem, windows, images, /*by_grid=*/true);
+
+  const Samples input = draft_input(*draft, *stem, *head, windows, images, last);
+  ASSERT_EQ(input.lengths, (std::vector<int64_t>{19, 19}));
+  const Tensor embedded = input.rows.narrow(1, 0, 256);
+  EXPECT_TRUE(embedded.narrow(0, 2, 6).equal(images[0][0].features));
+  EXPECT_TRUE(embedded.narrow(0, 8, 11).equal(last.rows.narrow(0, 9, 11)));
+  EXPECT_TRUE(embedded.narrow(0, 19, 19).equal(last.rows.narrow(0, 21, 19)));
+  nn::Pass pass, before;
+  pass.shared = input.shared;
+  before.shared = last.shared;
+  const Tensor places = before.grid_positions();
+  EXPECT_TRUE(
+      pass.grid_positions().equal(at::cat({places.narrow(1, 0, 19), places.narrow(1, 20, 19)}, 1)));
+  EXPECT_FALSE(places[0].equal(places[2])) << "a picture has columns";
+}
+
+// Experts whose activation is GELU, beside a dense MLP.
+TEST_F(FamiliesTest, ExpertsOfGemma4AreTuned) {
+  RecipeOptions options = auto_round_options(20);
+  options.group_size = 32;
+  options.batch_size = 6;
+  const CompressReport report = run("gemma4_moe", options, calibration(6, 48, 512), "out");
+  EXPECT_EQ(packed("out", "model.language_model.layers.1.experts."), 8 * 3);
+  for (const BlockReport& block : report.blocks) {
+    EXPECT_LT(block.loss_after, 0.9 * block.loss_before) << block.name;
+    EXPECT_GT(block.expert_tokens.median, 0);
+  }
+}
+
+// What compress asks of the disk before it begins.
+TEST_F(FamiliesTest, FoldersWeighWhatThePlanSays) {
+  for (const char* name : {"glm45", "gemma4", "gemma4_moe", "qwen36", "sarvam"}) {
+    const auto source = std::make_shared<nn::Source>(test_data(name));
+    const auto model = models::make_model(source->files.config());
+    RecipeOptions options = nearest_options();
+    options.group_size = 32;
+    for (quant::Format format : {quant::Format::compressed_tensors, quant::Format::auto_round}) {
+      run(name, options, {}, name, format);
+      size_t bytes = 0;
+      for (const auto& entry : fs::recursive_directory_iterator(folder_ / name))
+        if (entry.is_regular_file()) bytes += entry.file_size();
+      const size_t said =
+          folder_bytes(*source, make_plan(source, *model, make_recipe(options), format, false));
+      EXPECT_GE(said, bytes) << name;
+      EXPECT_LT(said, bytes + bytes / 10 + (256 << 10)) << name;
+      fs::remove_all(folder_ / name);
+    }
+  }
 }
 
 TEST_F(FamiliesTest, NoDraftToCalibrate) {

@@ -10,23 +10,20 @@
 #include "base/yaml.h"
 #include "layouts/headers.h"
 #include "models/models.h"
+#include "tests/scratch.h"
 
 namespace quern::compress {
 namespace {
 
 class PublishedSizes : public testing::Test {
  protected:
-  PublishedSizes() {
-    prepare_torch();
-    std::string name = (std::filesystem::temp_directory_path() / "quern-plan-XXXXXX").string();
-    folder_ = mkdtemp(name.data());
-  }
-  ~PublishedSizes() override { std::filesystem::remove_all(folder_); }
+  PublishedSizes() { prepare_torch(); }
 
   void write(const std::string& family, const layouts::LayoutOptions& options = {}) {
     const JsonValue config = layouts::published_config(family);
-    layouts::write_headers(layouts::layout_of(Json(config, family), options), config, folder_);
-    source_ = std::make_shared<const nn::Source>(folder_);
+    layouts::write_headers(layouts::layout_of(Json(config, family), options), config,
+                           folder_.path());
+    source_ = std::make_shared<const nn::Source>(folder_.path());
   }
 
   Plan plan(const Recipe& recipe, quant::Format format, bool drop_unused = false) const {
@@ -46,7 +43,7 @@ class PublishedSizes : public testing::Test {
     return sum;
   }
 
-  std::filesystem::path folder_;
+  Scratch folder_;
   std::shared_ptr<const nn::Source> source_;
 };
 

@@ -1,8 +1,6 @@
-// What the tests of this folder share: a scratch folder, and artifacts of the tiny trained model,
+// What the tests of this folder share: artifacts of the tiny trained model,
 // rounded to nearest, that a test may then damage.
 #pragma once
-
-#include <stdlib.h>
 
 #include <filesystem>
 #include <map>
@@ -20,32 +18,13 @@
 #include "nn/weights.h"
 #include "quant/grid.h"
 #include "quant/record.h"
+#include "tests/scratch.h"
 
 namespace quern::eval {
 
 inline std::filesystem::path test_data(const std::string& name) {
   return std::filesystem::path(QUERN_SOURCE_DIR) / "tests" / "data" / name;
 }
-
-class Scratch {
- public:
-  Scratch() {
-    std::string name = (std::filesystem::temp_directory_path() / "quern-test-XXXXXX").string();
-    if (!mkdtemp(name.data())) fail("cannot make {}", name);
-    path_ = name;
-  }
-  ~Scratch() {
-    std::error_code ignored;
-    std::filesystem::remove_all(path_, ignored);
-  }
-  Scratch(const Scratch&) = delete;
-  Scratch& operator=(const Scratch&) = delete;
-
-  std::filesystem::path operator/(const std::string& name) const { return path_ / name; }
-
- private:
-  std::filesystem::path path_;
-};
 
 // The trunk without routers, gates, in_proj_a and in_proj_b, head, drafts and vision: what the
 // peers quantized for the figures of score_test.cc.

@@ -4,7 +4,6 @@
 #pragma once
 
 #include <fmt/format.h>
-#include <stdlib.h>
 
 #include <algorithm>
 #include <map>
@@ -15,6 +14,7 @@
 #include "base/file.h"
 #include "checkpoint/safetensors_writer.h"
 #include "tests/models/golden.h"
+#include "tests/scratch.h"
 
 namespace quern::models {
 
@@ -151,19 +151,9 @@ class Changed {
  public:
   explicit Changed(const std::string& fixture)
       : config(read_json(test_data(fixture) / "config.json")) {
-    std::string name = (std::filesystem::temp_directory_path() / "quern-parity-XXXXXX").string();
-    if (!mkdtemp(name.data())) fail("cannot make {}", name);
-    folder_ = name;
     const checkpoint::Checkpoint files(test_data(fixture));
     for (const std::string& tensor : files.names()) tensors[tensor] = files.tensor(tensor);
   }
-  ~Changed() {
-    std::error_code ignored;
-    std::filesystem::remove_all(folder_, ignored);
-  }
-  Changed(const Changed&) = delete;
-  Changed& operator=(const Changed&) = delete;
-
   // Replaces `from` in every tensor's name.
   void rename(const std::string& from, const std::string& to) {
     std::map<std::string, Tensor> renamed;
@@ -177,9 +167,9 @@ class Changed {
 
   // What they are now, as a model folder.
   std::filesystem::path write() const {
-    checkpoint::write_safetensors(folder_ / "model.safetensors", {tensors.begin(), tensors.end()});
-    write_file(folder_ / "config.json", to_text(config));
-    return folder_;
+    checkpoint::write_safetensors(scratch_ / "model.safetensors", {tensors.begin(), tensors.end()});
+    write_file(scratch_ / "config.json", to_text(config));
+    return scratch_.path();
   }
 
   // What loading all of it says; "" if nothing.
@@ -196,7 +186,7 @@ class Changed {
   JsonValue config;
 
  private:
-  std::filesystem::path folder_;
+  Scratch scratch_;
 };
 
 }  // namespace quern::models

@@ -85,9 +85,7 @@ TEST_F(Qwen36Test, OneTensorForEachExpert) {
 
 // The text model alone has its tensors below "model." and its settings at the top of config.json.
 TEST_F(Qwen36Test, TextOnlyNames) {
-  const auto folder = std::filesystem::temp_directory_path() / "quern-text-only-test";
-  std::filesystem::remove_all(folder);
-  std::filesystem::create_directories(folder);
+  const Scratch folder;
   const auto source = test_data("qwen36_split_experts");
   JsonValue config = read_json(source / "config.json");
   JsonValue text = config["text_config"];
@@ -105,11 +103,10 @@ TEST_F(Qwen36Test, TextOnlyNames) {
   }
   write_file(folder / "model.safetensors",
              bytes.substr(0, 8) + names + std::string(shorter, ' ') + bytes.substr(header));
-  Whole whole(folder);
+  Whole whole(folder.path());
   Goldens goldens("qwen36_split_experts");
   expect_logits_of(whole, goldens, "p0");
   EXPECT_EQ(whole.model->blocks_path(whole.weights), "model.layers");
-  std::filesystem::remove_all(folder);
 }
 
 TEST_F(Qwen36Test, RefusesWhatItDoesNotImplement) {

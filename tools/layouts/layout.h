@@ -3,6 +3,7 @@
 // exists for is held against it by `make_synthetic --check`.
 #pragma once
 
+#include <nlohmann/json.hpp>
 #include <string>
 #include <vector>
 
@@ -67,5 +68,12 @@ std::vector<std::string> families();
 // The settings of Qwen3.6-35B-A3B, GLM-4.5-Air, Gemma-4-E4B-it or sarvam-30b as published; with
 // only so many blocks, if blocks > 0, of every kind if there are two.
 JsonValue published_config(const std::string& family, int blocks = 0);
+
+// How the published model takes pictures: a file of its folder. No name for one that takes none.
+struct ProcessorFile {
+  std::string name;
+  JsonValue content;
+};
+ProcessorFile published_processor(const std::string& family);
 
 }  // namespace quern::layouts

@@ -116,6 +116,24 @@ constexpr const char* kSarvam = R"({
   "vocab_size": 262144
 })";
 
+constexpr const char* kQwen36Processor = R"({
+  "size": {"longest_edge": 16777216, "shortest_edge": 65536}, "patch_size": 16,
+  "temporal_patch_size": 2, "merge_size": 2, "image_mean": [0.5, 0.5, 0.5],
+  "image_std": [0.5, 0.5, 0.5], "processor_class": "Qwen3VLProcessor",
+  "image_processor_type": "Qwen2VLImageProcessorFast"
+})";
+
+constexpr const char* kGemma4Processor = R"({
+  "image_processor": {
+    "do_convert_rgb": true, "do_normalize": false, "do_rescale": true, "do_resize": true,
+    "image_mean": [0.0, 0.0, 0.0], "image_processor_type": "Gemma4ImageProcessor",
+    "image_seq_length": 280, "image_std": [1.0, 1.0, 1.0], "max_soft_tokens": 280,
+    "patch_size": 16, "pooling_kernel_size": 3, "resample": 3,
+    "rescale_factor": 0.00392156862745098
+  },
+  "image_seq_length": 280, "processor_class": "Gemma4Processor"
+})";
+
 // Every `interval`-th block and the last one have full attention.
 JsonValue layer_types(int blocks, int interval, const char* other) {
   JsonValue types = JsonValue::array();
@@ -151,6 +169,13 @@ JsonValue published_config(const std::string& family, int blocks) {
   if (family == "qwen3.6") model["layer_types"] = layer_types(layers, 4, "linear_attention");
   if (family == "gemma4") shorten_gemma4(model, layers);
   return config;
+}
+
+ProcessorFile published_processor(const std::string& family) {
+  if (family == "qwen3.6")
+    return {"preprocessor_config.json", parse_json(kQwen36Processor, family)};
+  if (family == "gemma4") return {"processor_config.json", parse_json(kGemma4Processor, family)};
+  return {};
 }
 
 }  // namespace quern::layouts
