@@ -43,8 +43,8 @@ void pin_to(int core) {
   options.http.port = 0;
   options.http.unsent_bytes =
       64 << 20;  // the client may be slower than the mock, which never waits
-  options.max_queued_requests = 1 << 20;
-  options.max_queued_tokens = 1 << 30;
+  options.admission.max_queued_requests = 1 << 20;
+  options.admission.max_queued_tokens = 1 << 30;
   options.log_seconds = 0;
   ModelOptions model;
   model.folder = QUERN_SOURCE_DIR "/tests/data/tiny-qwen3.6";

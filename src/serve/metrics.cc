@@ -155,7 +155,8 @@ void Metrics::http_request(const std::string& path, const std::string& method, i
 }
 
 std::string Metrics::text(const engine::EngineState& state, const engine::Limits& limits,
-                          const std::string& cache_labels, uint64_t slow_clients) const {
+                          const std::string& cache_labels, uint64_t slow_clients,
+                          uint64_t refused) const {
   Page page(labels_);
   const double usage =
       limits.kv_tokens > 0 ? count(state.kv_tokens_used) / count(limits.kv_tokens) : 0;
@@ -189,7 +190,7 @@ std::string Metrics::text(const engine::EngineState& state, const engine::Limits
             ",source=\"local_cache_hit\"");
   page.counter("vllm:generation_tokens", "Tokens of answers.", static_cast<double>(new_total_));
   page.counter("vllm:admission_rejections", "Requests refused because too much was waiting.",
-               static_cast<double>(rejections_));
+               static_cast<double>(refused));
   page.head("vllm:request_success_total", "counter", "Answers by the reason of their end.");
   {
     const std::lock_guard lock(mutex_);

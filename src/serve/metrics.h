@@ -51,7 +51,6 @@ class Metrics {
   void choice_ended(const char* finish_reason, const ChoiceTimes& times);
   // All n choices of a prompt have ended; the longest of them has `new_tokens`.
   void prompt_ended(int64_t n, int64_t new_tokens);
-  void rejected() { ++rejections_; }
   void http_request(const std::string& path, const std::string& method, int status, double seconds);
 
   double mean_request_seconds() const { return request_seconds_.mean(); }
@@ -61,7 +60,7 @@ class Metrics {
 
   // In Prometheus' text format 0.0.4.
   std::string text(const engine::EngineState& state, const engine::Limits& limits,
-                   const std::string& cache_labels, uint64_t slow_clients) const;
+                   const std::string& cache_labels, uint64_t slow_clients, uint64_t refused) const;
 
  private:
   std::string labels_;
@@ -73,7 +72,7 @@ class Metrics {
   std::map<std::string, uint64_t> finished_;       // by reason
   std::map<std::string, uint64_t> http_;           // by labels
   std::map<std::string, Histogram> http_seconds_;  // by labels
-  std::atomic<uint64_t> rejections_{0}, prompt_total_{0}, new_total_{0};
+  std::atomic<uint64_t> prompt_total_{0}, new_total_{0};
 };
 
 }  // namespace quern::serve

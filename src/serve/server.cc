@@ -1,11 +1,9 @@
 #include "serve/server.h"
 
-#include <openssl/crypto.h>
 #include <openssl/rand.h>
 
 #include <algorithm>
 #include <array>
-#include <charconv>
 #include <cmath>
 #include <ctime>
 #include <nlohmann/json.hpp>
@@ -42,17 +40,6 @@ bool is_request_id(std::string_view id) {
   });
 }
 
-char lower(char c) { return c >= 'A' && c <= 'Z' ? static_cast<char>(c + 32) : c; }
-
-std::string_view given_key(const HttpRequest& request) {
-  const std::string_view bearer = request.header("authorization");
-  constexpr std::string_view kScheme = "bearer ";
-  const bool is_bearer = bearer.size() >= kScheme.size() &&
-                         std::equal(kScheme.begin(), kScheme.end(), bearer.begin(),
-                                    [](char wanted, char given) { return wanted == lower(given); });
-  return is_bearer ? bearer.substr(kScheme.size()) : request.header("x-api-key");
-}
-
 double seconds_since(std::chrono::steady_clock::time_point time) {
   return std::chrono::duration<double>(std::chrono::steady_clock::now() - time).count();
 }
@@ -82,8 +69,8 @@ const std::vector<Server::Route>& Server::routes() {
   return kRoutes;
 }
 
-Server::Server(const ServerOptions& options) : options_(options), created_(unix_time()) {
-  for (const std::string& key : options_.api_keys) keys_.emplace_back().digest = sha256(key);
+Server::Server(const ServerOptions& options)
+    : options_(options), admission_(options.admission), created_(unix_time()) {
   http_ = std::make_unique<HttpServer>(options_.http, [this](const Call& call) { handle(call); });
 }
 
@@ -98,10 +85,7 @@ Server::~Server() {
 void Server::serve(std::unique_ptr<ServedModel> model, std::unique_ptr<engine::Engine> engine) {
   model_ = std::move(model);
   const engine::Limits& limits = engine->limits();
-  if (options_.max_queued_requests == 0) options_.max_queued_requests = 4 * limits.max_num_seqs;
-  if (options_.max_queued_tokens == 0)
-    options_.max_queued_tokens =
-        std::max(64 * limits.max_num_batched_tokens, 2 * limits.max_model_len);
+  admission_.fit(limits);
   metrics_ = std::make_unique<Metrics>("model_name=" + json_text(model_->name()) + ",engine=\"0\"",
                                        limits.max_model_len);
   engine_ = std::make_unique<EngineLoop>(
@@ -160,7 +144,7 @@ void Server::handle(const Call& call) {
     methods += (methods.empty() ? "" : ", ") + std::string(route.method);
     if (method != route.method) continue;
     try {
-      if (route.whom == Route::For::key_holders) check_key(request);
+      if (route.whom == Route::For::key_holders) admission_.check_key(request);
       if (route.when == Route::When::loaded && !loaded_)
         throw ApiError(503, "ServiceUnavailable", "Loading model");
       (this->*route.handle)(call);
@@ -171,7 +155,7 @@ void Server::handle(const Call& call) {
   }
   // Who has no key does not learn which routes there are.
   try {
-    check_key(request);
+    admission_.check_key(request);
     if (methods.empty()) return respond(call, error_response(404, "Not Found"));
     HttpResponse wrong_method = error_response(405, "Method Not Allowed");
     wrong_method.headers.emplace_back("Allow", methods);
@@ -200,24 +184,11 @@ int Server::retry_seconds() const {
   return static_cast<int>(std::clamp(std::ceil(mean), 1.0, 60.0));
 }
 
-void Server::check_key(const HttpRequest& request) {
-  if (!keys_.empty() && !key_of(request))
-    throw ApiError(401, "AuthenticationError", "Unauthorized");
-}
-
-// Compares with all keys, in a time that depends on none.
-Server::Key* Server::key_of(const HttpRequest& request) {
-  const std::string digest = sha256(given_key(request));
-  Key* found = nullptr;
-  for (Key& known : keys_)
-    if (CRYPTO_memcmp(digest.data(), known.digest.data(), digest.size()) == 0) found = &known;
-  return found;
-}
-
 void Server::check_json(const HttpRequest& request) const {
   std::string type(request.header("content-type"));
   type = type.substr(0, type.find(';'));
-  std::transform(type.begin(), type.end(), type.begin(), lower);
+  std::transform(type.begin(), type.end(), type.begin(),
+                 [](char c) { return c >= 'A' && c <= 'Z' ? static_cast<char>(c + 32) : c; });
   type.erase(type.find_last_not_of(" \t") + 1);
   if (type != "application/json")
     throw ApiError(400, "Bad Request",
@@ -239,7 +210,7 @@ void Server::on_pool(const Call& call, std::function<void()> work) {
     }
     call->post([this, call, response]() mutable { respond(call, std::move(response)); });
   });
-  if (!accepted) overloaded(options_.overload_status, "too many requests are being prepared");
+  if (!accepted) admission_.refuse_load("too many requests are being prepared");
 }
 
 // --- Routes without a model's work ---------------------------------------------------------------
@@ -263,7 +234,8 @@ void Server::metrics(const Call& call) {
       limits.block_tokens, options_.cache_dtype, limits.prefix_caching ? "True" : "False",
       limits.block_tokens > 0 ? limits.kv_tokens / limits.block_tokens : 0);
   HttpResponse response{.content_type = "text/plain; version=0.0.4; charset=utf-8"};
-  response.body = metrics_->text(engine_->state(), limits, cache, http_->counts().slow_clients);
+  response.body = metrics_->text(engine_->state(), limits, cache, http_->counts().slow_clients,
+                                 admission_.refused());
   respond(call, std::move(response));
 }
 
@@ -358,48 +330,10 @@ void Server::detokenize(const Call& call) {
 
 // --- Answers -------------------------------------------------------------------------------------
 
-void Server::overloaded(int status, const std::string& why) {
-  metrics_->rejected();
-  throw ApiError(status, status == 503 ? "ServiceUnavailable" : reason_phrase(status),
-                 "Server overloaded: " + why + ".");
-}
-
-// Refuses what would have to wait for too long.
-void Server::check_load(const Key* key, int64_t requests, int64_t tokens) {
-  const int64_t unfinished = engine_->unfinished(), queued = queued_tokens_;
-  const int64_t most = options_.max_queued_requests_per_key;
-  if (key && most > 0 && key->requests + requests > most)
-    overloaded(429, fmt::format("{} requests of this API key are in work or waiting",
-                                key->requests.load()));
-  if (unfinished + requests > options_.max_queued_requests ||
-      (queued > 0 && queued + tokens > options_.max_queued_tokens))
-    overloaded(options_.overload_status,
-               fmt::format("{} requests are in work or waiting, {} tokens of their prompts are "
-                           "still to be read",
-                           unfinished, queued));
-}
-
-std::optional<Server::Clock::time_point> Server::deadline_of(const Exchange& call) const {
-  double seconds = options_.request_seconds;
-  const std::string_view asked = call.request().header("x-request-timeout-ms");
-  int64_t milliseconds = 0;
-  const auto [end, error] =
-      std::from_chars(asked.data(), asked.data() + asked.size(), milliseconds);
-  if (!asked.empty() &&
-      (error != std::errc() || end != asked.data() + asked.size() || milliseconds < 1))
-    refuse("x-request-timeout-ms must be a number of milliseconds.", "x-request-timeout-ms");
-  const double wanted = static_cast<double>(milliseconds) / 1000;
-  if (wanted > 0) seconds = seconds > 0 ? std::min(seconds, wanted) : wanted;
-  constexpr double kLongest = 86'400 * 365;
-  if (seconds <= 0 || seconds > kLongest) return std::nullopt;
-  return call.arrived() +
-         std::chrono::duration_cast<Clock::duration>(std::chrono::duration<double>(seconds));
-}
-
 void Server::generate(const Call& call, Endpoint endpoint) {
   check_json(call->request());
-  check_load(key_of(call->request()), 1, 0);
-  const auto deadline = deadline_of(*call);
+  admission_.check_load(admission_.key_of(call->request()), 1, 0, engine_->unfinished());
+  const auto deadline = admission_.deadline_of(*call);
   on_pool(call, [this, call, endpoint, deadline] {
     auto answer = prepare_answer(call, endpoint);
     call->post([answer = std::move(answer), deadline] { answer->start(deadline); });
@@ -421,13 +355,13 @@ std::shared_ptr<Answer> Server::prepare_answer(const Call& call, Endpoint endpoi
   http.body = {};
   check_model(request.model);
   request.include_usage |= options_.usage_always;
-  Key* key = key_of(http);
+  Admission::Key* key = admission_.key_of(http);
   if (key) request.settings.fairness_key = key->digest;
   // Keys must not learn from the time that an answer takes what others have asked.
-  if (key && keys_.size() > 1) request.settings.cache_salt += "@" + key->digest;
+  if (key && admission_.tells_keys_apart()) request.settings.cache_salt += "@" + key->digest;
   Prepared prepared = prepare(request, *model_, engine_->limits());
   const auto requests = static_cast<int64_t>(prepared.requests.size());
-  check_load(key, requests, prepared.prompt_tokens);
+  admission_.check_load(key, requests, prepared.prompt_tokens, engine_->unfinished());
 
   WriterOptions writer{.id = answer_id(http, request),
                        .model = model_->name(),
@@ -438,15 +372,15 @@ std::shared_ptr<Answer> Server::prepare_answer(const Call& call, Endpoint endpoi
                        .reasoning_content = options_.reasoning_content};
   ++answers_;
   if (key) key->requests += requests;
-  return std::make_shared<Answer>(AnswerContext{*model_, *engine_, *metrics_, queued_tokens_}, call,
-                                  std::move(request), std::move(prepared), std::move(writer),
-                                  [this, key, requests, path = http.path, method = http.method,
-                                   arrived = call->arrived()](int status) {
-                                    metrics_->http_request(path, method, status,
-                                                           seconds_since(arrived));
-                                    if (key) key->requests -= requests;
-                                    if (--answers_ == 0 && stopping_) stop();
-                                  });
+  return std::make_shared<Answer>(
+      AnswerContext{*model_, *engine_, *metrics_, admission_.queued_tokens()}, call,
+      std::move(request), std::move(prepared), std::move(writer),
+      [this, key, requests, path = http.path, method = http.method,
+       arrived = call->arrived()](int status) {
+        metrics_->http_request(path, method, status, seconds_since(arrived));
+        if (key) key->requests -= requests;
+        if (--answers_ == 0 && stopping_) stop();
+      });
 }
 
 // In vLLM's words, which scripts look for.

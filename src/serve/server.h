@@ -3,9 +3,7 @@
 #pragma once
 
 #include <atomic>
-#include <chrono>
 #include <condition_variable>
-#include <deque>
 #include <functional>
 #include <memory>
 #include <mutex>
@@ -13,6 +11,7 @@
 #include <vector>
 
 #include "engine/engine.h"
+#include "serve/admission.h"
 #include "serve/answer.h"
 #include "serve/engine_loop.h"
 #include "serve/errors.h"
@@ -25,17 +24,9 @@ namespace quern::serve {
 
 struct ServerOptions {
   HttpOptions http;
-  std::vector<std::string> api_keys;  // none: everybody may ask
+  AdmissionOptions admission;
   ApiLimits limits;
   int pool_threads = 2;
-  // In work and waiting; 0: four times what the engine runs at once.
-  int64_t max_queued_requests = 0;
-  // Of prompts that wait or are being read; 0: 64 times what a step takes.
-  int64_t max_queued_tokens = 0;
-  // Of one key, in work and waiting, then 429; 0: no limit but the ones for all.
-  int64_t max_queued_requests_per_key = 0;
-  int overload_status = 503;
-  double request_seconds = 0;  // that a request may take; 0: as long as it takes
   bool reasoning = true, reasoning_content = true;  // keys of thoughts in answers
   bool usage_details = true;
   bool usage_always = false;  // at the end of every stream
@@ -79,13 +70,6 @@ class Server {
 
   void handle(const Call& call);
   void respond(const Call& call, HttpResponse response);
-  // Who may ask, and how much of it is being done.
-  struct Key {
-    std::string digest;
-    std::atomic<int64_t> requests{0};
-  };
-  Key* key_of(const HttpRequest& request);  // none: nobody is asked for one, or it is wrong
-  void check_key(const HttpRequest& request);
   void check_json(const HttpRequest& request) const;
   int retry_seconds() const;
 
@@ -105,17 +89,13 @@ class Server {
   void on_pool(const Call& call, std::function<void()> work);
   void generate(const Call& call, Endpoint endpoint);
   std::shared_ptr<Answer> prepare_answer(const Call& call, Endpoint endpoint);
-  using Clock = std::chrono::steady_clock;
-  std::optional<Clock::time_point> deadline_of(const Exchange& call) const;
   std::string answer_id(const HttpRequest& request, const ApiRequest& asked) const;
   void check_model(const std::optional<std::string>& name) const;
-  void check_load(const Key* key, int64_t requests, int64_t tokens);
-  [[noreturn]] void overloaded(int status, const std::string& why);
   JsonValue model_json(const std::string& name) const;
   void log_throughput(double seconds);
 
   ServerOptions options_;
-  std::deque<Key> keys_;
+  Admission admission_;
   int64_t created_;
   std::unique_ptr<HttpServer> http_;
   std::unique_ptr<ServedModel> model_;
@@ -124,7 +104,6 @@ class Server {
   std::unique_ptr<Pool> pool_;
   std::atomic<bool> loaded_{false}, stopping_{false};
   std::atomic<int64_t> answers_{0};
-  std::atomic<int64_t> queued_tokens_{0};
   uint64_t logged_prompt_tokens_ = 0, logged_new_tokens_ = 0;
   std::mutex mutex_;
   std::condition_variable changed_;

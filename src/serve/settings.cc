@@ -84,21 +84,23 @@ ServerOptions server_options(const Arguments& arguments, const Environment& envi
   options.http = http_options(arguments, environment);
   options.limits = api_limits(arguments, environment);
   if (arguments.has("api-key"))
-    options.api_keys = arguments.given["api-key"].get<std::vector<std::string>>();
-  for (const std::string& key : options.api_keys)
+    options.admission.api_keys = arguments.given["api-key"].get<std::vector<std::string>>();
+  for (const std::string& key : options.admission.api_keys)
     if (key.empty()) fail(Exit::usage, "--api-key: an empty key opens the server to everybody");
   options.pool_threads = std::clamp(threads() / 4, 2, 8);
   if (arguments.has("max-num-queued-reqs"))
-    options.max_queued_requests = integer(arguments, "max-num-queued-reqs", 1, 1 << 30);
+    options.admission.max_queued_requests = integer(arguments, "max-num-queued-reqs", 1, 1 << 30);
   if (arguments.has("max-num-queued-tokens"))
-    options.max_queued_tokens = integer(arguments, "max-num-queued-tokens", 1, int64_t{1} << 40);
+    options.admission.max_queued_tokens =
+        integer(arguments, "max-num-queued-tokens", 1, int64_t{1} << 40);
   if (arguments.has("max-num-queued-reqs-per-key"))
-    options.max_queued_requests_per_key =
+    options.admission.max_queued_requests_per_key =
         integer(arguments, "max-num-queued-reqs-per-key", 1, 1 << 30);
-  options.overload_status = static_cast<int>(arguments.value("overload-status").get<int64_t>());
-  options.request_seconds = arguments.value("request-timeout-s").get<double>();
-  if (!(options.request_seconds >= 0))
-    fail(Exit::usage, "--request-timeout-s is {} seconds", options.request_seconds);
+  options.admission.overload_status =
+      static_cast<int>(arguments.value("overload-status").get<int64_t>());
+  options.admission.request_seconds = arguments.value("request-timeout-s").get<double>();
+  if (!(options.admission.request_seconds >= 0))
+    fail(Exit::usage, "--request-timeout-s is {} seconds", options.admission.request_seconds);
   options.request_id_headers = arguments.value("enable-request-id-headers");
   const std::string field = text_or(arguments, "reasoning-field");
   options.reasoning = field != "reasoning_content";

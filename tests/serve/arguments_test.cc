@@ -258,12 +258,29 @@ TEST(ArgumentsTest, VariablesOfTheEnvironment) {
   };
   const Arguments arguments = read_arguments({"M"}, environment);
   const ServerOptions options = server_options(arguments, environment);
-  EXPECT_EQ(options.api_keys, Words{"new"});
+  EXPECT_EQ(options.admission.api_keys, Words{"new"});
   EXPECT_EQ(options.http.keep_alive_seconds, 7);
   EXPECT_EQ(options.limits.n, 3);
   EXPECT_EQ(server_options(read_arguments({"M", "--api-key", "typed"}, environment), environment)
-                .api_keys,
+                .admission.api_keys,
             Words{"typed"});
+}
+
+TEST(ArgumentsTest, LimitsOfRequests) {
+  const Words words = {"M",   "--overload-status",
+                       "429", "--request-timeout-s",
+                       "2.5", "--max-num-queued-reqs-per-key",
+                       "3",   "--enable-request-id-headers"};
+  const ServerOptions options = server_options(read_arguments(words, nothing), nothing);
+  EXPECT_EQ(options.admission.overload_status, 429);
+  EXPECT_EQ(options.admission.request_seconds, 2.5);
+  EXPECT_EQ(options.admission.max_queued_requests_per_key, 3);
+  EXPECT_TRUE(options.request_id_headers);
+  EXPECT_NE(refusal({"M", "--overload-status", "500"}).find("is one of 503, 429, 529"),
+            std::string::npos);
+  const ServerOptions usual = server_options(read_arguments({"M"}, nothing), nothing);
+  EXPECT_EQ(usual.admission.overload_status, 503);
+  EXPECT_EQ(usual.admission.request_seconds, 0);
 }
 
 TEST(ArgumentsTest, TheEffectiveConfigurationIsAFileAgain) {

@@ -321,7 +321,8 @@ TEST(HttpTest, AClientThatReadsIsKeptHoweverFastTheEngineIs) {
 
 TEST(HttpTest, OverloadIsRefusedAtOnce) {
   ServerOptions options;
-  options.max_queued_requests = 4;
+  options.admission.max_queued_requests = 4;
+  options.admission.overload_status = 529;
   RunningServer server(slow(), options);
   std::vector<std::unique_ptr<Client>> busy;
   for (int i = 0; i < 4; ++i) {
@@ -330,9 +331,9 @@ TEST(HttpTest, OverloadIsRefusedAtOnce) {
   }
   ASSERT_TRUE(soon([&] { return server->state().running == 4; }));
   const Received got = complete(server.port(), R"({"prompt": "x"})");
-  EXPECT_EQ(got.status, 503);
+  EXPECT_EQ(got.status, 529);
   EXPECT_TRUE(got.has_header("Retry-After: "));
-  EXPECT_EQ(got.json()["error"]["type"], "ServiceUnavailable");
+  EXPECT_EQ(got.json()["error"]["type"], "Overloaded");
   busy.clear();
   EXPECT_TRUE(soon([&] {
     return complete(server.port(), R"({"prompt": "x", "max_tokens": 1})").status == 200;

@@ -302,7 +302,7 @@ TEST(ServerTest, TellsTheTokenizersSettingsIfAllowed) {
 
 TEST(ServerTest, KeysGuardEverythingButHealth) {
   ServerOptions options;
-  options.api_keys = {"one", "two"};
+  options.admission.api_keys = {"one", "two"};
   RunningServer server({}, options);
   EXPECT_EQ(ask(server.port(), get("/health")).status, 200);
   for (const char* path :
@@ -451,7 +451,7 @@ TEST(ServerTest, WhatCannotBeginInItsTimeIsTold) {
 
 TEST(ServerTest, WhatHasBegunEndsInItsTimeWithWhatThereIs) {
   ServerOptions options;
-  options.request_seconds = 0.3;
+  options.admission.request_seconds = 0.3;
   RunningServer server({.tokens_per_s = 100}, options);
   const JsonValue whole =
       complete(server.port(), R"({"prompt": "x", "max_tokens": 4000})").json()["choices"][0];
@@ -466,8 +466,8 @@ TEST(ServerTest, WhatHasBegunEndsInItsTimeWithWhatThereIs) {
 
 TEST(ServerTest, OneKeyCannotTakeEverything) {
   ServerOptions options;
-  options.api_keys = {"greedy", "modest"};
-  options.max_queued_requests_per_key = 3;
+  options.admission.api_keys = {"greedy", "modest"};
+  options.admission.max_queued_requests_per_key = 3;
   RunningServer server({.tokens_per_s = 100}, options);
   const std::string body = R"({"prompt": "x", "max_tokens": 4000, "stream": true})";
   auto as = [&](const std::string& key, const std::string& text) {

@@ -1,0 +1,67 @@
+// Who may ask, and how much: API keys, and the load above which requests are refused instead of
+// left waiting. All of it may be called from any thread.
+#pragma once
+
+#include <atomic>
+#include <chrono>
+#include <cstdint>
+#include <deque>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "engine/request.h"
+#include "serve/http.h"
+
+namespace quern::serve {
+
+struct AdmissionOptions {
+  std::vector<std::string> api_keys = {};  // none: everybody may ask
+  // In work and waiting; 0: four times what the engine runs at once.
+  int64_t max_queued_requests = 0;
+  // Of prompts that wait or are being read; 0: 64 times what a step takes.
+  int64_t max_queued_tokens = 0;
+  // Of one key, in work and waiting, then 429; 0: no limit but the ones for all.
+  int64_t max_queued_requests_per_key = 0;
+  int overload_status = 503;
+  double request_seconds = 0;  // that a request may take; 0: as long as it takes
+};
+
+class Admission {
+ public:
+  using Clock = std::chrono::steady_clock;
+
+  struct Key {
+    std::string digest;
+    std::atomic<int64_t> requests{0};  // in work and waiting
+  };
+
+  explicit Admission(const AdmissionOptions& options);
+  // Sets what the options leave to the engine.
+  void fit(const engine::Limits& limits);
+
+  // Throws ApiError 401 for who has none of the keys.
+  void check_key(const HttpRequest& request);
+  // The key that was given; none where nobody is asked for one.
+  Key* key_of(const HttpRequest& request);
+  bool tells_keys_apart() const { return keys_.size() > 1; }
+
+  // Throws ApiError for what would have to wait for too long. `unfinished`: requests in the engine.
+  void check_load(const Key* key, int64_t requests, int64_t tokens, int64_t unfinished);
+  [[noreturn]] void refuse_load(const std::string& why);
+  std::atomic<int64_t>& queued_tokens() { return queued_tokens_; }
+  uint64_t refused() const { return refused_; }
+
+  // When a request has to be done: by our option or its own header, whichever is sooner.
+  std::optional<Clock::time_point> deadline_of(const Exchange& call) const;
+
+ private:
+  [[noreturn]] void refuse_load(int status, const std::string& why);
+
+  AdmissionOptions options_;
+  std::deque<Key> keys_;
+  std::atomic<int64_t> queued_tokens_{0};
+  std::atomic<uint64_t> refused_{0};
+};
+
+}  // namespace quern::serve
