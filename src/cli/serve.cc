@@ -74,8 +74,15 @@ engine::EngineOptions engine_options(const serve::Arguments& arguments, int64_t 
   if (arguments.value("scheduling-policy") == "priority") options.policy = engine::Policy::priority;
   options.prefix_caching = arguments.value("enable-prefix-caching");
   options.kv_type = kv_type(arguments.value("kv-cache-dtype"));
-  if (arguments.has("kv-cache-memory-bytes"))
-    options.kv_bytes = arguments.given["kv-cache-memory-bytes"];
+  options.kv_bytes = serve::cache_bytes(arguments, environment);
+  if (arguments.has("gpu-memory-utilization")) {
+    options.memory_share = arguments.given["gpu-memory-utilization"];
+    if (!(options.memory_share > 0 && options.memory_share <= 1))
+      fail(Exit::usage, "--gpu-memory-utilization is {}, it must lie above 0 and be 1 at most",
+           options.memory_share);
+  }
+  options.block_tokens = arguments.value("block-size");
+  options.seed = static_cast<uint64_t>(arguments.value("seed").get<int64_t>());
   options.logprobs_mode = logprobs_mode(arguments.value("logprobs-mode"));
   options.ids = model.tokenizer().ids();
   return options;
@@ -86,8 +93,10 @@ std::unique_ptr<engine::Engine> make_engine(const std::filesystem::path& folder,
                                             const serve::Arguments& arguments, int64_t max_len) {
   const JsonValue mock = arguments.value("mock-engine");
   if (!mock.is_null()) return make_mock(mock, model, arguments, max_len);
-  return std::make_unique<engine::ModelEngine>(std::make_shared<const nn::Source>(folder),
-                                               engine_options(arguments, max_len, model));
+  auto engine = std::make_unique<engine::ModelEngine>(std::make_shared<const nn::Source>(folder),
+                                                      engine_options(arguments, max_len, model));
+  log_info("{}", engine->plan().text());
+  return engine;
 }
 
 // Every connection is an open file, of which a process may have few at first.

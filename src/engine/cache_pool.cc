@@ -48,6 +48,8 @@ CachePool::CachePool(const Options& options, PrefixTree tree, CopyState copy_sta
       copy_state_(std::move(copy_state)),
       states_(options.states) {
   for (const Group& group : options_.groups) groups_.emplace_back(group.blocks);
+  const int64_t block = options_.block_tokens;
+  options_.snapshot_tokens = (options_.snapshot_tokens + block - 1) / block * block;
 }
 
 // ---- items of a shelf

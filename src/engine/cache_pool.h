@@ -36,7 +36,7 @@ class FreeList {
 
 // The piece of the caches that one sequence holds, made and given back by a CachePool.
 struct Lease {
-  // By group: the block of tokens [16 i, 16 i + 16), kGone where the layers have forgotten it.
+  // By group: the blocks of its tokens in order, kGone where the layers have forgotten them.
   std::vector<std::vector<int32_t>> tables;
   int32_t state = kGone;  // slot of the recurrent layers' state
 
@@ -65,7 +65,7 @@ class CachePool {
     std::vector<Group> groups;
     int64_t states = 0;  // slots; 0: the model has no recurrent layers
     bool prefix_caching = true;
-    // Prompts longer than this leave a snapshot every so many tokens.
+    // Prompts longer than this leave a snapshot every so many tokens, rounded up to whole blocks.
     int64_t snapshot_tokens = 2048;
   };
   // Copies a slot of recurrent state; `from` == Lease::kGone: fills `to` with zeros.

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <charconv>
 #include <chrono>
+#include <random>
 
 #include "base/error.h"
 #include "base/file.h"
@@ -16,7 +17,7 @@ namespace {
 
 // Rows of logits that are held at once while a prompt is reported.
 constexpr int64_t kReportedRows = 64;
-constexpr int64_t kMostKvBytes = int64_t{16} << 30;
+constexpr int64_t kKernelTokens = kernels::KvBlock::kTokens, kMostBlockTokens = 1024;
 
 nn::KvType stored_type(const Json& config) {
   const Json text = config.has("text_config") ? config.at("text_config") : config;
@@ -31,7 +32,21 @@ int64_t longest_of(const Json& config) {
   return text.get<int64_t>("max_position_embeddings");
 }
 
-uint64_t random_word(std::random_device& source) { return uint64_t{source()} << 32 | source(); }
+uint64_t random_word() {
+  std::random_device source;
+  return uint64_t{source()} << 32 | source();
+}
+
+int64_t bytes_of(const nn::Source& source, const nn::Weights& taken) {
+  int64_t bytes = 0;
+  const auto add = [&](const std::vector<std::string>& names, int64_t sign) {
+    for (const std::string& name : names)
+      bytes += sign * static_cast<int64_t>(source.files.tensor(name).nbytes());
+  };
+  add(source.files.names(), 1);
+  add(taken.untaken(), -1);
+  return bytes;
+}
 
 // Prompts with other pictures are other prompts, though their tokens may be equal.
 std::string salt_of(const Request& request) {
@@ -69,8 +84,10 @@ struct ModelEngine::Drawing {
 ModelEngine::ModelEngine(std::shared_ptr<const nn::Source> source, const EngineOptions& options)
     : source_(std::move(source)),
       options_(options),
-      model_(models::make_model(source_->files.config())) {
+      model_(models::make_model(source_->files.config())),
+      seed_(options.seed.value_or(random_word())) {
   at::NoGradGuard no_grad;
+  check_options();
   const nn::Weights root(source_);
   stem_ = model_->stem(root);
   for (int i = 0; i < model_->blocks(); ++i) blocks_.push_back(model_->block(root, i));
@@ -78,12 +95,25 @@ ModelEngine::ModelEngine(std::shared_ptr<const nn::Source> source, const EngineO
   const int64_t vocabulary = model_->vocabulary();
   if (options_.ids <= 0 || options_.ids > vocabulary) options_.ids = vocabulary;
   kv_type_ = options_.kv_type.value_or(stored_type(source_->files.config()));
-  plan_caches();
+  const Probe found =
+      probe({[this](const Tensor& ids, nn::Pass& pass) { return forward(ids, pass); },
+             [this](const Tensor& hidden, const auto& rows) { return logits_of(hidden, rows); }},
+            options_.max_num_batched_tokens, std::max(options_.max_num_seqs, kReportedRows));
+  plan_ = plan_memory(needs(root, found),
+                      {.cache_bytes = options_.kv_bytes,
+                       .utilization = options_.memory_share,
+                       .max_model_len = options_.max_model_len,
+                       .max_num_seqs = options_.max_num_seqs,
+                       .max_num_batched_tokens = options_.max_num_batched_tokens,
+                       .blocks = options_.kv_blocks,
+                       .prefix_caching = options_.prefix_caching},
+                      machine_memory());
+  make_caches(found.layout);
   limits_ = {.vocabulary = vocabulary,
              .max_model_len = plan_.max_model_len,
              .max_num_seqs = options_.max_num_seqs,
              .max_num_batched_tokens = options_.max_num_batched_tokens,
-             .block_tokens = kernels::KvBlock::kTokens,
+             .block_tokens = options_.block_tokens,
              .kv_tokens = plan_.kv_tokens,
              .prefix_caching = options_.prefix_caching,
              .priorities = options_.policy == Policy::priority};
@@ -91,7 +121,7 @@ ModelEngine::ModelEngine(std::shared_ptr<const nn::Source> source, const EngineO
 
 ModelEngine::~ModelEngine() = default;
 
-void ModelEngine::plan_caches() {
+void ModelEngine::check_options() const {
   if (options_.max_num_seqs < 1 || options_.max_num_batched_tokens < options_.max_num_seqs)
     fail(Exit::usage,
          "max_num_batched_tokens is {} and max_num_seqs {}: a pass must have room for a token of "
@@ -101,44 +131,46 @@ void ModelEngine::plan_caches() {
   if (options_.max_model_len > longest)
     fail(Exit::usage, "max_model_len is {}, but the model was made for {} tokens at most",
          options_.max_model_len, longest);
-  // One token shows which layers keep something, and what.
-  nn::Caches probe;
-  nn::Pass pass = nn::Pass::next(0, 1, probe);
-  forward(at::zeros({1}, at::kLong), pass);
-  const nn::CacheLayout& layout = probe.layout();
+  if (options_.block_tokens < kKernelTokens || options_.block_tokens > kMostBlockTokens ||
+      options_.block_tokens % kKernelTokens != 0)
+    fail(
+        Exit::usage,
+        "block_size is {}, it must be a multiple of {}, which are the tokens that the kernels read "
+        "at once, and {} at most",
+        options_.block_tokens, kKernelTokens, kMostBlockTokens);
+}
 
-  MemoryNeeds needs{.block_tokens = kernels::KvBlock::kTokens,
-                    .windows = layout.windows(),
-                    .block_bytes = {},
-                    .state_bytes = layout.state_bytes(),
-                    .longest = longest};
+MemoryNeeds ModelEngine::needs(const nn::Weights& taken, const Probe& probe) const {
+  MemoryNeeds needs{.block_tokens = options_.block_tokens,
+                    .windows = probe.layout.windows(),
+                    .state_bytes = probe.layout.state_bytes(),
+                    .longest = longest_of(source_->files.config()),
+                    .weights = bytes_of(*source_, taken),
+                    .activations = probe.activations};
   for (int64_t window : needs.windows)
-    needs.block_bytes.push_back(layout.block_bytes(window, kv_type_));
-  const int64_t available = available_memory();
-  if (options_.kv_bytes > available)
-    fail(Exit::memory,
-         "--kv-cache-memory-bytes asks for {}, and {} are available beside the weights: lower it",
-         bytes_text(options_.kv_bytes), bytes_text(available));
-  plan_ = plan_memory(
-      needs,
-      {.bytes = options_.kv_bytes > 0 ? options_.kv_bytes : std::min(available / 4, kMostKvBytes),
-       .max_model_len = options_.max_model_len,
-       .max_num_seqs = options_.max_num_seqs,
-       .max_num_batched_tokens = options_.max_num_batched_tokens,
-       .blocks = options_.kv_blocks,
-       .prefix_caching = options_.prefix_caching});
-  caches_ = std::make_unique<nn::Caches>(layout, kv_type_, plan_.blocks, plan_.states);
-  read_scales();
+    needs.block_bytes.push_back(options_.block_tokens * probe.layout.token_bytes(window, kv_type_));
+  // Packed weights are arranged anew in memory; the others stay where the files are mapped.
+  needs.mapped_weights = std::max<int64_t>(0, needs.weights - private_memory());
+  // Each thread draws from a copy of its row, and from what the rules leave of it.
+  needs.activations +=
+      threads() * model_->vocabulary() * static_cast<int64_t>(sizeof(float) + sizeof(Choice));
+  return needs;
+}
 
-  CachePool::Options pool{.block_tokens = needs.block_tokens,
+void ModelEngine::make_caches(const nn::CacheLayout& layout) {
+  caches_ = std::make_unique<nn::Caches>(layout, kv_type_, plan_.blocks, plan_.block_tokens,
+                                         plan_.states);
+  read_scales();
+  CachePool::Options pool{.block_tokens = plan_.block_tokens,
                           .groups = {},
                           .states = plan_.states,
                           .prefix_caching = options_.prefix_caching};
-  for (size_t g = 0; g < needs.windows.size(); ++g)
-    pool.groups.push_back({needs.windows[g], plan_.blocks[g]});
-  const PrefixTree::Key secret = {random_word(entropy_), random_word(entropy_)};
+  const std::vector<int64_t> windows = layout.windows();
+  for (size_t g = 0; g < windows.size(); ++g) pool.groups.push_back({windows[g], plan_.blocks[g]});
+  // Never from the seed: who knows it could find prompts that collide.
+  const PrefixTree::Key secret = {random_word(), random_word()};
   pool_ = std::make_unique<CachePool>(
-      pool, PrefixTree(needs.block_tokens, secret),
+      pool, PrefixTree(plan_.block_tokens, secret),
       [this](int32_t from, int32_t to) { caches_->copy_state(from, to); });
   scheduler_ = std::make_unique<Scheduler>(
       Scheduler::Options{.max_num_seqs = options_.max_num_seqs,
@@ -154,15 +186,15 @@ void ModelEngine::read_scales() {
   if (kv_type_ != nn::KvType::fp8_e4m3) return;
   bool found = false;
   for (const std::string& name : source_->files.names()) {
-    const bool key = name.ends_with(".k_scale"), value = name.ends_with(".v_scale");
     const size_t place = name.rfind("layers.");
-    if (!(key || value) || place == std::string::npos) continue;
+    if (!nn::is_cache_scale(name) || place == std::string::npos) continue;
     int layer = -1;
     std::from_chars(name.data() + place + 7, name.data() + name.size(), layer);
     if (!caches_->layout().kv.contains(layer)) continue;
     const float scale = source_->files.tensor(name).to(at::kFloat).item<float>();
     if (!(scale > 0)) fail("{}: a scale of {} is no scale", name, scale);
-    (key ? caches_->kv(layer).k_scale : caches_->kv(layer).v_scale) = scale;
+    ops::PagedKv& cache = caches_->kv(layer);
+    (name.ends_with(".k_scale") ? cache.k_scale : cache.v_scale) = scale;
     found = true;
   }
   if (!found)
@@ -185,7 +217,8 @@ int64_t ModelEngine::submit(Request request) {
   const auto media = model_->image_tokens();
   request.cache_salt = salt_of(request);
   active_.try_emplace(submitted_,
-                      Sampler(request, options_.ids, options_.logprobs_mode, random_word(entropy_)),
+                      Sampler(request, options_.ids, options_.logprobs_mode,
+                              seed_of_request(seed_, static_cast<uint64_t>(submitted_))),
                       SequenceImages(std::exchange(request.images, {}), media && media->by_grid),
                       std::vector<TokenReport>());
   scheduler_->add(std::make_unique<Sequence>(submitted_, std::move(request)));

@@ -5,11 +5,10 @@
 #include <map>
 #include <memory>
 #include <optional>
-#include <random>
-#include <set>
 
 #include "engine/engine.h"
 #include "engine/memory_plan.h"
+#include "engine/probe.h"
 #include "engine/sampler.h"
 #include "engine/scheduler.h"
 #include "engine/sequence_images.h"
@@ -30,13 +29,20 @@ struct EngineOptions {
   bool prefix_caching = true;
   // Unset: what the model's weights are stored in.
   std::optional<nn::KvType> kv_type = std::nullopt;
-  // For all caches; 0: a quarter of the memory that is available, and 16 GiB at most.
+  // For all caches; 0: what `memory_share` leaves.
   int64_t kv_bytes = 0;
+  // Of the machine's memory, for weights, activations and caches; 0: caches get a quarter of what
+  // is available, and 16 GiB at most.
+  double memory_share = 0;
   // Blocks for layers that see all tokens, whatever kv_bytes; 0: as many as find room.
   int64_t kv_blocks = 0;
+  int64_t block_tokens = 16;  // of a block; a multiple of 16
   LogprobsMode logprobs_mode = LogprobsMode::raw_logprobs;
   // Ids from here on are never drawn; 0: all that the model has.
   int64_t ids = 0;
+  // Engines of one seed give equal answers to equal requests in the same order, also to those that
+  // have no seed; unset: drawn anew.
+  std::optional<uint64_t> seed = std::nullopt;
 };
 
 class ModelEngine : public Engine {
@@ -73,7 +79,9 @@ class ModelEngine : public Engine {
   };
   struct Drawing;
 
-  void plan_caches();
+  void check_options() const;
+  MemoryNeeds needs(const nn::Weights& taken, const Probe& probe) const;
+  void make_caches(const nn::CacheLayout& layout);
   void read_scales();
   // Fails for a model that sees no pictures.
   const nn::Vision& vision();
@@ -103,7 +111,7 @@ class ModelEngine : public Engine {
   std::map<int64_t, Active> active_;
   Limits limits_;
   EngineState state_;
-  std::random_device entropy_;
+  uint64_t seed_ = 0;
   int64_t submitted_ = 0;
 };
 

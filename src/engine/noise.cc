@@ -15,18 +15,30 @@ PhiloxBlock philox(PhiloxBlock counter, PhiloxKey key) {
   return counter;
 }
 
+namespace {
+
+uint32_t low(uint64_t word) { return static_cast<uint32_t>(word); }
+uint32_t high(uint64_t word) { return static_cast<uint32_t>(word >> 32); }
+
+}  // namespace
+
+// The third number keeps these apart from the keys below.
+uint64_t seed_of_request(uint64_t engine_seed, uint64_t request) {
+  const PhiloxBlock spread =
+      philox({low(request), high(request), 1, 0}, {low(engine_seed), high(engine_seed)});
+  return uint64_t{spread[1]} << 32 | spread[0];
+}
+
 // The generator itself spreads neighbouring seeds and lanes: its output is the key.
 Noise::Noise(uint64_t seed, uint32_t lane) {
-  const PhiloxBlock spread =
-      philox({lane, 0, 0, 0}, {static_cast<uint32_t>(seed), static_cast<uint32_t>(seed >> 32)});
+  const PhiloxBlock spread = philox({lane, 0, 0, 0}, {low(seed), high(seed)});
   key_ = {spread[0], spread[1]};
 }
 
 double Noise::exponential(int64_t position, int32_t id) const {
   const auto place = static_cast<uint64_t>(position);
   const auto token = static_cast<uint32_t>(id);
-  const PhiloxBlock block = philox(
-      {static_cast<uint32_t>(place), static_cast<uint32_t>(place >> 32), token / 4, 0}, key_);
+  const PhiloxBlock block = philox({low(place), high(place), token / 4, 0}, key_);
   return -std::log((block[token % 4] + 0.5) * 0x1p-32);
 }
 

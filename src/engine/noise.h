@@ -13,6 +13,10 @@ using PhiloxBlock = std::array<uint32_t, 4>;
 
 PhiloxBlock philox(PhiloxBlock counter, PhiloxKey key);
 
+// The seed of an engine's request that has none: another for each request, the same for the same
+// number.
+uint64_t seed_of_request(uint64_t engine_seed, uint64_t request);
+
 // The noise of one answer: for each place in it and each token id an independent exponential
 // variable with mean 1.
 class Noise {

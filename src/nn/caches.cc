@@ -24,10 +24,10 @@ std::vector<int64_t> CacheLayout::windows() const {
   return {all.begin(), all.end()};
 }
 
-int64_t CacheLayout::block_bytes(int64_t window, KvType type) const {
+int64_t CacheLayout::token_bytes(int64_t window, KvType type) const {
   int64_t bytes = 0;
   for (const auto& [layer, shape] : kv)
-    if (shape.window == window) bytes += ops::PagedKv::block_bytes(type, shape.heads, shape.width);
+    if (shape.window == window) bytes += ops::PagedKv::token_bytes(type, shape.heads, shape.width);
   return bytes;
 }
 
@@ -40,13 +40,13 @@ int64_t CacheLayout::state_bytes() const {
 }
 
 Caches::Caches(const CacheLayout& layout, KvType type, const std::vector<int64_t>& blocks,
-               int64_t slots)
+               int64_t block_tokens, int64_t slots)
     : layout_(layout), growing_(false) {
   for (int64_t window : layout.windows()) groups_.emplace(window, groups_.size());
   QUERN_CHECK(groups_.size() == blocks.size());
   for (const auto& [layer, shape] : layout.kv) {
     const int64_t count = blocks[groups_.at(shape.window)];
-    kv_.emplace(layer, ops::PagedKv(type, shape.heads, shape.width, count));
+    kv_.emplace(layer, ops::PagedKv(type, shape.heads, shape.width, count, block_tokens));
   }
   for (const auto& [layer, shape] : layout.delta) delta_.emplace(layer, make_state(shape, slots));
 }

@@ -28,14 +28,14 @@ struct CacheLayout {
   // Layers of equal windows forget at the same pace and share their block tables: a group. The
   // windows of all groups, ascending.
   std::vector<int64_t> windows() const;
-  int64_t block_bytes(int64_t window, KvType type) const;  // of a block in all layers of a group
+  int64_t token_bytes(int64_t window, KvType type) const;  // of a token in all layers of a group
   int64_t state_bytes() const;                             // of a slot in all layers
 };
 
 // Where one sequence of a pass stands.
 struct CachePlace {
   int64_t past = 0;                         // tokens before those of the pass
-  std::vector<const int32_t*> tables = {};  // by group: the block of tokens [16 i, 16 i + 16)
+  std::vector<const int32_t*> tables = {};  // by group: the blocks of its tokens, in order
   int64_t slot = 0;                         // of its states
 };
 
@@ -49,8 +49,10 @@ class Caches {
   // Of one sequence, in fp32: layers are made when they are first asked for, and memory grows with
   // the sequence.
   Caches() = default;
-  // Of many sequences: so many blocks for each of layout.windows(), so many slots.
-  Caches(const CacheLayout& layout, KvType type, const std::vector<int64_t>& blocks, int64_t slots);
+  // Of many sequences: so many blocks for each of layout.windows(), of `block_tokens` tokens (a
+  // multiple of 16), so many slots.
+  Caches(const CacheLayout& layout, KvType type, const std::vector<int64_t>& blocks,
+         int64_t block_tokens, int64_t slots);
 
   const CacheLayout& layout() const { return layout_; }
   int64_t bytes(int layer) const;  // held for keys and values; 0 for a layer that has none

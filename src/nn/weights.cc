@@ -265,6 +265,10 @@ Experts Weights::experts(const std::string& name, int64_t count, int64_t hidden,
   return Experts(std::move(gate), std::move(up), std::move(down), activation);
 }
 
+bool is_cache_scale(const std::string& tensor) {
+  return tensor.ends_with(".k_scale") || tensor.ends_with(".v_scale");
+}
+
 std::vector<std::string> Weights::untaken() const {
   std::vector<std::string> names;
   for (const std::string& name : source_->files.names()) {
@@ -274,7 +278,8 @@ std::vector<std::string> Weights::untaken() const {
 }
 
 void Weights::expect_all_taken() const {
-  const std::vector<std::string> names = untaken();
+  std::vector<std::string> names = untaken();
+  std::erase_if(names, is_cache_scale);
   if (names.empty()) return;
   fail("{}: config.json describes a model without this tensor{}", names.front(),
        names.size() == 1 ? std::string() : fmt::format(" (and {} more here)", names.size() - 1));

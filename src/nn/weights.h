@@ -17,6 +17,10 @@
 
 namespace quern::nn {
 
+// Whether a tensor scales the keys or values of a layer's cache (compressed-tensors'
+// kv_cache_scheme): who makes the caches reads it, no module does.
+bool is_cache_scale(const std::string& tensor);
+
 // What a linear does, where that decides whether it may be quantized. draft: of a draft layer, and
 // ordinary there; draft_input: joins embedding and state for a draft layer.
 enum class Role {
@@ -105,7 +109,8 @@ class Weights {
 
   // Tensors of the checkpoint below this place that nobody has taken.
   std::vector<std::string> untaken() const;
-  // Fails if there are any, because then config.json describes another model than the tensors.
+  // Fails if there are any but scales of caches, because then config.json describes another model
+  // than the tensors.
   void expect_all_taken() const;
 
  private:

@@ -19,6 +19,8 @@ constexpr int64_t kTokens = kernels::KvBlock::kTokens;
 constexpr int64_t kSpan = 1024;
 // Queries that go through the keys together; they share the blocks that they read.
 constexpr int64_t kQueries = 16;
+// Pieces of sums that are held at once; of a long sequence there are hundreds.
+constexpr size_t kHeld = 32;
 
 // Query heads of one key/value head at some tokens of a sequence.
 struct Tile {
@@ -80,12 +82,10 @@ class PagedAttention {
         begin[row] = static_cast<int32_t>(std::clamp<int64_t>(first - key, 0, kTokens));
         end[row] = static_cast<int32_t>(std::clamp<int64_t>(own + 1 - key, 0, kTokens));
       }
-      const int64_t item = tile.sequence->table[key / kTokens];
-      QUERN_CHECK(item >= 0 && item < cache_.blocks());
       kernels::cpu_kernels().attend(
           block_,
           cache_.memory.const_data_ptr<uint8_t>() +
-              (item * cache_.heads + tile.head) * block_.bytes(),
+              cache_.offset(tile.sequence->table, key, tile.head),
           begin.data(), end.data(),
           {rows, q.data(), gathered.weighted.data(), gathered.largest.data(), gathered.sum.data()});
     }
@@ -141,18 +141,27 @@ Tensor dense_rows(const Tensor& x) { return x.stride(-1) == 1 ? x : x.contiguous
 
 }  // namespace
 
-PagedKv::PagedKv(KvType kv_type, int64_t kv_heads, int64_t kv_width, int64_t blocks)
-    : type(kv_type), heads(kv_heads), width(kv_width) {
+PagedKv::PagedKv(KvType kv_type, int64_t kv_heads, int64_t kv_width, int64_t blocks,
+                 int64_t tokens_of_block)
+    : type(kv_type), heads(kv_heads), width(kv_width), block_tokens(tokens_of_block) {
+  QUERN_CHECK(block_tokens > 0 && block_tokens % kTokens == 0);
   resize(blocks);
 }
 
-int64_t PagedKv::block_bytes(KvType type, int64_t heads, int64_t width) {
-  return heads * kernels::KvBlock{type, (width + 15) / 16 * 16}.bytes();
+int64_t PagedKv::offset(const int32_t* table, int64_t token, int64_t head) const {
+  const int64_t item = table[token / block_tokens];
+  QUERN_CHECK(item >= 0 && item < blocks());
+  const int64_t place = (item * block_tokens + token % block_tokens) / kTokens;
+  return (place * heads + head) * block().bytes();
+}
+
+int64_t PagedKv::token_bytes(KvType type, int64_t heads, int64_t width) {
+  return heads * kernels::KvBlock{type, (width + 15) / 16 * 16}.bytes() / kTokens;
 }
 
 void PagedKv::resize(int64_t blocks) {
   // Zeros, because numbers of padding take part in sums.
-  Tensor larger = zero_pages({blocks, heads, block().bytes()}, at::kByte);
+  Tensor larger = zero_pages({blocks, block_tokens / kTokens, heads, block().bytes()}, at::kByte);
   if (memory.defined()) {
     const int64_t kept = std::min(blocks, memory.size(0));
     larger.narrow(0, 0, kept).copy_(memory.narrow(0, 0, kept));
@@ -171,11 +180,8 @@ void append(PagedKv& cache, const Tensor& k_in, const Tensor& v_in,
     const PagedSequence& sequence = sequences[static_cast<size_t>(i / cache.heads)];
     const int64_t head = i % cache.heads;
     for (int64_t t = 0; t < sequence.tokens; ++t) {
-      const int64_t place = sequence.past + t, lane = place % kTokens,
-                    item = sequence.table[place / kTokens];
-      QUERN_CHECK(item >= 0 && item < cache.blocks());
-      uint8_t* keys =
-          cache.memory.data_ptr<uint8_t>() + (item * cache.heads + head) * block.bytes();
+      const int64_t place = sequence.past + t, lane = place % kTokens;
+      uint8_t* keys = cache.memory.data_ptr<uint8_t>() + cache.offset(sequence.table, place, head);
       uint8_t* values = keys + block.key_bytes();
       const int64_t row = sequence.first + t;
       const float* from_k = k.const_data_ptr<float>() + row * k.stride(0) + head * k.stride(1);
@@ -188,56 +194,83 @@ void append(PagedKv& cache, const Tensor& k_in, const Tensor& v_in,
   });
 }
 
-Tensor paged_attention(const Tensor& q_in, const PagedKv& cache,
-                       std::span<const PagedSequence> sequences, double scale, int64_t window) {
-  const Tensor q = dense_rows(q_in);
-  check_rows(q, cache.heads, cache.width, sequences);
-  const PagedAttention attention(q, cache, scale, window);
-  Tensor output = at::empty(q.sizes(), at::kFloat);
+namespace {
 
+// The work of a pass: tiles, and for each the spans of keys that it goes through.
+struct Cut {
   struct Span {
     size_t tile;
     int64_t key;
   };
   std::vector<Tile> tiles;
   std::vector<Span> spans;
-  std::vector<size_t> first_span;  // of each tile
-  for (const PagedSequence& sequence : sequences) {
-    for (int64_t begin = 0; begin < sequence.tokens; begin += kQueries) {
-      for (int64_t head = 0; head < cache.heads; ++head) {
-        tiles.push_back({&sequence, head, begin, std::min(sequence.tokens, begin + kQueries)});
-        first_span.push_back(spans.size());
-        for (int64_t key = tiles.back().first_key(window) / kSpan * kSpan;
-             key < tiles.back().last_key(); key += kSpan)
-          spans.push_back({tiles.size() - 1, key});
+  std::vector<size_t> first_span;  // of each tile, and behind the last
+
+  Cut(std::span<const PagedSequence> sequences, int64_t heads, int64_t window) {
+    for (const PagedSequence& sequence : sequences) {
+      for (int64_t begin = 0; begin < sequence.tokens; begin += kQueries) {
+        for (int64_t head = 0; head < heads; ++head)
+          add({&sequence, head, begin, std::min(sequence.tokens, begin + kQueries)}, window);
       }
     }
+    first_span.push_back(spans.size());
   }
-  first_span.push_back(spans.size());
 
-  auto spans_of = [&](size_t tile) { return std::pair{first_span[tile], first_span[tile + 1]}; };
-  if (std::ssize(tiles) >= 8 * cache.heads) {  // enough items without cutting the keys
-    parallel_for(std::ssize(tiles), [&](int64_t i) {
-      const Tile& tile = tiles[static_cast<size_t>(i)];
-      const auto [begin, end] = spans_of(static_cast<size_t>(i));
-      Gathered gathered = attention.gather(tile, spans[begin].key);
-      for (size_t span = begin + 1; span < end; ++span)
-        gathered.add(attention.gather(tile, spans[span].key), attention.width());
-      attention.finish(tile, gathered, output);
-    });
-    return output;
+ private:
+  void add(const Tile& tile, int64_t window) {
+    first_span.push_back(spans.size());
+    for (int64_t key = tile.first_key(window) / kSpan * kSpan; key < tile.last_key(); key += kSpan)
+      spans.push_back({tiles.size(), key});
+    tiles.push_back(tile);
   }
-  std::vector<Gathered> parts(spans.size(), Gathered(0, 0));
-  parallel_for(std::ssize(spans), [&](int64_t i) {
-    const Span& span = spans[static_cast<size_t>(i)];
-    parts[static_cast<size_t>(i)] = attention.gather(tiles[span.tile], span.key);
+};
+
+void attend_by_tiles(const PagedAttention& attention, const Cut& cut, Tensor& output) {
+  parallel_for(std::ssize(cut.tiles), [&](int64_t i) {
+    const auto tile = static_cast<size_t>(i);
+    size_t span = cut.first_span[tile];
+    Gathered sum = attention.gather(cut.tiles[tile], cut.spans[span].key);
+    while (++span < cut.first_span[tile + 1])
+      sum.add(attention.gather(cut.tiles[tile], cut.spans[span].key), attention.width());
+    attention.finish(cut.tiles[tile], sum, output);
   });
-  for (size_t tile = 0; tile < tiles.size(); ++tile) {
-    const auto [begin, end] = spans_of(tile);
-    for (size_t span = begin + 1; span < end; ++span)
-      parts[begin].add(parts[span], attention.width());
-    attention.finish(tiles[tile], parts[begin], output);
+}
+
+void attend_by_spans(const PagedAttention& attention, const Cut& cut, Tensor& output) {
+  std::vector<Gathered> sums(cut.tiles.size(), Gathered(0, 0)), parts(kHeld, Gathered(0, 0));
+  for (size_t first = 0; first < cut.spans.size(); first += kHeld) {
+    const auto spans =
+        std::span(cut.spans).subspan(first, std::min(kHeld, cut.spans.size() - first));
+    parallel_for(std::ssize(spans), [&](int64_t i) {
+      const Cut::Span& span = spans[static_cast<size_t>(i)];
+      parts[static_cast<size_t>(i)] = attention.gather(cut.tiles[span.tile], span.key);
+    });
+    for (size_t i = 0; i < spans.size(); ++i) {
+      const size_t tile = spans[i].tile;
+      if (first + i == cut.first_span[tile])
+        sums[tile] = std::move(parts[i]);
+      else
+        sums[tile].add(parts[i], attention.width());
+    }
   }
+  for (size_t tile = 0; tile < cut.tiles.size(); ++tile)
+    attention.finish(cut.tiles[tile], sums[tile], output);
+}
+
+}  // namespace
+
+Tensor paged_attention(const Tensor& q_in, const PagedKv& cache,
+                       std::span<const PagedSequence> sequences, double scale, int64_t window) {
+  const Tensor q = dense_rows(q_in);
+  check_rows(q, cache.heads, cache.width, sequences);
+  const PagedAttention attention(q, cache, scale, window);
+  const Cut cut(sequences, cache.heads, window);
+  Tensor output = at::empty(q.sizes(), at::kFloat);
+  // Many tiles are items enough without cutting the keys.
+  if (std::ssize(cut.tiles) >= 8 * cache.heads)
+    attend_by_tiles(attention, cut, output);
+  else
+    attend_by_spans(attention, cut, output);
   return output;
 }
 

@@ -30,7 +30,8 @@ class Memory {
       : options_(options),
         blocks_(options.groups.size()),
         states_(static_cast<size_t>(options.states)),
-        pool_(options, hash ? PrefixTree(kBlock, hash) : PrefixTree(kBlock, PrefixTree::Key{3, 5}),
+        block_(options.block_tokens),
+        pool_(options, hash ? PrefixTree(block_, hash) : PrefixTree(block_, PrefixTree::Key{3, 5}),
               [this](int32_t from, int32_t to) {
                 states_[static_cast<size_t>(to)] = from == Lease::kGone
                                                        ? std::vector<int32_t>()
@@ -48,7 +49,7 @@ class Memory {
         expect_token(lease, g, tokens, t);
       for (int64_t t = seen; t < end; ++t) {
         auto& block = at(lease, g, t);
-        block.resize(static_cast<size_t>(t % kBlock));
+        block.resize(static_cast<size_t>(t % block_));
         block.push_back(tokens[static_cast<size_t>(t)]);
       }
     }
@@ -68,20 +69,21 @@ class Memory {
 
  private:
   std::vector<int32_t>& at(const Lease& lease, size_t group, int64_t token) {
-    const int32_t item = lease.tables[group][static_cast<size_t>(token / kBlock)];
+    const int32_t item = lease.tables[group][static_cast<size_t>(token / block_)];
     EXPECT_NE(item, Lease::kGone) << "group " << group << " token " << token;
     return blocks_[group][static_cast<size_t>(item)];
   }
   void expect_token(const Lease& lease, size_t group, const std::vector<int32_t>& tokens,
                     int64_t token) {
     const auto& block = at(lease, group, token);
-    ASSERT_GT(std::ssize(block), token % kBlock);
-    ASSERT_EQ(block[static_cast<size_t>(token % kBlock)], tokens[static_cast<size_t>(token)]);
+    ASSERT_GT(std::ssize(block), token % block_);
+    ASSERT_EQ(block[static_cast<size_t>(token % block_)], tokens[static_cast<size_t>(token)]);
   }
 
   CachePool::Options options_;
   std::vector<std::vector<std::vector<int32_t>>> blocks_;
   std::vector<std::vector<int32_t>> states_;
+  int64_t block_;
   CachePool pool_;
 };
 
@@ -262,7 +264,8 @@ TEST_P(RandomSchedules, EveryBlockHoldsWhatItShouldAndComesBackOnce) {
     if (running.size() < 4 && below(3) == 0) {
       auto next = std::make_unique<Running>();
       for (int64_t part = 0, parts = 1 + below(5); part < parts; ++part) {
-        const auto tokens = counted(1 + below(40), static_cast<int32_t>(below(2)) * 500);
+        const int64_t length = below(3) ? 1 + below(40) : 2 * setting.options.block_tokens;
+        const auto tokens = counted(length, static_cast<int32_t>(below(2)) * 500);
         next->tokens.insert(next->tokens.end(), tokens.begin(), tokens.end());
       }
       const auto known = pool.open(next->lease, next->tokens, below(4) ? "" : "salt",
@@ -304,7 +307,10 @@ std::vector<Setting> settings() {
                               {"Colliding", {}, kColliding},
                               {"Windows", {}, {}},
                               {"States", {}, {}},
-                              {"Everything", {}, kColliding}};
+                              {"Everything", {}, kColliding},
+                              {"BlocksOf32", {.block_tokens = 32}, {}},
+                              {"BlocksOf48", {.block_tokens = 48}, {}},
+                              {"BlocksOf128", {.block_tokens = 128}, {}}};
   for (size_t i : {0u, 1u, 3u}) all[i].options.groups = {{.blocks = 30}};
   all[2].options.groups = {{.blocks = 26}, {.window = 20, .blocks = 13}};
   all[3].options.states = 7;
@@ -312,6 +318,11 @@ std::vector<Setting> settings() {
   all[4].options.groups = {{.window = 33, .blocks = 16}, {.blocks = 22}};
   all[4].options.states = 5;
   all[4].options.snapshot_tokens = 32;
+  for (size_t i : {5u, 6u, 7u}) {
+    all[i].options.groups = {{.blocks = 12}, {.window = 70, .blocks = 14}};
+    all[i].options.states = 6;
+    all[i].options.snapshot_tokens = 100;
+  }
   return all;
 }
 

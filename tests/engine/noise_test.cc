@@ -3,6 +3,7 @@
 #include <gtest/gtest.h>
 
 #include <cmath>
+#include <set>
 #include <vector>
 
 namespace quern::engine {
@@ -42,6 +43,15 @@ TEST(NoiseTest, DependsOnSeedLanePlaceAndToken) {
   EXPECT_NE(q, Noise(7, 0).exponential(4, 5));
   EXPECT_NE(q, Noise(7, 0).exponential(3, 4));
   EXPECT_NE(q, Noise(7, 0).exponential(3, 9));
+}
+
+TEST(NoiseTest, EveryRequestOfAnEngineHasItsOwnSeed) {
+  EXPECT_EQ(seed_of_request(5, 9), seed_of_request(5, 9));
+  std::set<uint64_t> seeds;
+  for (uint64_t engine : {0, 1})
+    for (uint64_t request = 0; request < 1000; ++request)
+      seeds.insert(seed_of_request(engine, request));
+  EXPECT_EQ(seeds.size(), 2000u);
 }
 
 }  // namespace

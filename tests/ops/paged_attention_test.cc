@@ -12,14 +12,14 @@
 namespace quern::ops {
 namespace {
 
-constexpr int64_t kHeads = 2, kGroup = 3, kTokensOfBlock = 16;
+constexpr int64_t kHeads = 2, kGroup = 3;
 
 double distance(const Tensor& a, const Tensor& b) { return (a - b).abs().max().item<double>(); }
 
 // Sequences of these lengths with a cache whose blocks are dealt out at random.
 struct Case {
-  Case(std::vector<int64_t> sequence_lengths, int64_t width, KvType type)
-      : lengths(std::move(sequence_lengths)), cache(type, kHeads, width, 400) {
+  Case(std::vector<int64_t> sequence_lengths, int64_t width, KvType type, int64_t block_tokens = 16)
+      : lengths(std::move(sequence_lengths)), cache(type, kHeads, width, 400, block_tokens) {
     prepare_torch();
     at::manual_seed(2);
     std::vector<int32_t> items(400);
@@ -30,7 +30,7 @@ struct Case {
       k.push_back(at::randn({length, kHeads, width}));
       v.push_back(at::randn({length, kHeads, width}));
       tables.emplace_back();
-      for (int64_t token = 0; token < length; token += kTokensOfBlock) {
+      for (int64_t token = 0; token < length; token += cache.block_tokens) {
         tables.back().push_back(items.back());
         items.pop_back();
       }
@@ -96,6 +96,32 @@ TEST(PagedAttention, AQueryDependsOnItsSequenceAlone) {
       set_threads(1);
     }
   }
+}
+
+TEST(PagedAttention, TheSizeOfABlockIsNoMatter) {
+  for (KvType type : {KvType::bf16, KvType::fp8_e4m3}) {
+    for (int64_t window : {0, 37, 1500}) {
+      auto answer = [&](int64_t block_tokens) {
+        Case c({1100, 90, 5}, 32, type, block_tokens);
+        return c.by_pieces({0, 1, 2}, {0, 3, 40, 57, 900, 901, 1024, 1100}, window);
+      };
+      const Tensor expected = answer(16);
+      for (int64_t block_tokens : {32, 48, 64, 128})
+        EXPECT_TRUE(at::equal(answer(block_tokens), expected)) << block_tokens << ", " << window;
+    }
+  }
+}
+
+// One query is cut by keys, into more pieces than are held at once; many queries are not.
+TEST(PagedAttention, LongSequencesInPieces) {
+  Case c({40'000}, 16, KvType::fp32, 128);
+  append(c.cache, c.k[0], c.v[0], std::vector<PagedSequence>{{0, 40'000, 0, c.tables[0].data()}});
+  auto last = [&](int64_t queries) {
+    const int64_t past = 40'000 - queries;
+    const std::vector<PagedSequence> sequence = {{0, queries, past, c.tables[0].data()}};
+    return paged_attention(c.q[0].slice(0, past), c.cache, sequence, 0.2, 0)[queries - 1];
+  };
+  EXPECT_TRUE(at::equal(last(1), last(130)));
 }
 
 TEST(PagedAttention, WhatOthersLeftInABlockDoesNotShow) {
