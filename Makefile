@@ -54,7 +54,7 @@ fuzz: setup build-dev/build.ninja  ## fuzz every parser for FUZZ_SECONDS (60)
 clean:            ## remove the build folders; the cache outside of the tree stays
 	rm -rf build build-dev build-tidy
 
-build/build.ninja: | setup
-	cmake --preset release >/dev/null
-build-dev/build.ninja: | setup
-	cmake --preset dev >/dev/null
+build/build.ninja: CMakePresets.json | setup
+	cmake --preset release >/dev/null && touch $@
+build-dev/build.ninja: CMakePresets.json | setup
+	cmake --preset dev >/dev/null && touch $@
