@@ -244,12 +244,13 @@ void open_arguments(JsonValue& message, const std::string& path) {
     JsonValue& function = call["function"];
     if (!function.contains("arguments") || !function["arguments"].is_string()) continue;
     const std::string arguments = function["arguments"].get<std::string>();
+    const std::string place = call_path + ".arguments";
     try {
       function["arguments"] = arguments.empty()
                                   ? JsonValue::object()
-                                  : parse_json(arguments, call_path, {.depth = kBodyDepth});
+                                  : parse_json(arguments, place, {.depth = kBodyDepth});
     } catch (const Error& error) {
-      refuse_field(call_path + ".arguments", error.what());
+      throw ApiError(400, "Bad Request", error.what(), place);
     }
   }
 }

@@ -107,7 +107,7 @@ class Conversation : public std::enable_shared_from_this<Conversation> {
 
   void start(const tcp::endpoint& endpoint) {
     socket_.async_connect(endpoint, [self = shared_from_this()](const error_code& error) {
-      if (error) return self->call_.end(error.message());
+      if (error) return self->call_.end(error.message() + "; is the server running?");
       error_code ignored;
       self->socket_.set_option(tcp::no_delay(true), ignored);
       if (self->tls_)
@@ -119,7 +119,10 @@ class Conversation : public std::enable_shared_from_this<Conversation> {
 
  private:
   void shake_hands() {
-    SSL_set_tlsext_host_name(tls_->native_handle(), host_.c_str());
+    error_code no_address;
+    asio::ip::make_address(host_, no_address);
+    if (no_address)  // a name: a server may have several certificates
+      SSL_set_tlsext_host_name(tls_->native_handle(), host_.c_str());
     tls_->set_verify_callback(asio::ssl::host_name_verification(host_));
     tls_->async_handshake(asio::ssl::stream_base::client,
                           [self = shared_from_this()](const error_code& error) {
@@ -272,7 +275,7 @@ std::string fetch(const Url& url, const std::string& method, const std::string& 
                 .piece = [&](std::string_view piece) { answer += piece; },
                 .end = [&](const std::string& error) { failure = error; }});
   client.run();
-  if (!failure.empty()) fail("{}: {}; is the server running?", url.text(), failure);
+  if (!failure.empty()) fail("{}: {}", url.text(), failure);
   if (status != 200) fail("{} {}: status {}: {}", method, path, status, answer.substr(0, 500));
   return answer;
 }
