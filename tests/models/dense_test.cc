@@ -2,26 +2,14 @@
 // what transformers computed with them; and what the dense models refuse.
 #include <gtest/gtest.h>
 
-#include <nlohmann/json.hpp>
-#include <random>
-
-#include "base/error.h"
-#include "base/file.h"
-#include "tests/models/golden.h"
+#include "tests/models/parity.h"
 
 namespace quern::models {
 namespace {
 
-constexpr double kLogitTolerance = 2e-4;
-
 class MadeFixtureTest : public testing::TestWithParam<std::string> {
  protected:
-  MadeFixtureTest() : folder_(test_data(GetParam())), golden_(folder_ / "golden.safetensors") {
-    prepare_torch();
-  }
-
-  Tensor golden(const std::string& name) const { return golden_.tensor(name); }
-  Tensor ids(const std::string& name) const { return golden(name).to(at::kLong); }
+  MadeFixtureTest() : folder_(test_data(GetParam())), goldens_(GetParam()) { prepare_torch(); }
 
   // What the model says about a config.json with one key changed; "" if it takes it.
   std::string refusal(const std::string& key, const JsonValue& value) const {
@@ -36,57 +24,33 @@ class MadeFixtureTest : public testing::TestWithParam<std::string> {
   }
 
   std::filesystem::path folder_;
-  checkpoint::SafetensorsFile golden_;
+  Goldens goldens_;
 };
 
 TEST_P(MadeFixtureTest, LogitsAndEveryBlock) {
   Whole whole(folder_);
   for (const std::string p : {"p0", "p1"}) {
-    Tensor tokens = ids(p + ".input_ids");
+    Tensor tokens = goldens_.ids(p + ".input_ids");
     nn::Pass pass = nn::Pass::whole({tokens.size(0)});
     const auto states = whole.hidden_states(tokens, pass);
-    for (size_t i = 0; i + 1 < states.size(); ++i) {
-      Tensor expected = golden(fmt::format("{}.hidden.{}", p, i));
-      EXPECT_LT(distance(states[i], expected), 1e-4 * expected.abs().max().item<double>()) << i;
-    }
-    Tensor normed = whole.head->norm(states.back()), expected = golden(p + ".final_norm");
-    EXPECT_LT(distance(normed, expected), 1e-4 * expected.abs().max().item<double>());
-    EXPECT_LT(distance(whole.head->logits(normed), golden(p + ".logits")), kLogitTolerance) << p;
+    for (size_t i = 0; i + 1 < states.size(); ++i)
+      goldens_.expect_states(fmt::format("{}.hidden.{}", p, i), states[i]);
+    Tensor normed = whole.head->norm(states.back());
+    goldens_.expect_states(p + ".final_norm", normed);
+    goldens_.expect_logits(p + ".logits", whole.head->logits(normed));
   }
 }
 
 TEST_P(MadeFixtureTest, GreedyContinuationWithCaches) {
-  Whole whole(folder_);
-  for (const std::string p : {"p0", "p1"}) {
-    Tensor tokens = ids(p + ".input_ids"), expected = ids(p + ".greedy_ids");
-    nn::Caches caches;
-    int64_t past = 0;
-    for (int64_t step = 0; step < expected.size(0); ++step) {
-      nn::Pass pass = nn::Pass::next(past, tokens.size(0), caches);
-      Tensor last = whole.logits(tokens, pass)[-1];
-      EXPECT_LT(distance(last, golden(p + ".greedy_logits")[step]), kLogitTolerance)
-          << p << " step " << step;
-      past += tokens.size(0);
-      tokens = last.argmax().reshape({1});
-      ASSERT_EQ(tokens.item<int64_t>(), expected[step].item<int64_t>()) << p << " step " << step;
-    }
-  }
+  expect_greedy_cached(Whole(folder_), goldens_, {"p0", "p1"});
+}
+
+TEST_P(MadeFixtureTest, GreedyContinuationWithoutCaches) {
+  expect_greedy_recomputed(Whole(folder_), goldens_, {"p0", "p1"});
 }
 
 TEST_P(MadeFixtureTest, AnyChunkingGivesTheSame) {
-  Whole whole(folder_);
-  Tensor tokens = ids("p1.input_ids");
-  std::mt19937 random(7);
-  for (int round = 0; round < 4; ++round) {
-    nn::Caches caches;
-    for (int64_t begin = 0; begin < tokens.size(0);) {
-      const int64_t end = std::min<int64_t>(tokens.size(0), begin + 1 + random() % 12);
-      nn::Pass pass = nn::Pass::next(begin, end - begin, caches);
-      Tensor logits = whole.logits(tokens.slice(0, begin, end), pass);
-      EXPECT_LT(distance(logits, golden("p1.logits").slice(0, begin, end)), kLogitTolerance);
-      begin = end;
-    }
-  }
+  expect_any_chunking(Whole(folder_), goldens_, "p1");
 }
 
 TEST_P(MadeFixtureTest, EveryTensorIsTaken) {

@@ -199,6 +199,29 @@ TEST_F(Gemma4Test, SisterModels) {
   }
 }
 
+// No tensor of a block of experts can be left out: other numbers in one show in the logits.
+TEST_F(Gemma4Test, EveryTensorOfABlockOfExpertsCounts) {
+  Goldens goldens("gemma4_moe");
+  const Tensor tokens = goldens.ids("p1.input_ids");
+  auto logits = [&](const Changed& changed) {
+    const Whole whole(changed.write());
+    nn::Pass pass = nn::Pass::whole({tokens.size(0)});
+    return whole.logits(tokens, pass);
+  };
+  Changed changed("gemma4_moe");
+  const Tensor expected = logits(changed);
+  int tried = 0;
+  for (auto& [name, tensor] : changed.tensors) {
+    if (name.find("layers.1.") == std::string::npos || tensor.numel() == 1) continue;
+    const Tensor original = tensor;
+    tensor = original.roll(1, 0);
+    EXPECT_GT(distance(logits(changed), expected), 10 * kLogitTolerance) << name;
+    tensor = original;
+    ++tried;
+  }
+  EXPECT_GE(tried, 20);
+}
+
 TEST_F(Gemma4Test, RefusesWhatItDoesNotImplement) {
   expect_refused("hidden_activation \"silu\" is not implemented", "hidden_activation", "silu");
   expect_refused("top_k_experts 0 of 0 experts", "enable_moe_block", true);

@@ -59,6 +59,9 @@ class Goldens {
   std::map<std::string, double> worst_;
 };
 
+// The prompts of the fixtures that have three.
+inline const std::vector<std::string> kPrompts = {"p0", "p1", "p2"};
+
 // Logits of a prompt at all positions.
 inline void expect_logits_of(const Whole& whole, Goldens& goldens, const std::string& prompt) {
   const Tensor tokens = goldens.ids(prompt + ".input_ids");
@@ -68,7 +71,7 @@ inline void expect_logits_of(const Whole& whole, Goldens& goldens, const std::st
 
 // Logits of prompts 0 to 2; of prompt 1 the output of every block.
 inline void expect_logits_and_blocks(const Whole& whole, Goldens& goldens) {
-  for (const char* p : {"p0", "p1", "p2"}) expect_logits_of(whole, goldens, p);
+  for (const std::string& p : kPrompts) expect_logits_of(whole, goldens, p);
   const Tensor tokens = goldens.ids("p1.input_ids");
   nn::Pass pass = nn::Pass::whole({tokens.size(0)});
   const std::vector<Tensor> states = whole.hidden_states(tokens, pass);
@@ -86,9 +89,10 @@ inline void expect_independent_sequences(const Whole& whole, Goldens& goldens) {
   goldens.expect_logits("p2.logits", both.slice(0, a.size(0)));
 }
 
-// The greedy continuations of all prompts, token by token through the caches.
-inline void expect_greedy_cached(const Whole& whole, Goldens& goldens) {
-  for (const char* p : {"p0", "p1", "p2"}) {
+// The greedy continuations of prompts, token by token through the caches.
+inline void expect_greedy_cached(const Whole& whole, Goldens& goldens,
+                                 const std::vector<std::string>& prompts = kPrompts) {
+  for (const std::string& p : prompts) {
     const Tensor expected = goldens.ids(fmt::format("{}.greedy_ids", p));
     const std::string name = fmt::format("{}.greedy_logits", p);
     Tensor tokens = goldens.ids(fmt::format("{}.input_ids", p));
@@ -107,8 +111,9 @@ inline void expect_greedy_cached(const Whole& whole, Goldens& goldens) {
 
 // The same continuations, computed in one pass without caches: every step is the likeliest token
 // after the prompt and the steps before it.
-inline void expect_greedy_recomputed(const Whole& whole, Goldens& goldens) {
-  for (const char* p : {"p0", "p1", "p2"}) {
+inline void expect_greedy_recomputed(const Whole& whole, Goldens& goldens,
+                                     const std::vector<std::string>& prompts = kPrompts) {
+  for (const std::string& p : prompts) {
     const Tensor prompt = goldens.ids(fmt::format("{}.input_ids", p));
     const Tensor expected = goldens.ids(fmt::format("{}.greedy_ids", p));
     const std::string name = fmt::format("{}.greedy_logits", p);
@@ -121,8 +126,10 @@ inline void expect_greedy_recomputed(const Whole& whole, Goldens& goldens) {
 }
 
 // A prompt in chunks of any size gives the logits of the whole.
-inline void expect_any_chunking(const Whole& whole, Goldens& goldens) {
-  const Tensor tokens = goldens.ids("p2.input_ids"), expected = goldens.tensor("p2.logits");
+inline void expect_any_chunking(const Whole& whole, Goldens& goldens,
+                                const std::string& prompt = "p2") {
+  const std::string golden = prompt + ".logits";
+  const Tensor tokens = goldens.ids(prompt + ".input_ids"), expected = goldens.tensor(golden);
   std::mt19937 random(7);
   for (int round = 0; round < 4; ++round) {
     nn::Caches caches;
@@ -130,7 +137,7 @@ inline void expect_any_chunking(const Whole& whole, Goldens& goldens) {
       const int64_t end = std::min<int64_t>(tokens.size(0), begin + 1 + random() % 30);
       nn::Pass pass = nn::Pass::next(begin, end - begin, caches);
       const Tensor logits = whole.logits(tokens.slice(0, begin, end), pass);
-      goldens.expect_logits("p2.logits", logits, expected.slice(0, begin, end));
+      goldens.expect_logits(golden, logits, expected.slice(0, begin, end));
       begin = end;
     }
   }
