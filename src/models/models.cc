@@ -21,13 +21,10 @@ struct Row {
 };
 
 constexpr Row kTable[] = {
-    {"Gemma4ForConditionalGeneration", make_gemma4},
-    {"Glm4MoeForCausalLM", make_glm4_moe},
-    {"LlamaForCausalLM", make_llama},
-    {"Qwen3ForCausalLM", make_qwen3},
-    {"Qwen3_5MoeForConditionalGeneration", make_qwen3_6},
-    {"Qwen3_5MoeForCausalLM", make_qwen3_6},
-    {"SarvamMoEForCausalLM", make_sarvam_moe},
+    {"Gemma4ForCausalLM", make_gemma4},        {"Gemma4ForConditionalGeneration", make_gemma4},
+    {"Glm4MoeForCausalLM", make_glm4_moe},     {"LlamaForCausalLM", make_llama},
+    {"Qwen3ForCausalLM", make_qwen3},          {"Qwen3_5MoeForConditionalGeneration", make_qwen3_6},
+    {"Qwen3_5MoeForCausalLM", make_qwen3_6},   {"SarvamMoEForCausalLM", make_sarvam_moe},
     {"SarvamMoeForCausalLM", make_sarvam_moe},
 };
 

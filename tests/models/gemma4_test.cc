@@ -61,6 +61,20 @@ TEST_F(Gemma4Test, Resaved) {
   EXPECT_TRUE(whole.model->unused(whole.weights).empty());
 }
 
+// The text model alone has its tensors below "model." and its settings at the top of config.json.
+TEST_F(Gemma4Test, TextOnlyNames) {
+  Changed changed("gemma4_resaved");
+  changed.rename("model.language_model.", "model.");
+  JsonValue text = changed.config["text_config"];
+  text["architectures"] = {"Gemma4ForCausalLM"};
+  changed.config = text;
+  const Whole whole(changed.write());
+  expect_logits_of(whole, resaved_, "p0");
+  EXPECT_EQ(whole.model->blocks_path(whole.weights), "model.layers");
+  EXPECT_FALSE(whole.model->image_tokens());
+  EXPECT_TRUE(whole.weights.untaken().empty());
+}
+
 // The blocks' own embeddings are no output of a block; here they are put together from what the
 // stem tells the blocks and the tensors of the checkpoint.
 TEST_F(Gemma4Test, PerLayerInputs) {
