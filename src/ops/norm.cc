@@ -1,5 +1,8 @@
 #include "ops/norm.h"
 
+#include <cmath>
+
+#include "kernels/kernels.h"
 #include "ops/pieces.h"
 
 namespace quern::ops {
@@ -7,8 +10,18 @@ namespace {
 
 at::IntArrayRef row_shape(const Tensor& x) { return x.sizes().slice(1); }
 
+// One pass over memory where no gradient is wanted; the backward pass differentiates the formula.
 Tensor normalized(const Tensor& x, double eps) {
-  return x * (x.square().mean(-1, /*keepdim=*/true) + eps).rsqrt();
+  const int64_t width = x.size(-1);
+  if (at::GradMode::is_enabled() || width % 16 != 0)
+    return x * (x.square().mean(-1, /*keepdim=*/true) + eps).rsqrt();
+  const Tensor rows = x.contiguous();
+  Tensor y = at::empty(rows.sizes(), at::kFloat);
+  const auto numbers = static_cast<float>(width);
+  kernels::cpu_kernels().unit_rows(rows.const_data_ptr<float>(), rows.numel() / width, width, width,
+                                   static_cast<float>(eps) * numbers, std::sqrt(numbers),
+                                   y.data_ptr<float>());
+  return y;
 }
 
 }  // namespace
