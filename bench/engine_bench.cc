@@ -61,21 +61,25 @@ double read_bandwidth() {
   return best;
 }
 
-// Bytes of weights that a step with one token reads: all but the embedding, and of the experts
-// those that a token is sent to.
-double bytes_per_token(const nn::Source& source) {
+// Bytes of weights that a step with a token of each of `batch` sequences reads: all but the
+// embedding, unless it is the head too, and of the experts as many as are chosen if every token
+// chooses at random.
+double bytes_per_step(const nn::Source& source, int64_t batch) {
   const Json config = source.files.config();
   const Json text = config.has("text_config") ? config.at("text_config") : config;
   const double experts = text.get<double>("num_experts", text.get<double>("n_routed_experts", 1)),
-               chosen = text.get<double>("num_experts_per_tok", experts);
+               chosen = text.get<double>("num_experts_per_tok", experts),
+               touched = 1 - std::pow(1 - chosen / experts, static_cast<double>(batch));
+  const bool tied =
+      text.get<bool>("tie_word_embeddings", config.get<bool>("tie_word_embeddings", false));
   double bytes = 0;
   for (const std::string& name : source.files.names()) {
     const bool expert = name.find(".experts.") != std::string::npos;
-    if (name.find("embed_tokens") != std::string::npos ||
+    const bool head = tied && name.ends_with("embed_tokens.weight");
+    if ((name.find("embed_tokens") != std::string::npos && !head) ||
         name.find("visual") != std::string::npos || name.starts_with("mtp."))
       continue;
-    bytes +=
-        static_cast<double>(source.files.tensor(name).nbytes()) * (expert ? chosen / experts : 1.0);
+    bytes += static_cast<double>(source.files.tensor(name).nbytes()) * (expert ? touched : 1.0);
   }
   return bytes;
 }
@@ -121,26 +125,22 @@ void measure(const Options& options, const std::shared_ptr<const nn::Source>& so
   }
   const double seconds = seconds_since(decode);
   const auto made = static_cast<double>(engine.state().new_tokens - before);
-  bench::Line line = {{"model", options.model},
-                      {"batch", batch},
-                      {"prompt_tokens_per_second",
-                       std::round(static_cast<double>(batch * options.prompt) / prompt_seconds)},
-                      {"tokens_per_second", std::round(10 * made / seconds) / 10},
-                      {"step_ms", bench::spread([&] {
-                         for (double& s : steps) s *= 1000;
-                         return steps;
-                       }())},
-                      {"share_outside_arithmetic",
-                       std::round(1000 * (1 - engine.arithmetic_seconds / seconds)) / 1000},
-                      {"read_gb_per_second", std::round(bandwidth / 1e8) / 10}};
-  if (batch == 1) {
-    std::sort(steps.begin(), steps.end());
-    const double bytes = bytes_per_token(*source);
-    line["weight_mb_per_token"] = std::round(bytes / 1e5) / 10;
-    line["share_of_read_bandwidth"] =
-        std::round(1000 * bytes / (steps[steps.size() / 2] / 1000) / bandwidth) / 1000;
-  }
-  bench::print("engine", line);
+  for (double& s : steps) s *= 1000;
+  std::ranges::sort(steps);
+  const double bytes = bytes_per_step(*source, batch);
+  bench::print("engine",
+               {{"model", options.model},
+                {"batch", batch},
+                {"prompt_tokens_per_second",
+                 std::round(static_cast<double>(batch * options.prompt) / prompt_seconds)},
+                {"tokens_per_second", std::round(10 * made / seconds) / 10},
+                {"step_ms", bench::spread(steps)},
+                {"share_outside_arithmetic",
+                 std::round(1000 * (1 - engine.arithmetic_seconds / seconds)) / 1000},
+                {"read_gb_per_second", std::round(bandwidth / 1e8) / 10},
+                {"weight_mb_per_step", std::round(bytes / 1e5) / 10},
+                {"share_of_read_bandwidth",
+                 std::round(1e6 * bytes / steps[steps.size() / 2] / bandwidth) / 1000}});
 }
 
 }  // namespace
