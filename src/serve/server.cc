@@ -169,6 +169,8 @@ void Server::respond(const Call& call, HttpResponse response) {
   const HttpRequest& request = call->request();
   const bool later = response.status == 503 || response.status == 429 || response.status == 529;
   if (later) response.headers.emplace_back("Retry-After", std::to_string(retry_seconds()));
+  if (later && loaded_)
+    response.headers.emplace_back("X-Quern-Queue-Depth", std::to_string(engine_->unfinished()));
   if (loaded_) {
     const bool known = std::any_of(routes().begin(), routes().end(),
                                    [&](const Route& route) { return request.path == route.path; });

@@ -332,6 +332,7 @@ TEST(HttpTest, OverloadIsRefusedAtOnce) {
   ASSERT_TRUE(soon([&] { return server->state().running == 4; }));
   const Received got = complete(server.port(), R"({"prompt": "x"})");
   EXPECT_EQ(got.status, 529);
+  EXPECT_TRUE(got.has_header("X-Quern-Queue-Depth: 4\r\n"));
   EXPECT_TRUE(got.has_header("Retry-After: "));
   EXPECT_EQ(got.json()["error"]["type"], "Overloaded");
   busy.clear();
