@@ -76,7 +76,7 @@ double bytes_per_step(const nn::Source& source, int64_t batch) {
   for (const std::string& name : source.files.names()) {
     const bool expert = name.find(".experts.") != std::string::npos;
     const bool head = tied && name.ends_with("embed_tokens.weight");
-    if ((name.find("embed_tokens") != std::string::npos && !head) ||
+    if ((nn::is_embedding_table(name.substr(0, name.rfind('.'))) && !head) ||
         name.find("visual") != std::string::npos || name.starts_with("mtp."))
       continue;
     bytes += static_cast<double>(source.files.tensor(name).nbytes()) * (expert ? touched : 1.0);
