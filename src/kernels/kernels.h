@@ -15,9 +15,10 @@
 
 namespace quern::kernels {
 
-// A dense weight [rows, columns].
+// A dense weight [rows, columns], as a checkpoint holds it.
 struct DenseShape {
   int64_t rows, columns;
+  FloatType type = FloatType::bf16;
 };
 
 struct CpuKernels {
@@ -34,10 +35,10 @@ struct CpuKernels {
                        int64_t begin, int64_t end, float* out);
 
   // out[t, n] = sum over k of x[t, k] * weight[n, k] for n in [begin, end) and a few tokens; x is
-  // fp32 [tokens, columns], out [tokens, rows], weight bf16 [rows, columns] at any even address.
-  // Summed as rounding.h says, by fused multiply-add; a row is read once for 4 tokens.
-  void (*bf16_product)(const DenseShape& shape, const uint16_t* weight, const float* x,
-                       int64_t tokens, int64_t begin, int64_t end, float* out);
+  // fp32 [tokens, columns], out [tokens, rows], the weight aligned to its elements. Summed as
+  // rounding.h says, by fused multiply-add; a row is read once for 4 tokens.
+  void (*dense_product)(const DenseShape& shape, const void* weight, const float* x, int64_t tokens,
+                        int64_t begin, int64_t end, float* out);
   void (*floats_from_bf16)(const uint16_t* values, int64_t count, float* out);
   void (*floats_from_fp16)(const uint16_t* values, int64_t count, float* out);
 

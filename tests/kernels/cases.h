@@ -96,8 +96,20 @@ struct DenseCase {
 };
 
 inline std::vector<DenseCase> dense_cases() {
-  return {{{64, 256}, 1}, {{61, 256}, 2},  {{32, 2048}, 3}, {{6, 4112}, 4}, {{9, 100}, 5},
-          {{3, 17}, 8},   {{50, 1000}, 1}, {{1, 5}, 7},     {{4, 8200}, 2}};
+  std::vector<DenseCase> cases;
+  for (FloatType type : {FloatType::bf16, FloatType::fp16, FloatType::fp32})
+    for (const auto& [rows, columns, tokens] :
+         std::vector<std::tuple<int64_t, int64_t, int64_t>>{{64, 256, 1},
+                                                            {61, 256, 2},
+                                                            {32, 2048, 3},
+                                                            {6, 4112, 4},
+                                                            {9, 100, 5},
+                                                            {3, 17, 8},
+                                                            {50, 1000, 1},
+                                                            {1, 5, 7},
+                                                            {4, 8200, 2}})
+      cases.push_back({{rows, columns, type}, tokens});
+  return cases;
 }
 
 struct RoundingCase {

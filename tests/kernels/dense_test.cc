@@ -4,28 +4,30 @@ namespace quern::kernels {
 namespace {
 
 struct DenseData {
-  // The weight lies at an address that is only even, as in a mapped file.
+  // The weight lies at an address that is only a multiple of its elements' size, as in a mapped
+  // file.
   explicit DenseData(const DenseCase& c)
       : shape(c.shape),
         tokens(c.tokens),
-        weight(shape.rows * shape.columns, 2),
+        weight(shape.rows * shape.columns * float_bytes(shape.type), float_bytes(shape.type)),
         x(normal_floats(tokens * shape.columns, 7)) {
-    const std::vector<float> values = normal_floats(weight.count(), 8);
-    for (int64_t i = 0; i < weight.count(); ++i) weight[i] = bf16_from_float(values[i]);
+    const std::vector<uint8_t> bytes =
+        floats_as(shape.type, normal_floats(shape.rows * shape.columns, 8));
+    std::copy(bytes.begin(), bytes.end(), weight.data());
   }
 
   Guarded<float> product(const CpuKernels& kernels) const {
     Guarded<float> out(tokens * shape.rows);
     for (int64_t row = 0; row < shape.rows; row += 7)
-      kernels.bf16_product(shape, weight.data(), x.data(), tokens, row,
-                           std::min<int64_t>(row + 7, shape.rows), out.data());
+      kernels.dense_product(shape, weight.data(), x.data(), tokens, row,
+                            std::min<int64_t>(row + 7, shape.rows), out.data());
     EXPECT_TRUE(out.guards_hold());
     return out;
   }
 
   DenseShape shape;
   int64_t tokens;
-  Guarded<uint16_t> weight;
+  Guarded<uint8_t> weight;
   std::vector<float> x;
 };
 
@@ -42,8 +44,9 @@ TEST(Dense, ReferenceEqualsTheDefinitionInDouble) {
       for (int64_t row = 0; row < c.shape.rows; ++row) {
         double exact = 0, magnitude = 0;
         for (int64_t k = 0; k < c.shape.columns; ++k) {
-          const double term = double{float_from_bf16(data.weight[row * c.shape.columns + k])} *
-                              data.x[t * c.shape.columns + k];
+          const double term =
+              double{load_float(c.shape.type, data.weight.data(), row * c.shape.columns + k)} *
+              data.x[t * c.shape.columns + k];
           exact += term;
           magnitude += std::abs(term);
         }
@@ -63,15 +66,17 @@ TEST(Dense, EveryInstructionSetGivesTheReferencesBits) {
 }
 
 TEST(Dense, ATokensResultDoesNotDependOnItsNeighbours) {
-  DenseData data({{13, 300}, 8});
-  for (const CpuKernels* kernels : available_cpu_kernels()) {
-    const Guarded<float> all = data.product(*kernels);
-    for (int64_t t = 0; t < 8; ++t) {
-      Guarded<float> alone(13);
-      kernels->bf16_product(data.shape, data.weight.data(), data.x.data() + t * 300, 1, 0, 13,
-                            alone.data());
-      EXPECT_EQ(std::memcmp(alone.data(), all.data() + t * 13, 13 * sizeof(float)), 0)
-          << kernels->name;
+  for (const FloatType type : {FloatType::bf16, FloatType::fp32}) {
+    const DenseData data({{13, 300, type}, 8});
+    for (const CpuKernels* kernels : available_cpu_kernels()) {
+      const Guarded<float> all = data.product(*kernels);
+      for (int64_t t = 0; t < 8; ++t) {
+        Guarded<float> alone(13);
+        kernels->dense_product(data.shape, data.weight.data(), data.x.data() + t * 300, 1, 0, 13,
+                               alone.data());
+        EXPECT_EQ(std::memcmp(alone.data(), all.data() + t * 13, 13 * sizeof(float)), 0)
+            << kernels->name;
+      }
     }
   }
 }

@@ -1,5 +1,5 @@
-// Products with dense bf16 weights for a few tokens, and conversions to fp32, over 16 lanes,
-// written once for all instruction sets: `L` supplies the vector of 16 floats.
+// Products with dense weights for a few tokens, and conversions to fp32, over 16 lanes, written
+// once for all instruction sets: `L` supplies the vector of 16 floats.
 #pragma once
 
 #include "kernels/cpu/repeat.h"
@@ -19,22 +19,35 @@ struct DenseKernels {
     convert<FloatType::fp16>(values, count, out);
   }
 
-  static void product(const DenseShape& shape, const uint16_t* weight, const float* x,
-                      int64_t tokens, int64_t begin, int64_t end, float* out) {
-    for (int64_t row = begin; row < end; row += kRows) {
-      const int64_t rows = end - row < kRows ? end - row : kRows;
-      const uint16_t* w = weight + row * shape.columns;
-      for (int64_t t = 0; t < tokens; t += kTokens) {
-        const int64_t left = tokens - t < kTokens ? tokens - t : kTokens;
-        tile(rows, left)(shape, w, x + t * shape.columns, out + t * shape.rows + row);
-      }
-    }
+  static void product(const DenseShape& shape, const void* weight, const float* x, int64_t tokens,
+                      int64_t begin, int64_t end, float* out) {
+    const auto product = shape.type == FloatType::bf16   ? product_of<FloatType::bf16>
+                         : shape.type == FloatType::fp16 ? product_of<FloatType::fp16>
+                                                         : product_of<FloatType::fp32>;
+    product(shape, weight, x, tokens, begin, end, out);
   }
 
  private:
   using Floats = typename L::Floats;
-  using Tile = void (*)(const DenseShape& shape, const uint16_t* weight, const float* x,
-                        float* out);
+  using Tile = void (*)(const DenseShape& shape, const void* weight, const float* x, float* out);
+
+  template <FloatType kType>
+  static void product_of(const DenseShape& shape, const void* weight, const float* x,
+                         int64_t tokens, int64_t begin, int64_t end, float* out) {
+    for (int64_t row = begin; row < end; row += kRows) {
+      const int64_t rows = end - row < kRows ? end - row : kRows;
+      const void* w = element<kType>(weight, row * shape.columns);
+      for (int64_t t = 0; t < tokens; t += kTokens) {
+        const int64_t left = tokens - t < kTokens ? tokens - t : kTokens;
+        tile<kType>(rows, left)(shape, w, x + t * shape.columns, out + t * shape.rows + row);
+      }
+    }
+  }
+
+  template <FloatType kType>
+  static const void* element(const void* weight, int64_t index) {
+    return static_cast<const uint8_t*>(weight) + index * float_bytes(kType);
+  }
 
   template <FloatType kType>
   static void convert(const uint16_t* values, int64_t count, float* out) {
@@ -43,38 +56,37 @@ struct DenseKernels {
     for (; i < count; ++i) out[i] = load_float(kType, values, i);
   }
 
-  template <int kR, int kT>
-  static void multiply(const DenseShape& shape, const uint16_t* weight, const float* x,
-                       float* out) {
+  template <FloatType kType, int kR, int kT>
+  static void multiply(const DenseShape& shape, const void* weight, const float* x, float* out) {
+    constexpr int64_t kLine = 64 / float_bytes(kType);  // elements
     const int64_t columns = shape.columns, whole = columns / 16 * 16;
-    const int64_t distance = prefetch_distance(kR * columns);
+    const int64_t distance = prefetch_distance(kR * columns, kLine);
     Floats sums[kR * kT];
     repeat<kR * kT>([&](auto i) { sums[i] = L::splat(0); });
     for (int64_t k = 0; k < whole; k += 16) {
       Floats xs[kT];
       repeat<kT>([&](auto t) { xs[t] = L::load(x + t * columns + k); });
       repeat<kR>([&](auto r) {
-        const uint16_t* row = weight + r * columns;
-        if (k % 32 == 0) prefetch(weight + distance + kR * k + 32 * r);
-        const Floats w = L::template load_as<FloatType::bf16>(row, k);
+        if (k % kLine == 0) prefetch(element<kType>(weight, distance + kR * k + kLine * r));
+        const Floats w = L::template load_as<kType>(weight, r * columns + k);
         repeat<kT>([&](auto t) { sums[r * kT + t] = L::fma(w, xs[t], sums[r * kT + t]); });
       });
     }
-    if (whole < columns) add_rest<kR, kT>(columns, whole, weight, x, sums);
+    if (whole < columns) add_rest<kType, kR, kT>(columns, whole, weight, x, sums);
     repeat<kR>([&](auto r) {
       repeat<kT>([&](auto t) { out[t * shape.rows + r] = L::sum(sums[r * kT + t]); });
     });
   }
 
   // The last columns, fewer than 16, padded with zeros.
-  template <int kR, int kT>
-  static void add_rest(int64_t columns, int64_t whole, const uint16_t* weight, const float* x,
+  template <FloatType kType, int kR, int kT>
+  static void add_rest(int64_t columns, int64_t whole, const void* weight, const float* x,
                        Floats* sums) {
     repeat<kR>([&](auto r) {
       repeat<kT>([&](auto t) {
         float w[16] = {}, padded[16] = {};
         for (int64_t k = whole; k < columns; ++k) {
-          w[k - whole] = float_from_bf16(weight[r * columns + k]);
+          w[k - whole] = load_float(kType, weight, r * columns + k);
           padded[k - whole] = x[t * columns + k];
         }
         Floats& sum = sums[r * kT + t];
@@ -85,16 +97,22 @@ struct DenseKernels {
 
   // The rows of a tile are read side by side, but memory delivers one stream fastest: what comes
   // next is fetched front to back, a line for a line, into L2 because it would not all fit into L1.
-  // In elements: never within the tile at hand, 32 KB at least.
-  static int64_t prefetch_distance(int64_t tile) { return tile < 16384 ? 16384 : tile; }
-  static void prefetch(const uint16_t* p) { __builtin_prefetch(p, /*write=*/0, /*locality=*/2); }
+  // In elements: never within the tile at hand, 512 lines at least.
+  static int64_t prefetch_distance(int64_t tile, int64_t line) {
+    return tile < 512 * line ? 512 * line : tile;
+  }
+  static void prefetch(const void* p) { __builtin_prefetch(p, /*write=*/0, /*locality=*/2); }
 
+  template <FloatType kType>
   static Tile tile(int64_t rows, int64_t tokens) {
-    static constexpr Tile kTiles[kRows][kTokens] = {
-        {multiply<1, 1>, multiply<1, 2>, multiply<1, 3>, multiply<1, 4>},
-        {multiply<2, 1>, multiply<2, 2>, multiply<2, 3>, multiply<2, 4>},
-        {multiply<3, 1>, multiply<3, 2>, multiply<3, 3>, multiply<3, 4>},
-        {multiply<4, 1>, multiply<4, 2>, multiply<4, 3>, multiply<4, 4>}};
+    static constexpr Tile kTiles[kRows][kTokens] = {{multiply<kType, 1, 1>, multiply<kType, 1, 2>,
+                                                     multiply<kType, 1, 3>, multiply<kType, 1, 4>},
+                                                    {multiply<kType, 2, 1>, multiply<kType, 2, 2>,
+                                                     multiply<kType, 2, 3>, multiply<kType, 2, 4>},
+                                                    {multiply<kType, 3, 1>, multiply<kType, 3, 2>,
+                                                     multiply<kType, 3, 3>, multiply<kType, 3, 4>},
+                                                    {multiply<kType, 4, 1>, multiply<kType, 4, 2>,
+                                                     multiply<kType, 4, 3>, multiply<kType, 4, 4>}};
     return kTiles[rows - 1][tokens - 1];
   }
 };
