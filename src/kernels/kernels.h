@@ -36,7 +36,7 @@ struct CpuKernels {
 
   // out[t, n] = sum over k of x[t, k] * weight[n, k] for n in [begin, end) and a few tokens; x is
   // fp32 [tokens, columns], out [tokens, rows], the weight aligned to its elements. Summed as
-  // rounding.h says, by fused multiply-add; a row is read once for 4 tokens.
+  // rounding.h says, by fused multiply-add; a row is read once for a few tokens.
   void (*dense_product)(const DenseShape& shape, const void* weight, const float* x, int64_t tokens,
                         int64_t begin, int64_t end, float* out);
   void (*floats_from_bf16)(const uint16_t* values, int64_t count, float* out);

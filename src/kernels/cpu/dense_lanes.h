@@ -9,8 +9,9 @@ namespace quern::kernels {
 
 template <class L>
 struct DenseKernels {
-  // Four rows hide the latency of the multiply-adds of one token, and four tokens share a load.
-  static constexpr int kRows = 4, kTokens = 4;
+  // Rows hide the latency of the multiply-adds of one token, and tokens share a load; all sums of a
+  // tile stay in registers. The bits do not depend on the tile.
+  static constexpr int kRows = L::kDenseTile, kTokens = L::kDenseTile;
 
   static void convert_bf16(const uint16_t* values, int64_t count, float* out) {
     convert<FloatType::bf16>(values, count, out);
@@ -105,14 +106,14 @@ struct DenseKernels {
 
   template <FloatType kType>
   static Tile tile(int64_t rows, int64_t tokens) {
-    static constexpr Tile kTiles[kRows][kTokens] = {{multiply<kType, 1, 1>, multiply<kType, 1, 2>,
-                                                     multiply<kType, 1, 3>, multiply<kType, 1, 4>},
-                                                    {multiply<kType, 2, 1>, multiply<kType, 2, 2>,
-                                                     multiply<kType, 2, 3>, multiply<kType, 2, 4>},
-                                                    {multiply<kType, 3, 1>, multiply<kType, 3, 2>,
-                                                     multiply<kType, 3, 3>, multiply<kType, 3, 4>},
-                                                    {multiply<kType, 4, 1>, multiply<kType, 4, 2>,
-                                                     multiply<kType, 4, 3>, multiply<kType, 4, 4>}};
+    static constexpr Tile kTiles[4][4] = {{multiply<kType, 1, 1>, multiply<kType, 1, 2>,
+                                           multiply<kType, 1, 3>, multiply<kType, 1, 4>},
+                                          {multiply<kType, 2, 1>, multiply<kType, 2, 2>,
+                                           multiply<kType, 2, 3>, multiply<kType, 2, 4>},
+                                          {multiply<kType, 3, 1>, multiply<kType, 3, 2>,
+                                           multiply<kType, 3, 3>, multiply<kType, 3, 4>},
+                                          {multiply<kType, 4, 1>, multiply<kType, 4, 2>,
+                                           multiply<kType, 4, 3>, multiply<kType, 4, 4>}};
     return kTiles[rows - 1][tokens - 1];
   }
 };

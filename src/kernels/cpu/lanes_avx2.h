@@ -17,6 +17,7 @@ struct Avx2Lanes {
     __m256i low, high;
   };
   using Mask = Floats;  // all bits of a lane set, or none
+  static constexpr int kDenseTile = 2;
 
   static constexpr int kNearest = _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC;
 

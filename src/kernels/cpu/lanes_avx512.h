@@ -13,6 +13,7 @@ struct Avx512Lanes {
   using Floats = __m512;
   using Ints = __m512i;
   using Mask = __mmask16;
+  static constexpr int kDenseTile = 4;
 
   static Floats splat(float x) { return _mm512_set1_ps(x); }
   static Floats load(const float* p) { return _mm512_loadu_ps(p); }

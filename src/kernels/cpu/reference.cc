@@ -20,6 +20,7 @@ struct PlainLanes {
   struct Mask {
     bool v[16];
   };
+  static constexpr int kDenseTile = 4;
 
   template <class F>
   static Floats each(F f) {
