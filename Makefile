@@ -47,9 +47,9 @@ tidy:             ## run clang-tidy over src/
 	cmake --preset tidy >/dev/null
 	run-clang-tidy-19 -quiet -j $(JOBS) -p build-tidy '$(CURDIR)/src/.*'
 
-fuzz: setup build-dev/build.ninja  ## fuzz every parser for FUZZ_SECONDS (60)
+fuzz: setup build-dev/build.ninja  ## fuzz every parser for FUZZ_SECONDS (60), from another random seed every time
 	cmake --build build-dev -j $(JOBS) --target fuzz_targets
-	@python3 tools/run_tests.py build-dev=fuzz
+	@FUZZ_SEED=0 python3 tools/run_tests.py build-dev=fuzz
 
 clean:            ## remove the build folders; the cache outside of the tree stays
 	rm -rf build build-dev build-tidy

@@ -62,6 +62,9 @@ class Builder : public YAML::EventHandler {
   void OnScalar(const YAML::Mark& mark, const std::string& tag, YAML::anchor_t anchor,
                 const std::string& value) override {
     refuse_anchor(mark, anchor);
+    // The escapes \N and \_ become single bytes in yaml-cpp.
+    if (!is_utf8(value))
+      fail("{}: the escapes \\N and \\_ are not accepted; write \\u0085 and \\u00a0", where(mark));
     // yaml-cpp marks a quoted scalar with the tag "!".
     put(mark, tag == "!" || tag == "tag:yaml.org,2002:str" ? JsonValue(value) : plain_scalar(value),
         value);

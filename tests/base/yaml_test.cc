@@ -50,6 +50,12 @@ TEST(Yaml, RefusesBytesThatAreNoText) {
   EXPECT_EQ(parse_yaml("a: \xc3\xa9", "r.yaml")["a"], "\xc3\xa9");
 }
 
+TEST(Yaml, NoEscapeMakesBytesThatAreNoText) {
+  EXPECT_THROW(parse_yaml(R"(a: "\N")", "r.yaml"), Error);
+  EXPECT_THROW(parse_yaml(R"("\_": a)", "r.yaml"), Error);
+  EXPECT_EQ(parse_yaml(R"(a: "\u0085\u00a0")", "r.yaml")["a"], "\u0085\u00a0");
+}
+
 TEST(Yaml, InfinitiesAndControlCharactersSurviveWriting) {
   const double infinity = std::numeric_limits<double>::infinity();
   JsonValue value = {{"most", infinity}, {"least", -infinity}, {"list", {infinity, 1.5}}};

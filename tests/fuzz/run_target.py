@@ -1,6 +1,8 @@
 #!/usr/bin/env python3
 """Runs a fuzz target for FUZZ_SECONDS (3): run_target.py TARGET SEEDS CORPUS
 
+It starts from the random seed FUZZ_SEED: 1, so that a test does not depend on luck; 0 is another one every time.
+
 The corpus grows in CORPUS; an input that breaks the target is kept beside it, and the way to see it again is printed.
 """
 
@@ -19,7 +21,8 @@ def main():
         folder.mkdir(parents=True, exist_ok=True)
     before = set(found.iterdir())
     seconds = os.environ.get("FUZZ_SECONDS", "3")
-    status = subprocess.run([target, f"-max_total_time={seconds}", "-print_final_stats=1", "-verbosity=0",
+    seed = os.environ.get("FUZZ_SEED", "1")
+    status = subprocess.run([target, f"-max_total_time={seconds}", f"-seed={seed}", "-print_final_stats=1", "-verbosity=0",
                              f"-artifact_prefix={found}/", *LIMITS, corpus, seeds]).returncode
     for file in sorted(set(found.iterdir()) - before):
         print(f"reproduce: {target} {' '.join(LIMITS)} {file}")
