@@ -156,8 +156,9 @@ struct Command {
 };
 
 void declare(CLI::App& app, Command& command) {
-  app.add_option("--family", command.family, "the dimensions of a published model")
-      ->check(CLI::IsMember(layouts::families()));
+  CLI::Option* family =
+      app.add_option("--family", command.family, "the dimensions of a published model")
+          ->check(CLI::IsMember(layouts::families()));
   app.add_option("--blocks", command.blocks, "of the family (default: all)")
       ->check(CLI::Range(2, 1000));
   app.add_option("--like", command.like,
@@ -188,7 +189,8 @@ void declare(CLI::App& app, Command& command) {
            {"--key-dim", "linear_key_head_dim"},
            {"--value-dim", "linear_value_head_dim"}})
     app.add_option(flag, command.dimensions[key], "Qwen3.6, text_config." + key)
-        ->check(CLI::Range(1, 1 << 24));
+        ->check(CLI::Range(1, 1 << 24))
+        ->excludes(family);
 }
 
 JsonValue config_of(const Command& command) {
