@@ -139,10 +139,14 @@ class Builder : public YAML::EventHandler {
   int nodes_ = 0;
 };
 
+// A key on one line with its value has 1024 characters at most, and an escape has up to ten.
+constexpr size_t kShortKey = 100;
+
 void emit(YAML::Emitter& out, const JsonValue& value) {
   if (value.is_object()) {
     out << YAML::BeginMap;
     for (auto& [key, item] : value.items()) {
+      if (key.size() > kShortKey) out << YAML::LongKey;
       out << YAML::Key << key << YAML::Value;
       emit(out, item);
     }

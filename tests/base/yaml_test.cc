@@ -50,6 +50,13 @@ TEST(Yaml, RefusesBytesThatAreNoText) {
   EXPECT_EQ(parse_yaml("a: \xc3\xa9", "r.yaml")["a"], "\xc3\xa9");
 }
 
+TEST(Yaml, LongKeysSurviveWriting) {
+  for (const std::string& key : {std::string(2000, 'k'), std::string(400, '\x03')}) {
+    const JsonValue value = {{"a", 1}, {key, {{key, 2}, {"b", {3, 4}}}}, {"c", 5}};
+    EXPECT_EQ(parse_yaml(to_yaml(value), "r.yaml"), value);
+  }
+}
+
 TEST(Yaml, NoEscapeMakesBytesThatAreNoText) {
   EXPECT_THROW(parse_yaml(R"(a: "\N")", "r.yaml"), Error);
   EXPECT_THROW(parse_yaml(R"("\_": a)", "r.yaml"), Error);
