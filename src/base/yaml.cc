@@ -142,12 +142,21 @@ class Builder : public YAML::EventHandler {
 // A key on one line with its value has 1024 characters at most, and an escape has up to ten.
 constexpr size_t kShortKey = 100;
 
+// Control characters survive as escapes alone.
+void emit_text(YAML::Emitter& out, const std::string& text, bool quoted = false) {
+  const bool control = std::ranges::any_of(text, [](unsigned char c) { return c < ' '; });
+  if (control || quoted) out << YAML::DoubleQuoted;
+  out << text;
+}
+
 void emit(YAML::Emitter& out, const JsonValue& value) {
   if (value.is_object()) {
     out << YAML::BeginMap;
     for (auto& [key, item] : value.items()) {
       if (key.size() > kShortKey) out << YAML::LongKey;
-      out << YAML::Key << key << YAML::Value;
+      out << YAML::Key;
+      emit_text(out, key);
+      out << YAML::Value;
       emit(out, item);
     }
     out << YAML::EndMap;
@@ -159,12 +168,8 @@ void emit(YAML::Emitter& out, const JsonValue& value) {
     out << YAML::EndSeq;
   } else if (value.is_string()) {
     const auto& text = value.get_ref<const std::string&>();
-    // Words that YAML would read as something else keep their type by quotes, control characters by
-    // escapes.
-    const bool control =
-        std::any_of(text.begin(), text.end(), [](unsigned char c) { return c < ' '; });
-    if (control || !plain_scalar(text).is_string()) out << YAML::DoubleQuoted;
-    out << text;
+    // Words that YAML would read as something else keep their type by quotes.
+    emit_text(out, text, !plain_scalar(text).is_string());
   } else if (value.is_null()) {
     out << YAML::Null;
   } else if (value.is_number_float() && !std::isfinite(value.get<double>())) {

@@ -51,7 +51,8 @@ TEST(Yaml, RefusesBytesThatAreNoText) {
 }
 
 TEST(Yaml, LongKeysSurviveWriting) {
-  for (const std::string& key : {std::string(2000, 'k'), std::string(400, '\x03')}) {
+  for (const std::string& key :
+       {std::string(2000, 'k'), std::string(400, '\x03'), std::string(200, 'k') + "\r"}) {
     const JsonValue value = {{"a", 1}, {key, {{key, 2}, {"b", {3, 4}}}}, {"c", 5}};
     EXPECT_EQ(parse_yaml(to_yaml(value), "r.yaml"), value);
   }
