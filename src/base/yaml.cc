@@ -142,10 +142,11 @@ class Builder : public YAML::EventHandler {
 // A key on one line with its value has 1024 characters at most, and an escape has up to ten.
 constexpr size_t kShortKey = 100;
 
-// Control characters survive as escapes alone.
+// Control characters survive as escapes alone, and at the start of a line these mark documents.
 void emit_text(YAML::Emitter& out, const std::string& text, bool quoted = false) {
   const bool control = std::ranges::any_of(text, [](unsigned char c) { return c < ' '; });
-  if (control || quoted) out << YAML::DoubleQuoted;
+  const bool marker = text.starts_with("---") || text.starts_with("...");
+  if (control || marker || quoted) out << YAML::DoubleQuoted;
   out << text;
 }
 

@@ -58,6 +58,14 @@ TEST(Yaml, LongKeysSurviveWriting) {
   }
 }
 
+TEST(Yaml, MarkersOfDocumentsSurviveWriting) {
+  for (const std::string text : {"---", "--- a", "...", "---  - 9"}) {
+    EXPECT_EQ(parse_yaml(to_yaml(text), "r.yaml"), text);
+    const JsonValue value = {{text, text}};
+    EXPECT_EQ(parse_yaml(to_yaml(value), "r.yaml"), value);
+  }
+}
+
 TEST(Yaml, NoEscapeMakesBytesThatAreNoText) {
   EXPECT_THROW(parse_yaml(R"(a: "\N")", "r.yaml"), Error);
   EXPECT_THROW(parse_yaml(R"("\_": a)", "r.yaml"), Error);
