@@ -9,6 +9,7 @@
 #include "base/random.h"
 #include "bench/report.h"
 #include "engine/model_engine.h"
+#include "models/models.h"
 #include "ops/zero_pages.h"
 
 namespace quern {
@@ -61,25 +62,34 @@ double read_bandwidth() {
   return best;
 }
 
+// Whether a step of text never reads the tensor: towers of pictures and sounds, a draft layer.
+bool beside_the_text(const std::string& name, const std::string& draft) {
+  for (const char* tower : {"visual", "vision", "audio"})
+    if (name.find(tower) != std::string::npos) return true;
+  return !draft.empty() && name.starts_with(draft + ".");
+}
+
 // Bytes of weights that a step with a token of each of `batch` sequences reads: all but the
 // embedding, unless it is the head too, and of the experts as many as are chosen if every token
 // chooses at random.
-double bytes_per_step(const nn::Source& source, int64_t batch) {
-  const Json config = source.files.config();
+double bytes_per_step(const std::shared_ptr<const nn::Source>& source, int64_t batch) {
+  const Json config = source->files.config();
   const Json text = config.has("text_config") ? config.at("text_config") : config;
   const double experts = text.get<double>("num_experts", text.get<double>("n_routed_experts", 1)),
                chosen = text.get<double>("num_experts_per_tok", experts),
                touched = 1 - std::pow(1 - chosen / experts, static_cast<double>(batch));
   const bool tied =
       text.get<bool>("tie_word_embeddings", config.get<bool>("tie_word_embeddings", false));
+  const auto model = models::make_model(config);
+  const std::string draft = model->draft_path(nn::Weights(source));
   double bytes = 0;
-  for (const std::string& name : source.files.names()) {
+  for (const std::string& name : source->files.names()) {
     const bool expert = name.find(".experts.") != std::string::npos;
     const bool head = tied && name.ends_with("embed_tokens.weight");
     if ((nn::is_embedding_table(name.substr(0, name.rfind('.'))) && !head) ||
-        name.find("visual") != std::string::npos || name.starts_with("mtp."))
+        beside_the_text(name, draft))
       continue;
-    bytes += static_cast<double>(source.files.tensor(name).nbytes()) * (expert ? touched : 1.0);
+    bytes += static_cast<double>(source->files.tensor(name).nbytes()) * (expert ? touched : 1.0);
   }
   return bytes;
 }
@@ -127,7 +137,7 @@ void measure(const Options& options, const std::shared_ptr<const nn::Source>& so
   const auto made = static_cast<double>(engine.state().new_tokens - before);
   for (double& s : steps) s *= 1000;
   std::ranges::sort(steps);
-  const double bytes = bytes_per_step(*source, batch);
+  const double bytes = bytes_per_step(source, batch);
   bench::print("engine",
                {{"model", options.model},
                 {"batch", batch},

@@ -264,7 +264,7 @@ TEST(Rounding, OffsetsStepAgainstTheSignOfTheirGradient) {
   }
 }
 
-TEST(Rounding, OffsetsFitTheirTypeWhateverTheGradients) {
+TEST(Rounding, OffsetsAreNarrowAsLongAsAllStepsFit) {
   EXPECT_EQ(offset_type(255), OffsetType::int16);  // 32,640
   EXPECT_EQ(offset_type(256), OffsetType::int32);  // 32,896
 }
