@@ -2,6 +2,8 @@
 // once for all instruction sets: `L` supplies the vector of 16 floats.
 #pragma once
 
+#include <utility>
+
 #include "kernels/cpu/repeat.h"
 #include "kernels/kernels.h"
 
@@ -104,17 +106,15 @@ struct DenseKernels {
   }
   static void prefetch(const void* p) { __builtin_prefetch(p, /*write=*/0, /*locality=*/2); }
 
+  template <FloatType kType, size_t... kI>
+  static Tile tile_of(size_t index, std::index_sequence<kI...>) {
+    static constexpr Tile kTiles[] = {multiply<kType, kI / kTokens + 1, kI % kTokens + 1>...};
+    return kTiles[index];
+  }
   template <FloatType kType>
   static Tile tile(int64_t rows, int64_t tokens) {
-    static constexpr Tile kTiles[4][4] = {{multiply<kType, 1, 1>, multiply<kType, 1, 2>,
-                                           multiply<kType, 1, 3>, multiply<kType, 1, 4>},
-                                          {multiply<kType, 2, 1>, multiply<kType, 2, 2>,
-                                           multiply<kType, 2, 3>, multiply<kType, 2, 4>},
-                                          {multiply<kType, 3, 1>, multiply<kType, 3, 2>,
-                                           multiply<kType, 3, 3>, multiply<kType, 3, 4>},
-                                          {multiply<kType, 4, 1>, multiply<kType, 4, 2>,
-                                           multiply<kType, 4, 3>, multiply<kType, 4, 4>}};
-    return kTiles[rows - 1][tokens - 1];
+    const auto index = static_cast<size_t>((rows - 1) * kTokens + tokens - 1);
+    return tile_of<kType>(index, std::make_index_sequence<kRows * kTokens>());
   }
 };
 
