@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <nlohmann/json.hpp>
+#include <span>
 
 #include "base/error.h"
 
@@ -17,14 +18,31 @@ constexpr std::string_view kArithmetic[] = {
     "qk",   "resid",   "rope",      "rotary", "scal", "router", "scor", "shared",
     "sink", "sliding", "sparse",    "theta",  "topk", "window"};
 
-// Settings whose names speak of arithmetic, but that only training or another program looks at.
+// Settings whose names speak of arithmetic, but that only training, the choice of tokens, or
+// another program looks at. The last two rows are what transformers writes of a GenerationConfig.
 constexpr std::string_view kInert[] = {
-    "_attn_implementation", "attention_dropout",   "attn_implementation",  "aux_loss_alpha",
-    "moe_router_dtype",     "output_attentions",   "output_router_logits", "router_aux_loss_coef",
-    "router_dtype",         "router_jitter_noise", "max_window_layers"};
+    "attn_implementation", "aux_loss_alpha",       "max_window_layers", "moe_router_dtype",
+    "output_attentions",   "output_router_logits", "router_dtype",      "router_aux_loss_coef",
+    "router_jitter_noise", "guidance_scale",       "num_beam_groups",   "output_logits",
+    "output_scores",       "renormalize_logits"};
+
+// Dropout is for training, and a faster way to compute attention computes the same.
+constexpr std::string_view kInertParts[] = {"dropout", "pdrop", "flash_attention", "flash_attn",
+                                            "memory_efficient_attention"};
+
+bool contains_any(const std::string& key, std::span<const std::string_view> words) {
+  return std::ranges::any_of(
+      words, [&](std::string_view word) { return key.find(word) != std::string::npos; });
+}
+
+// A leading underscore marks what a program writes for itself.
+bool is_inert(const std::string& key) {
+  return key.starts_with('_') || contains_any(key, kInertParts) ||
+         std::ranges::find(kInert, key) != std::end(kInert);
+}
 
 bool says_nothing(const JsonValue& value) {
-  return value.is_null() || value == JsonValue(false) ||
+  return value.is_null() || value == JsonValue(false) || (value.is_number() && value == 0) ||
          ((value.is_structured() || value.is_string()) && value.empty());
 }
 
@@ -46,13 +64,12 @@ ops::Rope Settings::rope(int64_t head_dim, const ops::RopeDefaults& defaults) co
 
 void Settings::refuse_unread() const {
   for (const std::string& key : json_.keys()) {
-    const bool arithmetic = std::ranges::any_of(
-        kArithmetic, [&](std::string_view word) { return key.find(word) != std::string::npos; });
-    if (!arithmetic || read_.contains(key) || std::ranges::find(kInert, key) != std::end(kInert) ||
-        says_nothing(json_.value().at(key)))
+    const JsonValue& value = json_.value().at(key);
+    if (read_.contains(key) || !contains_any(key, kArithmetic) || is_inert(key) ||
+        says_nothing(value))
       continue;
     fail("{}: {} {} is not known for this architecture, and may change what it computes", path(),
-         key, json_.value().at(key).dump());
+         key, value.dump());
   }
 }
 

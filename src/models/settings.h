@@ -35,8 +35,9 @@ class Settings {
   ops::Rope rope(int64_t head_dim, const ops::RopeDefaults& defaults = {}) const;
 
   // Fails on a key that nobody has read and whose name speaks of arithmetic (scale, norm, bias,
-  // router, window, ...), unless its value says "nothing": null, false or empty. Other keys are
-  // about tokens, training and storage, and anybody may add some.
+  // router, window, ...), unless its value says "nothing": null, false, 0 or empty. Other keys are
+  // about tokens, training and storage, and anybody may add some; so are private keys (a leading
+  // underscore), dropout rates and settings of generation.
   void refuse_unread() const;
 
   const Json& json() const { return json_; }
