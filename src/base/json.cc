@@ -1,5 +1,6 @@
 #include "base/json.h"
 
+#include <cmath>
 #include <limits>
 #include <nlohmann/json.hpp>
 #include <unordered_set>
@@ -111,6 +112,15 @@ void convert(const Json& json, int64_t& out) {
   if (value.is_number_unsigned() &&
       value.get<uint64_t>() > static_cast<uint64_t>(std::numeric_limits<int64_t>::max())) {
     fail("{} is {}, which is too large", json.path(), value.get<uint64_t>());
+  }
+  if (value.is_number_float()) {
+    // Many programs write whole numbers as floats, such as 200.0. Up to here each is exact.
+    constexpr double kExact = 9007199254740992;  // 2^53
+    const double number = value.get<double>();
+    if (std::trunc(number) != number || std::abs(number) > kExact)
+      fail("{} must be a whole number, found {}", json.path(), value.dump());
+    out = static_cast<int64_t>(number);
+    return;
   }
   if (!value.is_number_integer()) wrong_type(json, "a whole number");
   out = value.get<int64_t>();

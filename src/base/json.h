@@ -44,8 +44,8 @@ class Json {
   bool is_array() const;
   bool is_string() const;
 
-  // T: bool, int, int64_t, double, std::string, std::vector of those. Fails with the path on
-  // another type or range.
+  // T: bool, int, int64_t, double, std::string, std::vector of those. A whole number may be written
+  // as a float (200.0). Fails with the path on another type or range.
   template <class T>
   T as() const;
   template <class T>

@@ -56,8 +56,21 @@ TEST(Json, ErrorsNameFileAndPath) {
   EXPECT_EQ(message([&] { config.at("text_config").get<int>("layers"); }),
             "config.json: text_config.layers is missing");
   EXPECT_EQ(message([&] { config.at("text_config").get<std::vector<int>>("sizes"); }),
-            "config.json: text_config.sizes[1] must be a whole number, found number");
+            "config.json: text_config.sizes[1] must be a whole number, found 2.5");
   EXPECT_EQ(config.at("text_config").get<int>("layers", 7), 7);
+}
+
+TEST(Json, WholeNumbersMayBeWrittenAsFloats) {
+  const JsonValue document = parse_json(
+      R"({"a": 200.0, "b": [1.0, -2e3], "c": 9007199254740992.0, "d": 1e300, "e": 3e9})", "x");
+  const Json json(document, "x");
+  EXPECT_EQ(json.get<int>("a"), 200);
+  EXPECT_EQ(json.get<int64_t>("a"), 200);
+  EXPECT_EQ(json.get<std::vector<int>>("b"), (std::vector<int>{1, -2000}));
+  EXPECT_EQ(json.get<int64_t>("c"), int64_t{1} << 53);
+  EXPECT_THROW(json.get<int64_t>("d"), Error);
+  EXPECT_THROW(json.get<int>("e"), Error);
+  EXPECT_EQ(json.get<int64_t>("e"), 3'000'000'000);
 }
 
 }  // namespace

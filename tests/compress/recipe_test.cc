@@ -345,12 +345,37 @@ TEST(Errors, RulesThatMatchNothingNameTheNearest) {
     });
   };
   EXPECT_TRUE(has(with("targets: ['re:.*mpl.experts.*']"), ".mlp.experts."));
-  EXPECT_TRUE(
-      has(with("ignore: [model.language_model.layers.3.self_atn.o_proj]"), "self_attn.o_proj"));
   RecipeOptions options{.ignore = {"shared_expret"}};
   EXPECT_TRUE(has(message_of([&] { resolve(make_recipe(options), qwen36()); }), "shared_expert"));
   options = {.layers = {parse_layer_rule("self_attn.p_proj=bits:16")}};
   EXPECT_TRUE(has(message_of([&] { resolve(make_recipe(options), qwen36()); }), "self_attn."));
+}
+
+// As in llm-compressor: a recipe may serve several models.
+TEST(LlmCompressorStyle, IgnoreEntriesThatMatchNothingAreWarnings) {
+  const Resolution resolution = resolve(
+      parse("s_stage: {m_modifiers: {QuantizationModifier: {scheme: W4A16, ignore: [lm_head, "
+            "language_model.lm_head, model.embed_tokens, "
+            "model.language_model.layers.3.self_atn.o_proj]}}}"),
+      qwen36());
+  ASSERT_EQ(resolution.warnings.size(), 3u);
+  EXPECT_TRUE(has(resolution.warnings[0], "\"language_model.lm_head\" matches no linear"));
+  EXPECT_TRUE(has(resolution.warnings[1], "\"model.embed_tokens\" matches no linear"));
+  EXPECT_TRUE(has(resolution.warnings[2], "self_attn.o_proj"));
+}
+
+TEST(LlmCompressorStyle, WholeNumbersMayBeWrittenAsFloats) {
+  const Recipe recipe = parse(
+      "s_stage: {m_modifiers: {AutoRoundModifier: {scheme: W4A16, iters: 200.0, batch_size: "
+      "4.0}}}");
+  EXPECT_EQ(recipe.steps[0].iters, 200);
+  EXPECT_EQ(recipe.steps[0].batch_size, 4);
+  EXPECT_TRUE(has(message_of([] {
+                    parse(
+                        "s_stage: {m_modifiers: {AutoRoundModifier: {scheme: W4A16, iters: "
+                        "0.5}}}");
+                  }),
+                  "iters must be a whole number, found 0.5"));
 }
 
 TEST(AutoRoundStyle, IgnoresExpressions) {
