@@ -6,6 +6,7 @@
 #include <nlohmann/json.hpp>
 
 #include "base/error.h"
+#include "prompt/tool_calls.h"
 #include "serve/errors.h"
 #include "serve/fields.h"
 
@@ -231,27 +232,14 @@ JsonValue read_content(const JsonValue& content, const std::string& path) {
   return content;
 }
 
-// Templates want the arguments of a call as an object; OpenAI has them as JSON in a string.
-void open_arguments(JsonValue& message, const std::string& path) {
+void check_calls(const JsonValue& message, const std::string& path) {
   const auto calls = message.find("tool_calls");
   if (calls == message.end() || calls->is_null()) return;
   if (!calls->is_array()) refuse_field(path + ".tool_calls", "Input should be a valid list");
   for (size_t i = 0; i < calls->size(); ++i) {
-    const std::string call_path = path + ".tool_calls." + std::to_string(i) + ".function";
-    JsonValue& call = (*calls)[i];
+    const JsonValue& call = (*calls)[i];
     if (!call.is_object() || !call.contains("function") || !call["function"].is_object())
-      refuse_field(call_path, "Field required");
-    JsonValue& function = call["function"];
-    if (!function.contains("arguments") || !function["arguments"].is_string()) continue;
-    const std::string arguments = function["arguments"].get<std::string>();
-    const std::string place = call_path + ".arguments";
-    try {
-      function["arguments"] = arguments.empty()
-                                  ? JsonValue::object()
-                                  : parse_json(arguments, place, {.depth = kBodyDepth});
-    } catch (const Error& error) {
-      throw ApiError(400, "Bad Request", error.what(), place);
-    }
+      refuse_field(path + ".tool_calls." + std::to_string(i) + ".function", "Field required");
   }
 }
 
@@ -268,7 +256,8 @@ JsonValue read_messages(const JsonValue& list) {
     JsonValue message = list[i];
     if (message.contains("content"))
       message["content"] = read_content(message["content"], path + ".content");
-    open_arguments(message, path);
+    check_calls(message, path);
+    prompt::open_arguments(message, path);
     messages.push_back(std::move(message));
   }
   if (messages.empty()) refuse_field("body.messages", "List should have at least 1 item");
