@@ -77,7 +77,7 @@ void group_linears(const std::vector<nn::LinearSite>& sites, const compress::Pla
   for (size_t i = 0; i < sites.size(); ++i) {
     const nn::LinearSite& site = sites[i];
     const compress::Verdict& verdict = plan.verdicts[i];
-    const DType dtype = site.weight.dense()->matrices[site.matrix].scalar_type();
+    const DType dtype = site.weight.dense()->matrix(site.matrix).scalar_type();
     const int64_t rows = site.weight.rows(), columns = site.weight.columns();
     const std::string pattern = name_pattern(site.name),
                       stored = verdict.scheme ? verdict.scheme->text()

@@ -6,6 +6,7 @@
 
 #include "base/error.h"
 #include "base/threads.h"
+#include "ops/rounding_stack.h"
 
 namespace quern::compress {
 namespace {
@@ -13,7 +14,9 @@ namespace {
 // Elements whose squares are added up at a time.
 constexpr int64_t kPiece = 64 * 1024;
 
-std::vector<nn::Rounding> start_rounding(
+using Rounding = std::shared_ptr<ops::RoundingStack>;
+
+std::vector<Rounding> start_rounding(
     const std::vector<std::pair<nn::Weight, quant::Scheme>>& weights,
     const AutoRoundOptions& options) {
   ops::RoundingOptions rounding;
@@ -22,10 +25,11 @@ std::vector<nn::Rounding> start_rounding(
   rounding.minmax_lr = options.minmax_lr.value_or(rounding.lr);
   rounding.momentum = options.momentum;
   rounding.tune_minmax = options.tune_minmax;
-  std::vector<nn::Rounding> started;
+  std::vector<Rounding> started;
   for (const auto& [weight, scheme] : weights) {
-    QUERN_CHECK(weight.dense());
-    started.push_back(std::make_shared<ops::Rounding>(weight.dense()->matrices, scheme, rounding));
+    const auto dense = weight.dense();
+    QUERN_CHECK(dense);
+    started.push_back(std::make_shared<ops::RoundingStack>(dense->all(), scheme, rounding));
     weight.become(started.back());
   }
   return started;
@@ -115,7 +119,7 @@ Tuned auto_round(const nn::Block& block,
                  const std::vector<std::pair<nn::Weight, quant::Scheme>>& weights,
                  const Samples& input, const Samples& target, const AutoRoundOptions& options,
                  PythonRandom& random, const std::function<void(int iteration)>& progress) {
-  const std::vector<nn::Rounding> roundings = start_rounding(weights, options);
+  const std::vector<Rounding> roundings = start_rounding(weights, options);
   const auto samples = static_cast<int64_t>(input.lengths.size());
   SampleOrder order(
       samples, static_cast<int64_t>(options.batch_size) * options.gradient_accumulation, random);
@@ -124,7 +128,7 @@ Tuned auto_round(const nn::Block& block,
     const std::vector<int64_t> chosen = order.next();
     const auto count = static_cast<int64_t>(chosen.size());
     const int64_t micro_batches = (count + options.batch_size - 1) / options.batch_size;
-    for (const nn::Rounding& rounding : roundings)
+    for (const Rounding& rounding : roundings)
       rounding->begin_iteration(iteration, static_cast<int>(micro_batches));
 
     double sum = 0, elements = 0;
@@ -143,9 +147,9 @@ Tuned auto_round(const nn::Block& block,
         tuned.loss_after = sum / elements;
         tuned.best_iteration = iteration;
       }
-      for (const nn::Rounding& rounding : roundings) rounding->keep_this(best);
+      for (const Rounding& rounding : roundings) rounding->keep_this(best);
       send_back(forward, static_cast<double>(forward.difference.numel()));
-      for (const nn::Rounding& rounding : roundings) rounding->end_micro_batch();
+      for (const Rounding& rounding : roundings) rounding->end_micro_batch();
     }
     if (iteration == 0) tuned.loss_before = sum / elements;
     progress(iteration);

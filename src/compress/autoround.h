@@ -57,10 +57,10 @@ struct Tuned {
   int best_iteration;
 };
 
-// Tunes `weights`, which must be dense and part of `block`; they are left in the form Rounding,
-// whose best() is the result. `input` comes from the quantized blocks before this one, `target` is
-// what the original block makes of the original input. Iteration 0 is round-to-nearest, so the
-// result is never worse than that on the samples that were compared.
+// Tunes `weights`, which must be dense and part of `block`; they are left as
+// ops::RoundingStack, whose best() is the result. `input` comes from the quantized blocks before
+// this one, `target` is what the original block makes of the original input. Iteration 0 is
+// round-to-nearest, so the result is never worse than that on the samples that were compared.
 Tuned auto_round(const nn::Block& block,
                  const std::vector<std::pair<nn::Weight, quant::Scheme>>& weights,
                  const Samples& input, const Samples& target, const AutoRoundOptions& options,

@@ -19,6 +19,8 @@
 #include "compress/plan.h"
 #include "compress/provenance.h"
 #include "models/models.h"
+#include "ops/int4_stack.h"
+#include "ops/rounding_stack.h"
 #include "quant/record.h"
 
 namespace quern::compress {
@@ -216,8 +218,8 @@ class Run {
       together.emplace_back(entry.weight, entry.scheme);
       step = &recipe_.steps[entry.verdict->step];
     }
-    std::vector<nn::Dense> originals;
-    for (const WeightToDo& entry : list) originals.push_back(*entry.weight.dense());
+    std::vector<std::shared_ptr<ops::DenseStack>> originals;
+    for (const WeightToDo& entry : list) originals.push_back(entry.weight.dense());
     if (step) {
       AutoRoundOptions tuning = options_.tuning;
       tuning.iterations = step->iters;
@@ -233,12 +235,12 @@ class Run {
     }
     for (size_t i = 0; i < list.size(); ++i) {
       if (!tuned(list[i])) {
-        pack(list[i], originals[i],
-             [&](int64_t matrix) { return nearest(list[i], originals[i].matrices[matrix]); });
+        pack(list[i], *originals[i],
+             [&](int64_t matrix) { return nearest(list[i], originals[i]->matrix(matrix)); });
         continue;
       }
-      const nn::Rounding rounding = *list[i].weight.rounding();
-      pack(list[i], originals[i], [&](int64_t matrix) { return rounding->best(matrix); });
+      const auto rounding = list[i].weight.as<ops::RoundingStack>();
+      pack(list[i], *originals[i], [&](int64_t matrix) { return rounding->best(matrix); });
     }
   }
 
@@ -255,17 +257,17 @@ class Run {
 
   // Writes every matrix and turns the weight into its packed form, which the next forward pass
   // multiplies by.
-  void pack(const WeightToDo& entry, const nn::Dense& original,
+  void pack(const WeightToDo& entry, const ops::DenseStack& original,
             const std::function<quant::QuantWeight(int64_t matrix)>& made) {
     const nn::Weight& weight = entry.weight;
     auto stack = std::make_shared<ops::Int4Stack>(weight.name(), weight.matrices(), weight.rows(),
                                                   weight.columns(), entry.scheme);
     parallel_for(weight.matrices(), [&](int64_t matrix) {
       const quant::QuantWeight packed = made(matrix);
-      write(entry.modules[matrix], original.matrices[matrix], packed);
+      write(entry.modules[matrix], original.matrix(matrix), packed);
       stack->set(matrix, packed);
     });
-    weight.become(nn::Packed(std::move(stack)));
+    weight.become(std::move(stack));
   }
 
   // A block's part of a linear outside of the blocks becomes what do_rest() will write: rows are
@@ -274,14 +276,14 @@ class Run {
     const nn::Weight& weight = slice.weight;
     auto stack = std::make_shared<ops::Int4Stack>(weight.name(), 1, weight.rows(), weight.columns(),
                                                   slice.scheme);
-    stack->set(0, nearest(slice, weight.dense()->matrices[0]));
-    weight.become(nn::Packed(std::move(stack)));
+    stack->set(0, nearest(slice, weight.dense()->matrix(0)));
+    weight.become(std::move(stack));
   }
 
   void write_nearest(const WeightToDo& entry) {
-    const nn::Dense& dense = *entry.weight.dense();
+    const auto dense = entry.weight.dense();
     auto one = [&](int64_t matrix) {
-      write(entry.modules[matrix], dense.matrices[matrix], nearest(entry, dense.matrices[matrix]));
+      write(entry.modules[matrix], dense->matrix(matrix), nearest(entry, dense->matrix(matrix)));
     };
     // A single matrix is rounded by all threads, because a loop of one item leaves them free.
     parallel_for(entry.weight.matrices(), one);

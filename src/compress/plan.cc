@@ -41,9 +41,9 @@ void list_towers(const nn::Source& source, const std::vector<std::string>& untak
       continue;  // unknown to this program: carried over, never quantized
     }
     const std::string module = module_of(name);
-    nn::Weight weight(module, tensor.shape[0], tensor.shape[1],
-                      nn::Dense{{source.files.tensor(name)}});
-    sites.push_back({module, weight, 0, name, "", role});
+    const nn::Weight weight(
+        module, std::make_shared<ops::DenseStack>(std::vector<Tensor>{source.files.tensor(name)}));
+    sites.push_back({module, weight, 0, name, module, "", role});
   }
 }
 
@@ -148,7 +148,7 @@ Plan make_plan(const nn::Source& source, const std::vector<nn::LinearSite>& site
     Verdict& verdict = plan.verdicts[i];
     if (verdict.scheme) {
       verdict.scheme->scale_dtype =
-          quant::scale_dtype(format, sites[i].weight.dense()->matrices[0].scalar_type());
+          quant::scale_dtype(format, sites[i].weight.dense()->matrix(0).scalar_type());
     }
     plan.place_[verdict.name] = i;
     plan.modules.push_back({verdict.name, verdict.scheme});

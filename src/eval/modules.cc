@@ -33,14 +33,14 @@ std::vector<Module> modules_of(const std::shared_ptr<const nn::Source>& source) 
   for (const nn::LinearSite& site : sites_of(source)) {
     // A head that is tied to the embedding is no matrix of its own.
     if (nn::is_embedding_table(site.name)) continue;
-    const nn::Dense* dense = site.weight.dense();
+    const auto dense = site.weight.dense();
     if (!dense) {
       fail("{}: {} is packed already; the source must be the unquantized checkpoint",
            source->files.folder().string(), site.name);
     }
     modules.push_back({.name = site.name,
                        .source = site.source,
-                       .weight = dense->matrices.at(site.matrix),
+                       .weight = dense->matrix(site.matrix),
                        .fused = site.fused,
                        .role = site.role});
     seen.insert(site.source);

@@ -68,45 +68,42 @@ class Attention {
  public:
   Attention(const Weights& w, const Config& c, int index)
       : layer_(c.at(index)),
-        q_proj_(projection(w, "q_proj", c, c.heads)),
-        q_norm_(w.norm("q_norm", layer_.head_dim, c.eps)),
         v_norm_(Tensor(), c.eps),
         shape_{.layer = layer_.kv_layer,
                .scale = 1.0,
                .window = layer_.window,
                .shared = layer_.shared},
         makes_keys_(layer_.kv_layer == index) {
+    const Axis keys = Axis::heads(layer_.kv_heads, layer_.head_dim);
+    std::vector<Part> read = {{"q_proj", Axis::heads(c.heads, layer_.head_dim)}}, unread;
     // Released checkpoints hold these matrices for all blocks. vLLM fuses them with q_proj, so they
     // are listed even where no pass reads them.
-    if (makes_keys_ || w.has_linear("k_proj"))
-      k_proj_ = projection(w, "k_proj", c, layer_.kv_heads);
-    if (!layer_.key_is_value && (makes_keys_ || w.has_linear("v_proj")))
-      v_proj_ = projection(w, "v_proj", c, layer_.kv_heads);
+    std::vector<Part>& of_keys = makes_keys_ ? read : unread;
+    of_keys.push_back({"k_proj", keys});
+    if (!layer_.key_is_value) of_keys.push_back({"v_proj", keys});
+    qkv_ = w.merged("qkv_proj", read, c.hidden);
+    q_norm_ = w.norm("q_norm", layer_.head_dim, c.eps);
+    for (const Part& part : unread)
+      if (w.has_linear(part.name)) w.unread("qkv_proj", part, c.hidden);
     if (makes_keys_ || w.has("k_norm.weight")) k_norm_ = w.norm("k_norm", layer_.head_dim, c.eps);
-    o_proj_ = w.linear("o_proj", c.hidden, c.heads * layer_.head_dim);
+    o_proj_ = w.closing("o_proj", c.hidden, Axis::heads(c.heads, layer_.head_dim));
   }
 
   Tensor operator()(const Tensor& x, Pass& pass) const {
-    Tensor q = layer_.rope(q_norm_(per_head(q_proj_, x)), pass.positions);
+    const std::vector<Tensor> qkv = qkv_.parts(x);
+    auto per_head = [&](const Tensor& t) { return t.unflatten(-1, {-1, layer_.head_dim}); };
+    Tensor q = layer_.rope(q_norm_(per_head(qkv[0])), pass.positions);
     if (!makes_keys_) return o_proj_(attend(q, shape_, pass).flatten(1));
-    Tensor key = per_head(*k_proj_, x);
-    Tensor v = v_norm_(v_proj_ ? per_head(*v_proj_, x) : key);
+    Tensor key = per_head(qkv[1]);
+    Tensor v = v_norm_(per_head(qkv.back()));  // a layer without v_proj: of the keys
     Tensor k = layer_.rope(k_norm_(key), pass.positions);
     return o_proj_(attend(q, k, v, shape_, pass).flatten(1));
   }
 
  private:
-  Merged<1> projection(const Weights& w, const char* name, const Config& c, int heads) const {
-    return w.merged<1>("qkv_proj", {name}, {heads * layer_.head_dim}, c.hidden);
-  }
-  Tensor per_head(const Merged<1>& projection, const Tensor& x) const {
-    return projection(x)[0].unflatten(-1, {-1, layer_.head_dim});
-  }
-
   Gemma4Layer layer_;
-  Merged<1> q_proj_;
+  Linear qkv_;
   Norm q_norm_, k_norm_, v_norm_;
-  std::optional<Merged<1>> k_proj_, v_proj_;
   Linear o_proj_;
   AttentionShape shape_;
   bool makes_keys_;
@@ -119,7 +116,8 @@ class SparseMlp {
       : router_norm_((w / "router").tensor("scale", {c.hidden}) / std::sqrt(c.hidden), c.eps),
         proj_((w / "router").linear("proj", c.experts, c.hidden, Role::router)),
         per_expert_scale_((w / "router").tensor("per_expert_scale", {c.experts})),
-        pre_feedforward_layernorm_2_(w.norm("pre_feedforward_layernorm_2", c.hidden, c.eps)),
+        pre_feedforward_layernorm_2_(
+            w.norm("pre_feedforward_layernorm_2", c.hidden, c.eps, {"experts"})),
         experts_(w.experts("experts", c.experts, c.hidden, c.expert_inner, Activation::gelu_tanh)),
         post_feedforward_layernorm_1_(w.norm("post_feedforward_layernorm_1", c.hidden, c.eps)),
         post_feedforward_layernorm_2_(w.norm("post_feedforward_layernorm_2", c.hidden, c.eps)),
@@ -187,10 +185,11 @@ class Gemma4Block : public Block {
  public:
   // `text` is the place of the text model, `w` of this block.
   Gemma4Block(const Weights& text, const Weights& w, const Config& c, int index)
-      : input_layernorm_(w.norm("input_layernorm", c.hidden, c.eps)),
+      : input_layernorm_(w.norm("input_layernorm", c.hidden, c.eps, {"self_attn.qkv_proj"})),
         self_attn_(w / "self_attn", c, index),
         post_attention_layernorm_(w.norm("post_attention_layernorm", c.hidden, c.eps)),
-        pre_feedforward_layernorm_(w.norm("pre_feedforward_layernorm", c.hidden, c.eps)),
+        pre_feedforward_layernorm_(
+            w.norm("pre_feedforward_layernorm", c.hidden, c.eps, {"mlp.gate_up_proj"})),
         mlp_(w.mlp("mlp", c.hidden, c.at(index).inner, Activation::gelu_tanh)),
         post_feedforward_layernorm_(w.norm("post_feedforward_layernorm", c.hidden, c.eps)),
         layer_scalar_(w.tensor("layer_scalar", {1})) {

@@ -64,10 +64,12 @@ struct Config {
 class Attention {
  public:
   Attention(const Weights& w, const Config& c, int layer)
-      : qkv_(w.merged<3>("qkv_proj", {"q_proj", "k_proj", "v_proj"},
-                         {c.heads * c.head_dim, c.kv_heads * c.head_dim, c.kv_heads * c.head_dim},
-                         c.hidden, c.qkv_bias)),
-        o_proj_(w.linear("o_proj", c.hidden, c.heads * c.head_dim)),
+      : qkv_(w.merged("qkv_proj",
+                      {{"q_proj", Axis::heads(c.heads, c.head_dim)},
+                       {"k_proj", Axis::heads(c.kv_heads, c.head_dim)},
+                       {"v_proj", Axis::heads(c.kv_heads, c.head_dim)}},
+                      c.hidden, c.qkv_bias)),
+        o_proj_(w.closing("o_proj", c.hidden, Axis::heads(c.heads, c.head_dim))),
         rope_(c.rope),
         head_dim_(c.head_dim),
         shape_{.layer = layer, .scale = 1.0 / std::sqrt(static_cast<double>(c.head_dim))} {
@@ -77,7 +79,7 @@ class Attention {
   }
 
   Tensor operator()(const Tensor& x, Pass& pass) const {
-    auto [query, key, value] = qkv_(x);
+    auto [query, key, value] = qkv_.parts<3>(x);
     auto per_head = [&](const Tensor& t) { return t.unflatten(-1, {-1, head_dim_}); };
     Tensor q = per_head(query), k = per_head(key);
     if (q_norm_) q = (*q_norm_)(q), k = (*k_norm_)(k);
@@ -87,7 +89,7 @@ class Attention {
   }
 
  private:
-  Merged<3> qkv_;
+  Linear qkv_;
   std::optional<Norm> q_norm_, k_norm_;
   Linear o_proj_;
   ops::Rope rope_;
@@ -120,9 +122,13 @@ class SparseMlp {
 class Glm4MoeBlock : public Block {
  public:
   Glm4MoeBlock(const Weights& w, const Config& c, int layer)
-      : input_layernorm_(w.norm("input_layernorm", c.hidden, c.eps)),
+      : input_layernorm_(w.norm("input_layernorm", c.hidden, c.eps, {"self_attn.qkv_proj"})),
         self_attn_(w / "self_attn", c, layer),
-        post_attention_layernorm_(w.norm("post_attention_layernorm", c.hidden, c.eps)) {
+        post_attention_layernorm_(w.norm(
+            "post_attention_layernorm", c.hidden, c.eps,
+            layer < c.dense_layers ? std::vector<std::string>{"mlp.gate_up_proj"}
+                                   : std::vector<std::string>{"mlp.gate", "mlp.experts",
+                                                              "mlp.shared_experts.gate_up_proj"})) {
     if (layer < c.dense_layers)
       dense_mlp_ = w.mlp("mlp", c.hidden, c.inner);
     else

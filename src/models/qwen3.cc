@@ -47,18 +47,20 @@ struct Config {
 class Attention {
  public:
   Attention(const Weights& w, const Config& c, int layer)
-      : qkv_(w.merged<3>("qkv_proj", {"q_proj", "k_proj", "v_proj"},
-                         {c.heads * c.head_dim, c.kv_heads * c.head_dim, c.kv_heads * c.head_dim},
-                         c.hidden)),
+      : qkv_(w.merged("qkv_proj",
+                      {{"q_proj", Axis::heads(c.heads, c.head_dim)},
+                       {"k_proj", Axis::heads(c.kv_heads, c.head_dim)},
+                       {"v_proj", Axis::heads(c.kv_heads, c.head_dim)}},
+                      c.hidden)),
         q_norm_(w.norm("q_norm", c.head_dim, c.eps)),
         k_norm_(w.norm("k_norm", c.head_dim, c.eps)),
-        o_proj_(w.linear("o_proj", c.hidden, c.heads * c.head_dim)),
+        o_proj_(w.closing("o_proj", c.hidden, Axis::heads(c.heads, c.head_dim))),
         rope_(c.rope),
         head_dim_(c.head_dim),
         shape_{.layer = layer, .scale = 1.0 / std::sqrt(static_cast<double>(c.head_dim))} {}
 
   Tensor operator()(const Tensor& x, Pass& pass) const {
-    auto [query, key, value] = qkv_(x);
+    auto [query, key, value] = qkv_.parts<3>(x);
     auto per_head = [&](const Tensor& t) { return t.unflatten(-1, {-1, head_dim_}); };
     Tensor q = rope_(q_norm_(per_head(query)), pass.positions);
     Tensor k = rope_(k_norm_(per_head(key)), pass.positions);
@@ -66,7 +68,7 @@ class Attention {
   }
 
  private:
-  Merged<3> qkv_;
+  Linear qkv_;
   Norm q_norm_, k_norm_;
   Linear o_proj_;
   ops::Rope rope_;
@@ -77,9 +79,10 @@ class Attention {
 class Qwen3Block : public Block {
  public:
   Qwen3Block(const Weights& w, const Config& c, int layer)
-      : input_layernorm_(w.norm("input_layernorm", c.hidden, c.eps)),
+      : input_layernorm_(w.norm("input_layernorm", c.hidden, c.eps, {"self_attn.qkv_proj"})),
         self_attn_(w / "self_attn", c, layer),
-        post_attention_layernorm_(w.norm("post_attention_layernorm", c.hidden, c.eps)),
+        post_attention_layernorm_(
+            w.norm("post_attention_layernorm", c.hidden, c.eps, {"mlp.gate_up_proj"})),
         mlp_(w.mlp("mlp", c.hidden, c.inner)) {}
 
   Tensor operator()(const Tensor& input, Pass& pass) const override {

@@ -76,19 +76,20 @@ struct Config {
 class GatedAttention {
  public:
   GatedAttention(const Weights& w, const Config& c, int layer)
-      : qkv_(w.merged<3>(
-            "qkv_proj", {"q_proj", "k_proj", "v_proj"},
-            {2 * c.heads * c.head_dim, c.kv_heads * c.head_dim, c.kv_heads * c.head_dim},
-            c.hidden)),
+      : qkv_(w.merged("qkv_proj",
+                      {{"q_proj", Axis::heads(c.heads, 2 * c.head_dim)},
+                       {"k_proj", Axis::heads(c.kv_heads, c.head_dim)},
+                       {"v_proj", Axis::heads(c.kv_heads, c.head_dim)}},
+                      c.hidden)),
         q_norm_(w.norm_plus_one("q_norm", c.head_dim, c.eps)),
         k_norm_(w.norm_plus_one("k_norm", c.head_dim, c.eps)),
-        o_proj_(w.linear("o_proj", c.hidden, c.heads * c.head_dim)),
+        o_proj_(w.closing("o_proj", c.hidden, Axis::heads(c.heads, c.head_dim))),
         rope_(c.rope),
         head_dim_(c.head_dim),
         shape_{.layer = layer, .scale = 1.0 / std::sqrt(static_cast<double>(c.head_dim))} {}
 
   Tensor operator()(const Tensor& x, Pass& pass) const {
-    auto [query_and_gate, key, value] = qkv_(x);
+    auto [query_and_gate, key, value] = qkv_.parts<3>(x);
     auto per_head = [](const Tensor& t, int width) { return t.unflatten(-1, {-1, width}); };
     // Each head's rows hold its query, then its gate.
     const auto halves = per_head(query_and_gate, 2 * head_dim_).chunk(2, -1);
@@ -99,7 +100,7 @@ class GatedAttention {
   }
 
  private:
-  Merged<3> qkv_;
+  Linear qkv_;
   Norm q_norm_, k_norm_;
   Linear o_proj_;
   ops::Rope rope_;
@@ -111,32 +112,35 @@ class GatedAttention {
 class GatedDeltaNet {
  public:
   GatedDeltaNet(const Weights& w, const Config& c, int layer)
-      : shape_{layer, c.key_heads, c.value_heads, c.key_dim, c.value_dim},
-        qkv_z_(w.merged<2>("in_proj_qkvz", {"in_proj_qkv", "in_proj_z"},
-                           {channels(c), c.value_heads * c.value_dim}, c.hidden)),
-        b_a_(w.merged<2>("in_proj_ba", {"in_proj_b", "in_proj_a"}, {c.value_heads, c.value_heads},
-                         c.hidden)),
-        conv1d_(w.tensor("conv1d.weight", {channels(c), 1, c.taps}).squeeze(1)),
-        decay_rate_(-w.tensor("A_log", {c.value_heads}).exp()),
-        dt_bias_(w.tensor("dt_bias", {c.value_heads})),
+      : shape_{layer, w.local(c.key_heads), w.local(c.value_heads), c.key_dim, c.value_dim},
+        qkv_z_(w.merged(
+            "in_proj_qkvz",
+            {{"in_proj_qkv", channels(c)}, {"in_proj_z", Axis::heads(c.value_heads, c.value_dim)}},
+            c.hidden)),
+        b_a_(w.merged("in_proj_ba", {{"in_proj_b", c.value_heads}, {"in_proj_a", c.value_heads}},
+                      c.hidden)),
+        conv1d_(w.tensor("conv1d.weight", {channels(c).size(), 1, c.taps}, channels(c)).squeeze(1)),
+        decay_rate_(-w.tensor("A_log", {c.value_heads}, c.value_heads).exp()),
+        dt_bias_(w.tensor("dt_bias", {c.value_heads}, c.value_heads)),
         norm_(w.norm("norm", c.value_dim, c.eps)),
-        out_proj_(w.linear("out_proj", c.hidden, c.value_heads * c.value_dim)) {}
+        out_proj_(w.closing("out_proj", c.hidden, Axis::heads(c.value_heads, c.value_dim))) {}
 
   Tensor operator()(const Tensor& x, Pass& pass) const {
-    auto [qkv, z] = qkv_z_(x);
-    auto [b, a] = b_a_(x);
+    auto [qkv, z] = qkv_z_.parts<2>(x);
+    auto [b, a] = b_a_.parts<2>(x);
     Tensor decay = decay_rate_ * ops::softplus(a + dt_bias_);
     Tensor mixed = delta_net(qkv, conv1d_, decay, ops::sigmoid(b), shape_, pass);
     return out_proj_(norm_.gated(mixed, z.unflatten(-1, {-1, shape_.value_dim})).flatten(1));
   }
 
  private:
-  static int64_t channels(const Config& c) {
-    return 2 * c.key_heads * c.key_dim + c.value_heads * c.value_dim;
+  // Queries, keys and values.
+  static Axis channels(const Config& c) {
+    return {{c.key_heads, c.key_dim}, {c.key_heads, c.key_dim}, {c.value_heads, c.value_dim}};
   }
 
   DeltaShape shape_;
-  Merged<2> qkv_z_, b_a_;
+  Linear qkv_z_, b_a_;
   Tensor conv1d_, decay_rate_, dt_bias_;
   Norm norm_;
   Linear out_proj_;
@@ -168,8 +172,14 @@ class SparseMlp {
 class Qwen36Block : public Block {
  public:
   Qwen36Block(const Weights& w, const Config& c, int layer, bool full_attention)
-      : input_layernorm_(w.norm_plus_one("input_layernorm", c.hidden, c.eps)),
-        post_attention_layernorm_(w.norm_plus_one("post_attention_layernorm", c.hidden, c.eps)) {
+      : input_layernorm_(w.norm_plus_one(
+            "input_layernorm", c.hidden, c.eps,
+            full_attention ? Names{"self_attn.qkv_proj"}
+                           : Names{"linear_attn.in_proj_qkvz", "linear_attn.in_proj_ba"})),
+        post_attention_layernorm_(
+            w.norm_plus_one("post_attention_layernorm", c.hidden, c.eps,
+                            {"mlp.gate", "mlp.experts", "mlp.shared_expert.gate_up_proj",
+                             "mlp.shared_expert_gate"})) {
     // The mixer first: linears are listed in the order in which a token meets them.
     if (full_attention)
       self_attn_.emplace(w / "self_attn", c, layer);
@@ -185,6 +195,8 @@ class Qwen36Block : public Block {
   }
 
  private:
+  using Names = std::vector<std::string>;
+
   Norm input_layernorm_, post_attention_layernorm_;
   std::optional<GatedAttention> self_attn_;
   std::optional<GatedDeltaNet> linear_attn_;

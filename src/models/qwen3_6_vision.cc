@@ -162,8 +162,8 @@ class Qwen36Vision : public Vision {
   static Linear patch_embedding(const Weights& w, const Config& c) {
     Tensor filter =
         w.tensor("proj.weight", {c.hidden, c.channels, c.frames, c.patch, c.patch}).flatten(1);
-    return Linear(Weight(w.path("proj"), c.hidden, c.patch_values(), Dense{{std::move(filter)}}),
-                  w.tensor("proj.bias", {c.hidden}));
+    auto stack = std::make_shared<ops::DenseStack>(std::vector<Tensor>{std::move(filter)});
+    return Linear(Weight(w.path("proj"), std::move(stack)), w.tensor("proj.bias", {c.hidden}));
   }
 
   // Along one side: between which two entries of the table a patch lies, and how far from the

@@ -78,10 +78,12 @@ const Names& names_of(const Weights& root) {
 class Attention {
  public:
   Attention(const Weights& w, const Names& names, const Config& c, int layer)
-      : query_key_value_(w.merged<3>(
-            "query_key_value", {"q_proj", "k_proj", "v_proj"},
-            {c.heads * c.head_dim, c.kv_heads * c.head_dim, c.kv_heads * c.head_dim}, c.hidden)),
-        dense_(w.linear(names.output, c.hidden, c.heads * c.head_dim)),
+      : query_key_value_(w.merged("query_key_value",
+                                  {{"q_proj", Axis::heads(c.heads, c.head_dim)},
+                                   {"k_proj", Axis::heads(c.kv_heads, c.head_dim)},
+                                   {"v_proj", Axis::heads(c.kv_heads, c.head_dim)}},
+                                  c.hidden)),
+        dense_(w.closing(names.output, c.hidden, Axis::heads(c.heads, c.head_dim))),
         rope_(c.rope),
         head_dim_(c.head_dim),
         shape_{.layer = layer, .scale = 1.0 / std::sqrt(static_cast<double>(c.head_dim))} {
@@ -91,7 +93,7 @@ class Attention {
   }
 
   Tensor operator()(const Tensor& x, Pass& pass) const {
-    auto [query, key, value] = query_key_value_(x);
+    auto [query, key, value] = query_key_value_.parts<3>(x);
     auto per_head = [&](const Tensor& t) { return t.unflatten(-1, {-1, head_dim_}); };
     Tensor q = per_head(query), k = per_head(key);
     if (query_layernorm_) q = (*query_layernorm_)(q), k = (*key_layernorm_)(k);
@@ -101,7 +103,7 @@ class Attention {
   }
 
  private:
-  Merged<3> query_key_value_;
+  Linear query_key_value_;
   std::optional<Norm> query_layernorm_, key_layernorm_;
   Linear dense_;
   ops::Rope rope_;
@@ -134,9 +136,14 @@ class SparseMlp {
 class SarvamMoeBlock : public Block {
  public:
   SarvamMoeBlock(const Weights& w, const Names& names, const Config& c, int layer)
-      : input_layernorm_(w.norm("input_layernorm", c.hidden, c.eps)),
+      : input_layernorm_(w.norm("input_layernorm", c.hidden, c.eps,
+                                {std::string(names.attention) + ".query_key_value"})),
         attention_(w / names.attention, names, c, layer),
-        post_attention_layernorm_(w.norm("post_attention_layernorm", c.hidden, c.eps)) {
+        post_attention_layernorm_(w.norm(
+            "post_attention_layernorm", c.hidden, c.eps,
+            layer < c.dense_layers ? std::vector<std::string>{"mlp.gate_up_proj"}
+                                   : std::vector<std::string>{"mlp.gate", "mlp.experts",
+                                                              "mlp.shared_experts.gate_up_proj"})) {
     if (layer < c.dense_layers)
       dense_mlp_ = w.mlp("mlp", c.hidden, c.inner);
     else

@@ -1,11 +1,13 @@
 // The routed experts of a block: three stacks of equal matrices, worked on together.
 #pragma once
 
-#include "nn/activation.h"
 #include "nn/weight.h"
+#include "ops/activation.h"
 #include "ops/routing.h"
 
 namespace quern::nn {
+
+using ops::Activation;
 
 class Experts {
  public:
@@ -17,7 +19,8 @@ class Experts {
         activation_(activation) {}
 
   // x fp32 [tokens, hidden] -> sum over a token's experts of weight * down(act(gate x) * up x).
-  // Gradients flow to x and to the routing weights. Fills `pairs_per_expert` if given.
+  // Gradients flow to x and to the routing weights. Fills `pairs_per_expert` if given. gate_proj
+  // and up_proj read one input, so they take one tap together.
   Tensor operator()(const Tensor& x, const ops::Routing& routing,
                     std::vector<int64_t>* pairs_per_expert) const;
 

@@ -4,53 +4,43 @@
 #include <array>
 #include <vector>
 
-#include "nn/activation.h"
+#include "base/error.h"
 #include "nn/weight.h"
+#include "ops/activation.h"
 
 namespace quern::nn {
 
-// y = x W^T (+ bias): x fp32 [tokens, columns] -> [tokens, rows]. Cheap to copy, because it owns
-// nothing.
+using ops::Activation;
+
+// y = x W^T (+ bias): x fp32 [tokens, columns] -> [tokens, rows]. W may have several parts, one
+// below the other, that read one input: each a weight of its own, or all in one matrix, as the
+// checkpoint holds them. Cheap to copy, because it owns nothing.
 class Linear {
  public:
   Linear() = default;
-  explicit Linear(Weight weight, Tensor bias = {})
-      : weight_(std::move(weight)), bias_(std::move(bias)) {}
+  explicit Linear(Weight weight, Tensor bias = {});
+  // rows: of each part, in order; their sum is that of the weights. bias fp32 [all rows].
+  Linear(std::vector<Weight> weights, std::vector<int64_t> rows, Tensor bias);
 
+  // All parts, [tokens, all rows].
   Tensor operator()(const Tensor& x) const;
-  const Weight& weight() const { return weight_; }
-
- private:
-  Weight weight_;
-  Tensor bias_;  // fp32 [rows], or undefined
-};
-
-// Linears that read one input: several matrices, which vLLM fuses, so they share a scheme; or one
-// that holds the rows of all, part after part.
-template <size_t N>
-class Merged {
- public:
-  Merged() = default;
-  explicit Merged(std::array<Linear, N> parts) : parts_(std::move(parts)) {}
-  Merged(Linear whole, const std::array<int64_t, N>& rows) : rows_(rows) {
-    parts_[0] = std::move(whole);
+  // Each part, as a view of the whole.
+  std::vector<Tensor> parts(const Tensor& x) const;
+  template <size_t N>
+  std::array<Tensor, N> parts(const Tensor& x) const {
+    std::vector<Tensor> all = parts(x);
+    QUERN_CHECK(all.size() == N);
+    std::array<Tensor, N> some;
+    std::move(all.begin(), all.end(), some.begin());
+    return some;
   }
 
-  std::array<Tensor, N> operator()(const Tensor& x) const {
-    std::array<Tensor, N> out;
-    if (rows_[0] == 0) {
-      for (size_t i = 0; i < N; ++i) out[i] = parts_[i](x);
-      return out;
-    }
-    // Copied apart: attention takes keys and values of one stride.
-    const auto pieces = parts_[0](x).split_with_sizes(rows_, -1);
-    for (size_t i = 0; i < N; ++i) out[i] = pieces[i].contiguous();
-    return out;
-  }
+  const std::vector<Weight>& weights() const { return weights_; }
 
  private:
-  std::array<Linear, N> parts_;       // only the first one if it holds all rows
-  std::array<int64_t, N> rows_ = {};  // of each part in the one matrix, or zeros
+  std::vector<Weight> weights_;
+  std::vector<int64_t> rows_;
+  Tensor bias_;  // or undefined
 };
 
 // Embedding rows as fp32: tokens int64 [n] -> [n, width].
@@ -69,31 +59,17 @@ class Embedding {
   Tensor table_;
 };
 
-// Root mean square norm; the weight in fp32, already 1 + w where the model stores it so.
-class Norm {
- public:
-  Norm() = default;
-  Norm(Tensor weight, double eps) : weight_(std::move(weight)), eps_(eps) {}
-  Tensor operator()(const Tensor& x) const;
-  // norm(x) * silu(gate)
-  Tensor gated(const Tensor& x, const Tensor& gate) const;
-
- private:
-  Tensor weight_;
-  double eps_ = 0;
-};
-
 // down(act(gate x) * up x)
 class Mlp {
  public:
   Mlp() = default;
-  Mlp(Merged<2> gate_up, Linear down, Activation activation)
+  // gate_up has two parts.
+  Mlp(Linear gate_up, Linear down, Activation activation)
       : gate_up_(std::move(gate_up)), down_proj_(std::move(down)), activation_(activation) {}
   Tensor operator()(const Tensor& x) const;
 
  private:
-  Merged<2> gate_up_;
-  Linear down_proj_;
+  Linear gate_up_, down_proj_;
   Activation activation_ = Activation::silu;
 };
 

@@ -5,12 +5,17 @@
 
 #include "base/error.h"
 #include "base/threads.h"
+#include "ops/int4_stack.h"
 #include "prompt/pattern.h"
 
 namespace quern::nn {
 namespace {
 
 std::string tensor_of(const std::string& module) { return module + ".weight"; }
+
+Weight dense_weight(const std::string& name, std::vector<Tensor> matrices) {
+  return Weight(name, std::make_shared<ops::DenseStack>(std::move(matrices)));
+}
 
 // Fused experts hold gate and up rows one after the other in one tensor (Qwen3.6:
 // experts.gate_up_proj [E, 2 I, H]).
@@ -67,10 +72,12 @@ Weights Weights::operator/(const std::string& name) const {
   return below;
 }
 
-Weights Weights::listing(std::vector<LinearSite>* sites, std::vector<LinearSite>* slices) const {
+Weights Weights::listing(std::vector<LinearSite>* sites, std::vector<LinearSite>* slices,
+                         std::vector<NormSite>* norms) const {
   Weights here = *this;
   here.sites_ = sites;
   here.slices_ = slices;
+  here.norms_ = norms;
   return here;
 }
 
@@ -78,6 +85,27 @@ Weights Weights::drafting() const {
   Weights here = *this;
   here.draft_ = true;
   return here;
+}
+
+Weights Weights::of(const Rank& rank) const {
+  Weights here = *this;
+  here.rank_ = rank;
+  return here;
+}
+
+int64_t Weights::local(int64_t heads) const { return local_rows(heads, prefix_); }
+
+int64_t Weights::local_rows(const Axis& rows, const std::string& name) const {
+  int64_t size = 0;
+  for (const Range& piece : rows.share(rank_, name)) size += piece.size;
+  return size;
+}
+
+template <class Matrix>
+Matrix Weights::mine(const Matrix& matrix, const Whole& whole, const std::string& name) const {
+  if (rank_.count == 1 || whole.split == Split::none) return matrix;
+  return whole.split == Split::rows ? pick(matrix, 0, whole.rows.share(rank_, name), name)
+                                    : pick(matrix, 1, whole.columns.share(rank_, name), name);
 }
 
 bool Weights::has(const std::string& name) const { return source_->files.has(prefix_ + name); }
@@ -97,12 +125,31 @@ Tensor Weights::tensor(const std::string& name, std::initializer_list<int64_t> s
   return stored.to(at::kFloat);
 }
 
-Norm Weights::norm(const std::string& name, int64_t width, double eps) const {
-  return Norm(tensor(tensor_of(name), {width}), eps);
+Tensor Weights::tensor(const std::string& name, std::initializer_list<int64_t> shape,
+                       const Axis& first) const {
+  const Tensor whole = tensor(name, shape);
+  return rank_.count == 1 ? whole : pick(whole, 0, first.share(rank_, prefix_ + name));
 }
 
-Norm Weights::norm_plus_one(const std::string& name, int64_t width, double eps) const {
-  return Norm(1.0 + tensor(tensor_of(name), {width}), eps);
+Norm Weights::norm(const std::string& name, int64_t width, double eps,
+                   const std::vector<std::string>& readers) const {
+  return listed_norm(name, width, eps, readers, /*plus_one=*/false);
+}
+
+Norm Weights::norm_plus_one(const std::string& name, int64_t width, double eps,
+                            const std::vector<std::string>& readers) const {
+  return listed_norm(name, width, eps, readers, /*plus_one=*/true);
+}
+
+Norm Weights::listed_norm(const std::string& name, int64_t width, double eps,
+                          const std::vector<std::string>& readers, bool plus_one) const {
+  const Tensor stored = tensor(tensor_of(name), {width});
+  Norm norm(plus_one ? 1.0 + stored : stored, eps);
+  if (norms_ && !readers.empty()) {
+    norms_->push_back({prefix_ + tensor_of(name), norm, plus_one, {}});
+    for (const std::string& reader : readers) norms_->back().readers.push_back(prefix_ + reader);
+  }
+  return norm;
 }
 
 Embedding Weights::embedding(const std::string& name, int64_t rows, int64_t width) const {
@@ -115,35 +162,35 @@ bool Weights::is_packed(const std::string& module) const {
   return source_->files.has(module + ".weight_packed") || source_->files.has(module + ".qweight");
 }
 
-void Weights::take_packed(const std::string& module, int64_t rows, int64_t columns) const {
+void Weights::take_packed(const std::string& module, const Whole& whole) const {
   if (!source_->quantization)
     fail("{}: has packed tensors, but config.json has no quantization_config", module);
   const quant::QuantizationConfig& config = *source_->quantization;
   const auto scheme = config.scheme_of(module);
   if (!scheme)
     fail("{}: has packed tensors, but quantization_config says that it is not quantized", module);
-  for (const auto& planned : quant::planned(module, rows, columns, *scheme, config.format()))
+  for (const auto& planned :
+       quant::planned(module, whole.rows.size(), whole.columns.size(), *scheme, config.format()))
     taken_->insert(planned.name);
 }
 
-quant::QuantWeight Weights::read_packed(const std::string& module, int64_t rows,
-                                        int64_t columns) const {
+quant::QuantWeight Weights::read_packed(const std::string& module, const Whole& whole) const {
   const quant::QuantizationConfig& config = *source_->quantization;
   quant::QuantWeight weight = quant::from_disk(
       module, *config.scheme_of(module), config.format(), [&](const std::string& tensor) {
         return source_->files.has(tensor) ? source_->files.tensor(tensor) : Tensor();
       });
-  expect_shape(module, {weight.rows(), weight.columns}, {rows, columns});
-  return weight;
+  expect_shape(module, {weight.rows(), weight.columns}, whole.shape());
+  return mine(weight, whole, module);
 }
 
 Weight Weights::packed_stack(const std::string& name, const std::vector<std::string>& modules,
-                             int64_t rows, int64_t columns) const {
-  for (const std::string& module : modules) take_packed(module, rows, columns);
-  auto read = [&](const std::string& module) { return read_packed(module, rows, columns); };
+                             const Whole& whole) const {
+  for (const std::string& module : modules) take_packed(module, whole);
+  auto read = [&](const std::string& module) { return read_packed(module, whole); };
   quant::QuantWeight first = read(modules[0]);
-  auto stack = std::make_shared<ops::Int4Stack>(name, static_cast<int64_t>(modules.size()), rows,
-                                                columns, first.scheme);
+  auto stack = std::make_shared<ops::Int4Stack>(name, std::ssize(modules), first.rows(),
+                                                first.columns, first.scheme);
   stack->set(0, first);
   parallel_for(static_cast<int64_t>(modules.size()) - 1, [&](int64_t i) {
     quant::QuantWeight weight = read(modules[i + 1]);
@@ -153,40 +200,41 @@ Weight Weights::packed_stack(const std::string& name, const std::vector<std::str
     }
     stack->set(i + 1, weight);
   });
-  return Weight(name, rows, columns, Packed(std::move(stack)));
+  return Weight(name, std::move(stack));
 }
 
-Weight Weights::load(const std::string& module, int64_t rows, int64_t columns) const {
-  if (is_packed(module)) return packed_stack(module, {module}, rows, columns);
-  Tensor stored = take(tensor_of(module));
-  expect_shape(tensor_of(module), stored.sizes(), {rows, columns});
-  return Weight(module, rows, columns, Dense{{std::move(stored)}});
+Weight Weights::load(const std::string& module, const Whole& whole) const {
+  if (is_packed(module)) return packed_stack(module, {module}, whole);
+  const Tensor stored = take(tensor_of(module));
+  expect_shape(tensor_of(module), stored.sizes(), whole.shape());
+  return dense_weight(module, {mine(stored, whole, module)});
 }
 
 Weight Weights::load_stack(const std::string& place, const std::string& projection, int64_t count,
-                           int64_t rows, int64_t columns) const {
+                           const Whole& whole) const {
+  const int64_t rows = whole.rows.size();
   const std::string name = place + "." + projection;
   auto module = [&](int64_t expert) { return fmt::format("{}.{}.{}", place, expert, projection); };
-  Dense dense;
+  std::vector<Tensor> matrices;
   const FusedPlace fused = fused_place(projection, rows);
   if (const std::string tensor = place + "." + fused.tensor; source_->files.has(tensor)) {
     Tensor all = take(tensor);
-    expect_shape(tensor, all.sizes(), {count, fused.all_rows, columns});
+    expect_shape(tensor, all.sizes(), {count, fused.all_rows, whole.columns.size()});
     for (int64_t e = 0; e < count; ++e)
-      dense.matrices.push_back(all.select(0, e).narrow(0, fused.first_row, rows));
-    return Weight(name, rows, columns, std::move(dense));
+      matrices.push_back(mine(all.select(0, e).narrow(0, fused.first_row, rows), whole, name));
+    return dense_weight(name, std::move(matrices));
   }
   if (is_packed(module(0))) {
     std::vector<std::string> modules;
     for (int64_t e = 0; e < count; ++e) modules.push_back(module(e));
-    return packed_stack(name, modules, rows, columns);
+    return packed_stack(name, modules, whole);
   }
   for (int64_t e = 0; e < count; ++e) {
-    Tensor stored = take(tensor_of(module(e)));
-    expect_shape(tensor_of(module(e)), stored.sizes(), {rows, columns});
-    dense.matrices.push_back(std::move(stored));
+    const Tensor stored = take(tensor_of(module(e)));
+    expect_shape(tensor_of(module(e)), stored.sizes(), whole.shape());
+    matrices.push_back(mine(stored, whole, name));
   }
-  return Weight(name, rows, columns, std::move(dense));
+  return dense_weight(name, std::move(matrices));
 }
 
 void Weights::list(const LinearSite& site) const {
@@ -195,61 +243,90 @@ void Weights::list(const LinearSite& site) const {
   if (draft_ && site.role == Role::ordinary) sites_->back().role = Role::draft;
 }
 
-Linear Weights::with_bias(const std::string& name, Weight weight, Bias bias) const {
-  if (bias == Bias::none) return Linear(std::move(weight));
-  const int64_t rows = weight.rows();
-  return Linear(std::move(weight), tensor(name + ".bias", {rows}));
+Tensor Weights::bias_of(const std::string& name, const Axis& rows, Bias bias, Split split) const {
+  if (bias == Bias::none) return Tensor();
+  if (split == Split::rows) return tensor(name + ".bias", {rows.size()}, rows);
+  return tensor(name + ".bias", {rows.size()});
 }
 
-Linear Weights::linear(const std::string& name, int64_t rows, int64_t columns, Role role,
-                       Bias bias) const {
-  Weight weight = load(prefix_ + name, rows, columns);
-  list({prefix_ + name, weight, 0, tensor_of(prefix_ + name), "", role});
-  return with_bias(name, std::move(weight), bias);
+Linear Weights::linear(const std::string& name, const Axis& rows, const Axis& columns, Role role,
+                       Bias bias, Split split) const {
+  const std::string module = prefix_ + name;
+  Weight weight = load(module, {rows, columns, split});
+  list({module, weight, 0, tensor_of(module), module, "", role});
+  return Linear(std::move(weight), bias_of(name, rows, bias, split));
 }
 
 Linear Weights::linear_rows(const std::string& name, int64_t rows, int64_t columns, int64_t first,
                             int64_t count) const {
   const std::string module = prefix_ + name;
-  std::variant<Dense, Rounding, Packed> form;
+  const Whole whole{rows, columns, Split::none};
+  Weight weight;
   if (is_packed(module)) {
-    take_packed(module, rows, columns);
-    quant::QuantWeight some = read_packed(module, rows, columns);
-    for (Tensor* part : {&some.codes, &some.scales, &some.zeros})
-      if (part->defined()) *part = part->narrow(0, first, count);
+    take_packed(module, whole);
+    const quant::QuantWeight some = pick(read_packed(module, whole), 0, {{first, count}}, module);
     auto stack = std::make_shared<ops::Int4Stack>(module, 1, count, columns, some.scheme);
     stack->set(0, some);
-    form = Packed(std::move(stack));
+    weight = Weight(module, std::move(stack));
   } else {
-    Tensor stored = take(tensor_of(module));
-    expect_shape(tensor_of(module), stored.sizes(), {rows, columns});
-    form = Dense{{stored.narrow(0, first, count)}};
+    const Tensor stored = take(tensor_of(module));
+    expect_shape(tensor_of(module), stored.sizes(), whole.shape());
+    weight = dense_weight(module, {stored.narrow(0, first, count)});
   }
-  Weight weight(module, count, columns, std::move(form));
-  if (slices_) slices_->push_back({module, weight, 0, tensor_of(module), "", Role::ordinary});
+  if (slices_)
+    slices_->push_back({module, weight, 0, tensor_of(module), module, "", Role::ordinary});
   return Linear(std::move(weight));
 }
 
-Linear Weights::part(const std::string& name, const std::string& fused, int64_t rows,
-                     int64_t columns, Bias bias) const {
-  Weight weight = load(prefix_ + name, rows, columns);
-  list({prefix_ + name, weight, 0, tensor_of(prefix_ + name), prefix_ + fused, Role::ordinary});
-  return with_bias(name, std::move(weight), bias);
+Weight Weights::part(const std::string& fused, const Part& part, int64_t columns) const {
+  const std::string module = prefix_ + part.name, unit = prefix_ + fused;
+  Weight weight = load(module, {part.rows, columns, Split::rows});
+  list({module, weight, 0, tensor_of(module), unit, unit, Role::ordinary});
+  return weight;
+}
+
+Linear Weights::merged(const std::string& fused, const std::vector<Part>& parts, int64_t columns,
+                       Bias bias) const {
+  Axis all(0);
+  std::vector<int64_t> rows;
+  for (const Part& one : parts) {
+    all.append(one.rows);
+    rows.push_back(local_rows(one.rows, prefix_ + one.name));
+  }
+  if (has_linear(fused)) {
+    const std::string module = prefix_ + fused;
+    Weight weight = load(module, {all, columns, Split::rows});
+    list({module, weight, 0, tensor_of(module), module, "", Role::ordinary});
+    return Linear({std::move(weight)}, std::move(rows), bias_of(fused, all, bias, Split::rows));
+  }
+  std::vector<Weight> weights;
+  std::vector<Tensor> biases;
+  for (const Part& one : parts) {
+    weights.push_back(part(fused, one, columns));
+    biases.push_back(bias_of(one.name, one.rows, bias, Split::rows));
+  }
+  return Linear(std::move(weights), std::move(rows),
+                bias == Bias::none ? Tensor() : at::cat(biases));
+}
+
+void Weights::unread(const std::string& fused, const Part& one, int64_t columns) const {
+  part(fused, one, columns);
 }
 
 Mlp Weights::mlp(const std::string& name, int64_t hidden, int64_t inner,
                  Activation activation) const {
   const Weights here = *this / name;
-  auto gate_up = here.merged<2>("gate_up_proj", {"gate_proj", "up_proj"}, {inner, inner}, hidden);
-  return Mlp(std::move(gate_up), here.linear("down_proj", hidden, inner), activation);
+  Linear gate_up = here.merged("gate_up_proj", {{"gate_proj", inner}, {"up_proj", inner}}, hidden);
+  return Mlp(std::move(gate_up), here.closing("down_proj", hidden, inner), activation);
 }
 
 Experts Weights::experts(const std::string& name, int64_t count, int64_t hidden, int64_t inner,
                          Activation activation) const {
   const std::string place = prefix_ + name;
-  Weight gate = load_stack(place, "gate_proj", count, inner, hidden);
-  Weight up = load_stack(place, "up_proj", count, inner, hidden);
-  Weight down = load_stack(place, "down_proj", count, hidden, inner);
+  const Whole in{inner, hidden, Split::rows}, out{hidden, inner, Split::columns};
+  Weight gate = load_stack(place, "gate_proj", count, in);
+  Weight up = load_stack(place, "up_proj", count, in);
+  Weight down = load_stack(place, "down_proj", count, out);
   if (sites_) {
     const bool fused = source_->files.has(place + ".gate_up_proj");
     for (int64_t e = 0; e < count; ++e) {
@@ -258,7 +335,9 @@ Experts Weights::experts(const std::string& name, int64_t count, int64_t hidden,
         const std::string module = fmt::format("{}.{}.{}", place, e, projection);
         const std::string source =
             fused ? place + "." + fused_place(projection, 0).tensor : tensor_of(module);
-        list({module, weight, e, source, place, Role::ordinary});
+        const std::string input =
+            projection == std::string_view("down_proj") ? place + ".down_proj" : place;
+        list({module, weight, e, source, input, place, Role::ordinary});
       }
     }
   }

@@ -4,7 +4,6 @@
 #pragma once
 
 #include <memory>
-#include <numeric>
 #include <optional>
 #include <set>
 #include <string>
@@ -13,6 +12,8 @@
 #include "checkpoint/checkpoint.h"
 #include "nn/experts.h"
 #include "nn/linear.h"
+#include "nn/norm.h"
+#include "nn/split.h"
 #include "quant/config.h"
 
 namespace quern::nn {
@@ -37,6 +38,12 @@ enum class Role {
 
 enum class Bias { none, present };
 
+// One of several linears that read one input.
+struct Part {
+  std::string name;
+  Axis rows;
+};
+
 // Whether a module is a table of rows that are looked up, by the last part of its name.
 bool is_embedding_table(const std::string& module);
 
@@ -46,6 +53,9 @@ struct LinearSite {
   Weight weight;
   int64_t matrix;      // of the weight's stack
   std::string source;  // the tensor that holds it; fused experts share one
+  // What it reads: sites with equal inputs (and, of experts, equal matrices) are multiplied with
+  // the same activations. A module's name, or that of its unit.
+  std::string input;
   // The module that vLLM makes of it and its siblings, with the same prefix; "" if none.
   std::string fused;
   Role role;
@@ -66,10 +76,17 @@ class Weights {
   Weights operator/(const std::string& name) const;
   Weights operator/(int index) const { return *this / std::to_string(index); }
   // The linears that are taken from the returned place and those below it are listed in `sites`,
-  // which must outlive it; what linear_rows() takes, in `slices`.
-  Weights listing(std::vector<LinearSite>* sites, std::vector<LinearSite>* slices = nullptr) const;
+  // which must outlive it; what linear_rows() takes, in `slices`; norms that some linears read, in
+  // `norms`.
+  Weights listing(std::vector<LinearSite>* sites, std::vector<LinearSite>* slices = nullptr,
+                  std::vector<NormSite>* norms = nullptr) const;
   // Ordinary linears below this place are part of a draft layer.
   Weights drafting() const;
+  // The share of one rank: sizes that a module states are those of the whole, what it gets is
+  // local.
+  Weights of(const Rank& rank) const;
+  // How many of so many heads are local.
+  int64_t local(int64_t heads) const;
 
   bool has(const std::string& name) const;         // a tensor of the checkpoint, below this place
   bool has_linear(const std::string& name) const;  // its weight, dense or packed
@@ -77,33 +94,39 @@ class Weights {
 
   // Small tensors, in fp32.
   Tensor tensor(const std::string& name, std::initializer_list<int64_t> shape) const;
-  Norm norm(const std::string& name, int64_t width, double eps) const;
+  // The first dimension is divided among ranks.
+  Tensor tensor(const std::string& name, std::initializer_list<int64_t> shape,
+                const Axis& first) const;
+  // readers: the inputs below this place (LinearSite::input) that are the norm's output and nothing
+  // else, all of them; none where the output also goes elsewhere.
+  Norm norm(const std::string& name, int64_t width, double eps,
+            const std::vector<std::string>& readers = {}) const;
   // The norm multiplies by 1 + w.
-  Norm norm_plus_one(const std::string& name, int64_t width, double eps) const;
+  Norm norm_plus_one(const std::string& name, int64_t width, double eps,
+                     const std::vector<std::string>& readers = {}) const;
   Embedding embedding(const std::string& name, int64_t rows, int64_t width) const;
 
-  Linear linear(const std::string& name, int64_t rows, int64_t columns, Role role = Role::ordinary,
-                Bias bias = Bias::none) const;
+  Linear linear(const std::string& name, const Axis& rows, const Axis& columns,
+                Role role = Role::ordinary, Bias bias = Bias::none,
+                Split split = Split::none) const;
+  // The linear at the end of a unit, whose inputs the ranks have divided.
+  Linear closing(const std::string& name, int64_t rows, const Axis& columns) const {
+    return linear(name, rows, columns, Role::ordinary, Bias::none, Split::columns);
+  }
   // Rows [first, first + count) of a linear that is listed elsewhere, whole.
   Linear linear_rows(const std::string& name, int64_t rows, int64_t columns, int64_t first,
                      int64_t count) const;
   // Linears that read one input; `fused` is what vLLM calls them together. A checkpoint may hold
-  // them under this name as one matrix, the rows of all parts in their order.
-  template <size_t N>
-  Merged<N> merged(const std::string& fused, const std::array<std::string, N>& names,
-                   const std::array<int64_t, N>& rows, int64_t columns,
-                   Bias bias = Bias::none) const {
-    if (has_linear(fused)) {
-      const int64_t all_rows = std::accumulate(rows.begin(), rows.end(), int64_t{0});
-      return Merged<N>(linear(fused, all_rows, columns, Role::ordinary, bias), rows);
-    }
-    std::array<Linear, N> parts;
-    for (size_t i = 0; i < N; ++i) parts[i] = part(names[i], fused, rows[i], columns, bias);
-    return Merged<N>(std::move(parts));
-  }
+  // them under this name as one matrix, the rows of all parts in their order. Ranks divide the
+  // rows.
+  Linear merged(const std::string& fused, const std::vector<Part>& parts, int64_t columns,
+                Bias bias = Bias::none) const;
+  // A part of such a unit that no pass reads: it is listed, and nothing multiplies by it.
+  void unread(const std::string& fused, const Part& part, int64_t columns) const;
   Mlp mlp(const std::string& name, int64_t hidden, int64_t inner,
           Activation activation = Activation::silu) const;
-  // `count` experts below `name`: one tensor for all of a kind, or one for each expert.
+  // `count` experts below `name`: one tensor for all of a kind, or one for each expert. Ranks
+  // divide `inner`.
   Experts experts(const std::string& name, int64_t count, int64_t hidden, int64_t inner,
                   Activation activation = Activation::silu) const;
 
@@ -114,17 +137,29 @@ class Weights {
   void expect_all_taken() const;
 
  private:
-  Linear part(const std::string& name, const std::string& fused, int64_t rows, int64_t columns,
-              Bias bias) const;
-  Linear with_bias(const std::string& name, Weight weight, Bias bias) const;
+  // A matrix that ranks divide.
+  struct Whole {
+    Axis rows, columns;
+    Split split;
+
+    std::vector<int64_t> shape() const { return {rows.size(), columns.size()}; }
+  };
+  template <class Matrix>
+  Matrix mine(const Matrix& matrix, const Whole& whole, const std::string& name) const;
+
+  Weight part(const std::string& fused, const Part& part, int64_t columns) const;
+  int64_t local_rows(const Axis& rows, const std::string& name) const;
+  Tensor bias_of(const std::string& name, const Axis& rows, Bias bias, Split split) const;
+  Norm listed_norm(const std::string& name, int64_t width, double eps,
+                   const std::vector<std::string>& readers, bool plus_one) const;
   Tensor take(const std::string& full_name) const;
-  Weight load(const std::string& module, int64_t rows, int64_t columns) const;
+  Weight load(const std::string& module, const Whole& whole) const;
   Weight load_stack(const std::string& place, const std::string& projection, int64_t count,
-                    int64_t rows, int64_t columns) const;
-  void take_packed(const std::string& module, int64_t rows, int64_t columns) const;
-  quant::QuantWeight read_packed(const std::string& module, int64_t rows, int64_t columns) const;
+                    const Whole& whole) const;
+  void take_packed(const std::string& module, const Whole& whole) const;
+  quant::QuantWeight read_packed(const std::string& module, const Whole& whole) const;
   Weight packed_stack(const std::string& name, const std::vector<std::string>& modules,
-                      int64_t rows, int64_t columns) const;
+                      const Whole& whole) const;
   bool is_packed(const std::string& module) const;
   void list(const LinearSite& site) const;
 
@@ -133,7 +168,9 @@ class Weights {
   std::string prefix_;  // "" or ends in a dot
   std::vector<LinearSite>* sites_ = nullptr;
   std::vector<LinearSite>* slices_ = nullptr;
+  std::vector<NormSite>* norms_ = nullptr;
   bool draft_ = false;
+  Rank rank_;
 };
 
 }  // namespace quern::nn

@@ -115,8 +115,9 @@ Tensor by_pieces(const PieceFunction& f, std::vector<Tensor> inputs, at::IntArra
 namespace {
 
 // LibTorch computes whole pairs of vectors and what is left over at the end by different code,
-// whose last bits differ. Rows of zeros behind the others leave nothing over, so that the bits of a
-// row do not depend on the number of rows.
+// whose last bits differ, and so does its code for rows that lie apart. Rows one after another,
+// with rows of zeros behind them, leave nothing over, so that the bits of a row do not depend on
+// the number of rows.
 PieceFunction over_whole_vectors(const PieceFunction& f, const std::vector<Tensor>& inputs) {
   constexpr int64_t kVectors = 32;
   int64_t multiple = 1;  // of rows, at which nothing is left over
@@ -124,17 +125,19 @@ PieceFunction over_whole_vectors(const PieceFunction& f, const std::vector<Tenso
     const int64_t row = std::max<int64_t>(1, input.numel() / std::max<int64_t>(input.size(0), 1));
     multiple = std::lcm(multiple, kVectors / std::gcd(kVectors, row));
   }
-  if (multiple == 1) return f;
   return [f, multiple](const std::vector<Tensor>& in) {
     const int64_t rows = in[0].size(0), missing = (multiple - rows % multiple) % multiple;
-    if (missing == 0) return f(in);
     std::vector<Tensor> padded;
     for (const Tensor& x : in) {
+      if (missing == 0) {
+        padded.push_back(x.contiguous());
+        continue;
+      }
       std::vector<int64_t> shape = x.sizes().vec();
       shape[0] = missing;
       padded.push_back(at::cat({x, at::zeros(shape, x.options())}));
     }
-    return f(padded).narrow(0, 0, rows);
+    return missing == 0 ? f(padded) : f(padded).narrow(0, 0, rows);
   };
 }
 

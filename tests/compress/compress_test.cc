@@ -6,6 +6,7 @@
 
 #include "base/error.h"
 #include "models/models.h"
+#include "ops/int4_stack.h"
 #include "tests/compress/job.h"
 
 namespace quern::compress {
@@ -72,7 +73,7 @@ TEST_F(CompressTest, WhatIsWrittenMultipliesAsItWasTuned) {
   for (int i = 0; i < model->blocks(); ++i) x = (*model->block(weights, i))(x, pass);
   EXPECT_TRUE(model->head(weights)->logits(x).isfinite().all().item<bool>());
   int64_t packed = 0;
-  for (const nn::LinearSite& site : sites) packed += site.weight.packed() != nullptr;
+  for (const nn::LinearSite& site : sites) packed += site.weight.as<ops::Int4Stack>() != nullptr;
   // 4 blocks of 24 expert matrices and 3 of the shared expert, 3 x 3 of the delta nets, 4 of the
   // attention.
   EXPECT_EQ(packed, 4 * 27 + 3 * 3 + 4);

@@ -475,7 +475,7 @@ class PackedTest : public EngineTest {
     for (const nn::LinearSite& site : sites) {
       const bool quantized = site.role == nn::Role::ordinary && site.weight.rows() >= 64;
       modules.push_back({site.name, std::nullopt});
-      const Tensor weight = site.weight.dense()->matrices.at(site.matrix);
+      const Tensor weight = site.weight.dense()->matrix(site.matrix);
       if (quantized) {
         const quant::Scheme scheme{.group_size = 32, .scale_dtype = at::kHalf};
         const auto rounded =

@@ -21,7 +21,10 @@ class ExpertsTest : public testing::TestWithParam<Activation> {
     }
     x_ = at::randn({kTokens, kHidden}).requires_grad_();
     p_ = at::rand({kTokens, kChosen}).requires_grad_();
-    chosen_ = at::rand({kTokens, kExperts}).argsort(/*dim=*/int64_t{-1}, /*descending=*/false).narrow(1, 0, kChosen).contiguous();
+    chosen_ = at::rand({kTokens, kExperts})
+                  .argsort(/*dim=*/int64_t{-1}, /*descending=*/false)
+                  .narrow(1, 0, kChosen)
+                  .contiguous();
   }
 
   Tensor plain() const {
@@ -36,9 +39,10 @@ class ExpertsTest : public testing::TestWithParam<Activation> {
   }
 
   Experts experts() const {
-    return Experts(Weight("gate", kInner, kHidden, Dense{gate_}),
-                   Weight("up", kInner, kHidden, Dense{up_}),
-                   Weight("down", kHidden, kInner, Dense{down_}), GetParam());
+    auto weight = [](const char* name, const std::vector<Tensor>& matrices) {
+      return Weight(name, std::make_shared<ops::DenseStack>(matrices));
+    };
+    return Experts(weight("gate", gate_), weight("up", up_), weight("down", down_), GetParam());
   }
 
   std::vector<Tensor> gate_, up_, down_;

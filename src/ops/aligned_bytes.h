@@ -1,0 +1,23 @@
+// Memory that starts on a 64-byte line. A large piece is a mapping of its own on huge pages, which
+// save the kernels most of their address translation.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <memory>
+
+namespace quern::ops {
+
+class AlignedBytes {
+ public:
+  AlignedBytes() = default;
+  // Not filled. Fails with Exit::memory.
+  explicit AlignedBytes(size_t size);
+  uint8_t* data() const { return data_; }
+
+ private:
+  std::shared_ptr<void> owner_;
+  uint8_t* data_ = nullptr;
+};
+
+}  // namespace quern::ops

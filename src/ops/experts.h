@@ -1,0 +1,30 @@
+// The routed experts of a block: three stacks with a matrix for each expert, worked on together.
+#pragma once
+
+#include "ops/activation.h"
+#include "ops/input_tap.h"
+#include "ops/routing.h"
+#include "ops/stack.h"
+
+namespace quern::ops {
+
+struct ExpertStacks {
+  std::shared_ptr<Stack> gate, up;  // [inner, hidden] each
+  std::shared_ptr<Stack> down;      // [hidden, inner]
+  Activation activation = Activation::silu;
+};
+
+// Of the two inputs of an expert: that of gate and up, and that of down. Null: nobody looks.
+struct ExpertTaps {
+  InputTap* in = nullptr;
+  InputTap* out = nullptr;
+};
+
+// x fp32 [tokens, hidden] -> sum over a token's experts of weight * down(act(gate x) * up x), added
+// in the order of the experts' numbers. Gradients flow to x and to the routing weights; stacks that
+// learn take theirs on the way. A token's bits do not depend on the other tokens. `lists` are the
+// routing's, by sort_by_expert.
+Tensor experts(const Tensor& x, const Routing& routing, const ExpertLists& lists,
+               const ExpertStacks& stacks, const ExpertTaps& taps = {});
+
+}  // namespace quern::ops
