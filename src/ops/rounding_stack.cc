@@ -4,9 +4,7 @@
 
 #include "base/error.h"
 #include "base/threads.h"
-#include "ops/bf16_matrix.h"
 #include "ops/float_type.h"
-#include "ops/rows.h"
 
 namespace quern::ops {
 namespace {
@@ -20,7 +18,8 @@ int64_t item_bytes(DType dtype) { return static_cast<int64_t>(c10::elementSize(d
 
 RoundingStack::RoundingStack(std::vector<Tensor> matrices, const quant::Scheme& scheme,
                              const RoundingOptions& options)
-    : CpuStack(std::ssize(matrices), matrices.at(0).size(0), matrices.at(0).size(1)),
+    : LearningStack(std::ssize(matrices), matrices.at(0).size(0), matrices.at(0).size(1),
+                    fastest_dtype()),
       scheme_(scheme),
       options_(options),
       weights_(std::move(matrices)) {
@@ -38,7 +37,6 @@ RoundingStack::RoundingStack(std::vector<Tensor> matrices, const quant::Scheme& 
   const auto group_bytes = static_cast<int64_t>(sizeof(kernels::RoundingGroup));
   for (const Tensor& weight : weights_) {
     QUERN_CHECK(weight.size(0) == rows && weight.size(1) == columns && weight.is_contiguous());
-    values_.push_back(at::empty({rows, columns}, has_bf16_matrix() ? at::kBFloat16 : at::kFloat));
     offsets_.push_back(at::empty({rows, columns}, offset_dtype));
     groups_.push_back(at::empty({rows, groups * group_bytes}, at::kByte));
     codes_.push_back(at::empty({rows, columns / 2}, at::kByte));
@@ -79,20 +77,6 @@ kernels::RoundingCodes RoundingStack::kept(int64_t matrix, int64_t begin) const 
                                    : nullptr};
 }
 
-template <class Write>
-void RoundingStack::set_values(int64_t matrix, int64_t begin, int64_t count, const Write& write) {
-  const int64_t columns = shape_.columns;
-  const Tensor values = values_[matrix].narrow(0, begin, count);
-  if (values.scalar_type() == at::kFloat) {
-    write(values.data_ptr<float>());
-    return;
-  }
-  thread_local std::vector<float> w_hat;
-  if (static_cast<int64_t>(w_hat.size()) < count * columns) w_hat.resize(count * columns);
-  write(w_hat.data());
-  bf16_from_float(w_hat.data(), values);
-}
-
 void RoundingStack::keep_rows(int64_t matrix, int64_t begin, int64_t count) const {
   kernels::cpu_kernels().rounding_codes(shape_, state(matrix, begin, count), kept(matrix, begin));
 }
@@ -102,61 +86,10 @@ void RoundingStack::begin_iteration(int iteration, int micro_batches) {
   remaining_ = micro_batches;
   if (micro_batches == 1) return;
   if (gradient_sums_.empty()) {
-    for (const Tensor& values : values_)
-      gradient_sums_.push_back(at::empty(values.sizes(), at::kFloat));
+    for (const Tensor& weight : weights_)
+      gradient_sums_.push_back(at::empty(weight.sizes(), at::kFloat));
   }
   parallel_for(matrices(), [&](int64_t matrix) { gradient_sums_[matrix].zero_(); });
-}
-
-InputForm RoundingStack::input_form() const {
-  return {in_bf16() ? InputForm::Kind::bf16 : InputForm::Kind::plain};
-}
-
-ArrangedInput RoundingStack::arrange(const float* x, int64_t tokens, int64_t stride) const {
-  if (!in_bf16()) return {x, tokens, stride};
-  return {x, tokens, stride, bf16_left(x, tokens, columns(), stride)};
-}
-
-void RoundingStack::product(const ArrangedInput& x, int64_t matrix, int64_t begin, int64_t end,
-                            float* out, int64_t out_stride) const {
-  if (in_bf16())
-    bf16_rows_product(x.memory, x.tokens, values_[matrix], begin, end, out, out_stride);
-  else
-    rows_product(x.x, x.tokens, x.stride, values_[matrix], begin, end, out, out_stride);
-}
-
-void RoundingStack::input_gradient(const float* dy, int64_t tokens, int64_t dy_stride,
-                                   int64_t matrix, float* dx, int64_t dx_stride,
-                                   bool accumulate) const {
-  if (in_bf16())
-    bf16_rows_product_backward(bf16_left(dy, tokens, rows(), dy_stride), tokens, values_[matrix],
-                               dx, dx_stride, accumulate);
-  else
-    rows_product_backward(dy, tokens, dy_stride, values_[matrix], dx, dx_stride, accumulate);
-}
-
-ArrangedInput RoundingStack::arrange_to_learn(const float* x, int64_t tokens,
-                                              int64_t stride) const {
-  if (!in_bf16()) return {x, tokens, stride};
-  return {x, tokens, stride, bf16_right(x, tokens, columns(), stride)};
-}
-
-void RoundingStack::learn(const float* dy, int64_t dy_stride, const ArrangedInput& x,
-                          int64_t matrix, int64_t begin, int64_t end) {
-  thread_local std::vector<float> gradient;
-  for (int64_t row = begin; row < end; row += kRowTile) {
-    const int64_t count = std::min(kRowTile, end - row);
-    if (static_cast<int64_t>(gradient.size()) < count * columns())
-      gradient.resize(count * columns());
-    if (in_bf16()) {
-      bf16_product(bf16_left_transposed(dy + row, count, x.tokens, dy_stride), x.memory, count,
-                   x.tokens, columns(), gradient.data(), columns());
-    } else {
-      sgemm(count, columns(), x.tokens, {dy + row, dy_stride, Transpose::yes}, {x.x, x.stride},
-            gradient.data(), columns());
-    }
-    step(matrix, row, count, gradient.data());
-  }
 }
 
 void RoundingStack::step(int64_t matrix, int64_t begin, int64_t count, const float* gradient) {

@@ -8,7 +8,7 @@
 #include <vector>
 
 #include "kernels/kernels.h"
-#include "ops/cpu_stack.h"
+#include "ops/learning_stack.h"
 #include "quant/scheme.h"
 
 namespace quern::ops {
@@ -21,15 +21,12 @@ struct RoundingOptions {
   bool tune_minmax = true;
 };
 
-class RoundingStack : public CpuStack {
+class RoundingStack : public LearningStack {
  public:
   // matrices: [rows, columns] each, all of one shape, bf16, fp16 or fp32; they are read again at
   // every step and must stay.
   RoundingStack(std::vector<Tensor> matrices, const quant::Scheme& scheme,
                 const RoundingOptions& options);
-
-  // w^ of the current state [rows, columns]: bf16 where ops/bf16_matrix.h multiplies, else fp32.
-  const Tensor& values(int64_t matrix) const { return values_[matrix]; }
 
   // The state that the next products use belongs to this iteration, whose gradients come in so many
   // backward passes.
@@ -43,37 +40,20 @@ class RoundingStack : public CpuStack {
   // The kept state.
   quant::QuantWeight best(int64_t matrix) const;
 
-  bool learns() const override { return true; }
-  InputForm input_form() const override;
-  ArrangedInput arrange(const float* x, int64_t tokens, int64_t stride) const override;
-  void product(const ArrangedInput& x, int64_t matrix, int64_t begin, int64_t end, float* out,
-               int64_t out_stride) const override;
-  bool differentiable() const override { return true; }
-  void input_gradient(const float* dy, int64_t tokens, int64_t dy_stride, int64_t matrix, float* dx,
-                      int64_t dx_stride, bool accumulate) const override;
-  ArrangedInput arrange_to_learn(const float* x, int64_t tokens, int64_t stride) const override;
-  // dL/dw^ is made and consumed tile by tile. Of several micro-batches only the last one steps,
-  // with the sum.
-  void learn(const float* dy, int64_t dy_stride, const ArrangedInput& x, int64_t matrix,
-             int64_t begin, int64_t end) override;
   void skip(int64_t matrix) override;
 
  private:
-  bool in_bf16() const { return values_[0].scalar_type() == at::kBFloat16; }
-  // One step of the rows [begin, begin + count) of a matrix with dL/dw^ fp32 [count, columns].
-  void step(int64_t matrix, int64_t begin, int64_t count, const float* gradient);
+  // Of several micro-batches only the last one steps, with the sum.
+  void step(int64_t matrix, int64_t begin, int64_t count, const float* gradient) override;
   kernels::RoundingRows state(int64_t matrix, int64_t begin, int64_t count) const;
   kernels::RoundingCodes kept(int64_t matrix, int64_t begin) const;
-  // Runs `write`, which fills w^ of some rows in fp32, and stores them.
-  template <class Write>
-  void set_values(int64_t matrix, int64_t begin, int64_t count, const Write& write);
   void keep_rows(int64_t matrix, int64_t begin, int64_t count) const;
   void change_rows(int64_t matrix, int64_t begin, int64_t count, const float* gradient);
 
   quant::Scheme scheme_;
   RoundingOptions options_;
   kernels::Rounding shape_;
-  std::vector<Tensor> weights_, values_;
+  std::vector<Tensor> weights_;
   // Per matrix: offsets int16 or int32 [rows, columns]; groups as bytes; codes, scales and zeros of
   // the kept state.
   std::vector<Tensor> offsets_, groups_, codes_, scales_, zeros_, momentum_;
