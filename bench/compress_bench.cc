@@ -16,6 +16,7 @@
 #include "compress/autoround.h"
 #include "compress/calibrate.h"
 #include "compress/plan.h"
+#include "compress/recipe_options.h"
 #include "kernels/kernels.h"
 #include "models/models.h"
 #include "ops/bf16_matrix.h"

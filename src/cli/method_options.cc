@@ -3,6 +3,7 @@
 #include <algorithm>
 
 #include "base/error.h"
+#include "compress/recipe_read.h"
 
 namespace quern::cli {
 namespace {

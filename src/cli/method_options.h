@@ -5,7 +5,7 @@
 #include <string>
 #include <vector>
 
-#include "compress/recipe.h"
+#include "compress/recipe_options.h"
 #include "quant/pack.h"
 
 namespace quern::cli {

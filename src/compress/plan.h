@@ -8,7 +8,7 @@
 #include <vector>
 
 #include "checkpoint/shard_writer.h"
-#include "compress/recipe.h"
+#include "compress/resolve.h"
 #include "nn/model.h"
 #include "quant/config.h"
 #include "quant/pack.h"

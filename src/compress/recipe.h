@@ -1,18 +1,13 @@
-// What to do with which linear. A recipe comes from a recipe.yaml in llm-compressor's schema or
-// from command-line options with AutoRound's meanings; resolve() turns it into one verdict for
-// every linear before any weight changes. A rule that matches nothing is an error: it is a misspelt
-// name.
+// What to do with which linear: the steps of a recipe and the rules that choose their linears. A
+// recipe comes from a recipe.yaml in llm-compressor's schema (recipe_read.h) or from command-line
+// options with AutoRound's meanings (recipe_options.h).
 #pragma once
 
 #include <cstdint>
-#include <filesystem>
 #include <optional>
 #include <string>
-#include <string_view>
 #include <vector>
 
-#include "base/json.h"
-#include "nn/weights.h"
 #include "quant/grid.h"
 #include "quant/scheme.h"
 
@@ -85,9 +80,6 @@ struct LayerRule {
   std::optional<bool> symmetric = {};
 };
 
-// "PATTERN=bits:16" or "PATTERN=group_size:32,sym:false".
-LayerRule parse_layer_rule(std::string_view text);
-
 // One modifier.
 struct Step {
   std::string modifier;  // "AutoRoundModifier"
@@ -113,70 +105,5 @@ struct Recipe {
   // names them.
   bool drafts = false;
 };
-
-// Stages and groups of modifiers are flattened in order. Fails, with the place in the file, on a
-// modifier or field that does not exist (naming the nearest), on one that quern does not support,
-// on steps in an order that makes no sense, and when there is no modifier at all. `origin` names
-// the document in messages.
-Recipe parse_recipe(const JsonValue& document, const std::string& origin);
-Recipe read_recipe(const std::filesystem::path& file);
-
-// What the command line says instead of a file.
-struct RecipeOptions {
-  Method method = Method::auto_round;
-  int bits = 4;
-  int64_t group_size = 128;  // -1: one scale for each row
-  bool symmetric = true;
-  int iters = 200;  // 0: round to nearest
-  std::optional<double> lr = {};
-  int batch_size = 8;
-  std::vector<std::string> ignore = {};
-  std::vector<LayerRule> layers = {};
-};
-Recipe make_recipe(const RecipeOptions& options);
-
-using nn::Role;
-
-// A linear of the checkpoint, as a model lists it.
-struct LinearInfo {
-  std::string name;  // "model.language_model.layers.0.mlp.experts.3.up_proj"
-  int64_t rows = 0, columns = 0;
-  Role role = Role::ordinary;
-  std::string unit = {};  // the same for linears that vLLM loads as one; empty: alone
-  std::string class_name = "Linear";
-};
-
-struct Verdict {
-  std::string name;
-  std::optional<quant::Scheme> scheme;  // none: kept as it is
-  std::string reason;                   // the rule that decided, for people
-  bool too_narrow = false;              // kept because its shape is no multiple of 32
-  bool draft = false;                   // quantized because Recipe::drafts let a rule reach it
-  size_t step = 0;                      // of the recipe; meaningless when kept
-  quant::Observer observer = quant::Observer::minmax;
-  quant::ShrinkSearch shrink = {};
-  ActOrder act_order = ActOrder::none;
-  std::optional<size_t> pruned_by = {};  // the step that sets some of its weights to zero
-};
-
-struct Resolution {
-  std::vector<Verdict> verdicts;  // one for each linear, in the order given
-  std::vector<std::string> warnings;
-
-  int64_t quantized() const;
-};
-
-// Routers, shared expert gates, drafts, vision and audio are outside of patterns and classes: only
-// their full name as a target quantizes them; so is lm_head, but for a pattern that contains its
-// name. Fails when a target, a layer rule or an ignore entry of the style auto_round matches
-// nothing (with the nearest names), when a group does not divide the columns, when linears that
-// vLLM loads as one get different schemes, when nothing is quantized, and when nothing of a draft
-// layer is, though Recipe::drafts asks for it. An ignore entry of a recipe that matches nothing is
-// a warning: recipes list alternatives, such as both attention and self_attn, and modules that are
-// no linears. The scale_dtype of the schemes is left to the output format.
-Resolution resolve(const Recipe& recipe, const std::vector<LinearInfo>& listed);
-
-// recipe.yaml in llm-compressor's schema, which gives the same verdicts when it is read again.
-std::string recipe_yaml(const Recipe& recipe, const Resolution& resolution);
 
 }  // namespace quern::compress

@@ -1,4 +1,5 @@
-// From recipe.yaml, in llm-compressor's schema, to a recipe.
+#include "compress/recipe_read.h"
+
 #include <algorithm>
 #include <charconv>
 #include <nlohmann/json.hpp>
@@ -6,7 +7,6 @@
 #include "base/error.h"
 #include "base/nearest.h"
 #include "base/yaml.h"
-#include "compress/recipe.h"
 
 namespace quern::compress {
 namespace {

@@ -1,4 +1,5 @@
-// From a recipe, and what came of it, to recipe.yaml.
+#include "compress/recipe_yaml.h"
+
 #include <fmt/format.h>
 
 #include <nlohmann/json.hpp>
@@ -8,7 +9,6 @@
 
 #include "base/yaml.h"
 #include "compress/auto_round_rules.h"
-#include "compress/recipe.h"
 
 namespace quern::compress {
 namespace {

@@ -13,6 +13,7 @@
 #include "nn/experts.h"
 #include "nn/linear.h"
 #include "nn/norm.h"
+#include "nn/role.h"
 #include "nn/split.h"
 #include "quant/config.h"
 
@@ -21,20 +22,6 @@ namespace quern::nn {
 // Whether a tensor scales the keys or values of a layer's cache (compressed-tensors'
 // kv_cache_scheme): who makes the caches reads it, no module does.
 bool is_cache_scale(const std::string& tensor);
-
-// What a linear does, where that decides whether it may be quantized. draft: of a draft layer, and
-// ordinary there; draft_input: joins embedding and state for a draft layer.
-enum class Role {
-  ordinary,
-  stem,  // before the blocks, which AutoRound does not reach
-  router,
-  shared_expert_gate,
-  lm_head,
-  draft,
-  draft_input,
-  vision,
-  audio
-};
 
 enum class Bias { none, present };
 

@@ -10,6 +10,7 @@
 #include "compress/calibrate.h"
 #include "compress/draft.h"
 #include "compress/plan.h"
+#include "compress/recipe_read.h"
 #include "models/models.h"
 #include "tests/compress/job.h"
 

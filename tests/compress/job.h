@@ -9,6 +9,7 @@
 #include "base/file.h"
 #include "base/threads.h"
 #include "compress/compress.h"
+#include "compress/recipe_options.h"
 
 namespace quern::compress {
 

@@ -8,6 +8,8 @@
 #include <nlohmann/json.hpp>
 
 #include "base/yaml.h"
+#include "compress/recipe_options.h"
+#include "compress/recipe_read.h"
 #include "layouts/headers.h"
 #include "models/models.h"
 #include "tests/scratch.h"

@@ -1,6 +1,4 @@
 // Recipes and options against the cards and the peers' runs, on lists of names with real sizes.
-#include "compress/recipe.h"
-
 #include <gtest/gtest.h>
 
 #include <chrono>
@@ -13,6 +11,10 @@
 #include "base/file.h"
 #include "base/json.h"
 #include "base/yaml.h"
+#include "compress/recipe_options.h"
+#include "compress/recipe_read.h"
+#include "compress/recipe_yaml.h"
+#include "compress/resolve.h"
 
 namespace quern::compress {
 namespace {

@@ -1,5 +1,4 @@
-// From the command line's options to a recipe.
-#include "compress/recipe.h"
+#include "compress/recipe_options.h"
 
 #include <algorithm>
 #include <charconv>

@@ -1,0 +1,31 @@
+// From the command line's options to a recipe.
+#pragma once
+
+#include <cstdint>
+#include <optional>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "compress/recipe.h"
+
+namespace quern::compress {
+
+// "PATTERN=bits:16" or "PATTERN=group_size:32,sym:false".
+LayerRule parse_layer_rule(std::string_view text);
+
+// What the command line says instead of a file.
+struct RecipeOptions {
+  Method method = Method::auto_round;
+  int bits = 4;
+  int64_t group_size = 128;  // -1: one scale for each row
+  bool symmetric = true;
+  int iters = 200;  // 0: round to nearest
+  std::optional<double> lr = {};
+  int batch_size = 8;
+  std::vector<std::string> ignore = {};
+  std::vector<LayerRule> layers = {};
+};
+Recipe make_recipe(const RecipeOptions& options);
+
+}  // namespace quern::compress

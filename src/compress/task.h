@@ -1,0 +1,25 @@
+// The weights of a place in the model, with what is to become of each.
+#pragma once
+
+#include <string>
+#include <vector>
+
+#include "compress/plan.h"
+#include "nn/weights.h"
+
+namespace quern::compress {
+
+// All matrices of a stack have one verdict, because vLLM loads the experts of a block as one.
+struct Task {
+  nn::Weight weight;
+  std::vector<Tensor> originals;  // its matrices, as the checkpoint holds them
+  quant::Scheme scheme;
+  const Verdict* verdict;            // of the plan, which outlives the task
+  std::string source;                // the tensor that holds it, or one of them
+  std::vector<std::string> modules;  // of each matrix
+};
+
+// The weights of these sites that the plan quantizes, each once, in the order of the sites.
+std::vector<Task> tasks_of(const std::vector<nn::LinearSite>& sites, const Plan& plan);
+
+}  // namespace quern::compress

@@ -1,0 +1,47 @@
+// Where the quantized matrices of a run go: packed into shards, with a record of each.
+#pragma once
+
+#include <filesystem>
+#include <functional>
+#include <mutex>
+
+#include "checkpoint/shard_writer.h"
+#include "compress/plan.h"
+#include "compress/task.h"
+#include "quant/record.h"
+
+namespace quern::compress {
+
+// A matrix of a stack, quantized; called from several threads.
+using Quantized = std::function<quant::QuantWeight(int64_t matrix)>;
+
+class Writer {
+ public:
+  // `output`: a folder that exists and is empty.
+  Writer(const std::filesystem::path& output, const nn::Source& source, const Plan& plan,
+         quant::Format format, size_t max_shard_bytes);
+
+  // Every matrix of a weight.
+  void write(const Task& task, const Quantized& quantized);
+  // The same; then the weight has its packed form, by which the next pass multiplies.
+  void pack(const Task& task, const Quantized& quantized);
+
+  // Copies what was kept, and writes the index, the records and the source's other files. Fails
+  // when a planned tensor was not written.
+  void finish();
+
+ private:
+  void write(const std::string& module, const Tensor& original, const quant::QuantWeight& packed);
+
+  std::filesystem::path output_;
+  const nn::Source& source_;
+  quant::Format format_;
+  checkpoint::ShardWriter shards_;
+  std::mutex records_mutex_;
+  quant::MatrixRecords records_;
+};
+
+// The weight becomes a stack of these matrices; nothing is written.
+void become_packed(const Task& task, const Quantized& quantized);
+
+}  // namespace quern::compress
