@@ -158,16 +158,10 @@ void run(const Options& o) {
   std::vector<int64_t> pairs;
   compress::Samples target = compress::run_block(*block, input, &pairs);
 
-  std::vector<std::pair<nn::Weight, quant::Scheme>> tuned;
+  const std::vector<compress::Task> tasks = compress::tasks_of(sites, plan);
   int64_t parameters = 0;
-  for (const nn::LinearSite& site : sites) {
-    const compress::Verdict* verdict = plan.quantized(site.name);
-    if (!verdict) continue;
-    parameters += site.weight.rows() * site.weight.columns();
-    const bool known = std::any_of(tuned.begin(), tuned.end(),
-                                   [&](const auto& entry) { return entry.first.is(site.weight); });
-    if (!known) tuned.emplace_back(site.weight, *verdict->scheme);
-  }
+  for (const compress::Task& task : tasks)
+    parameters += task.weight.matrices() * task.weight.rows() * task.weight.columns();
   const Json config = source->files.config();
   const Json text = config.has("text_config") ? config.at("text_config") : config;
   DeltaProducts delta;
@@ -188,7 +182,8 @@ void run(const Options& o) {
   tuning.batch_size = o.samples;
   PythonRandom random(42);
   auto start = Clock::now();
-  compress::auto_round(*block, tuned, input, target, tuning, random, [&](int iteration) {
+  compress::BlockWork work = {"block", *block, tasks, input, target, {}};
+  work.iteration_done = [&](int iteration) {
     const double seconds = seconds_since(start);
     const double fp32_bare = floor_seconds(fp32_floor, o.threads);
     const double own_bare = floor_seconds(own_floor, o.threads);
@@ -200,7 +195,8 @@ void run(const Options& o) {
       own_ratios.push_back(seconds / own_bare);
     }
     start = Clock::now();
-  });
+  };
+  compress::auto_round(work, tuning, random);
   JsonValue line = {{"benchmark", "autoround_iteration"},
                     {"version", kVersion},
                     {"isa", kernels::cpu_kernels().name},

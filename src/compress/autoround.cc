@@ -1,6 +1,7 @@
 #include "compress/autoround.h"
 
 #include <algorithm>
+#include <cmath>
 #include <limits>
 #include <numeric>
 
@@ -16,9 +17,8 @@ constexpr int64_t kPiece = 64 * 1024;
 
 using Rounding = std::shared_ptr<ops::RoundingStack>;
 
-std::vector<Rounding> start_rounding(
-    const std::vector<std::pair<nn::Weight, quant::Scheme>>& weights,
-    const AutoRoundOptions& options) {
+std::vector<Rounding> start_rounding(const std::vector<Task>& tasks,
+                                     const AutoRoundOptions& options) {
   ops::RoundingOptions rounding;
   rounding.iterations = options.iterations;
   rounding.lr = options.lr.value_or(1.0 / options.iterations);
@@ -26,11 +26,13 @@ std::vector<Rounding> start_rounding(
   rounding.momentum = options.momentum;
   rounding.tune_minmax = options.tune_minmax;
   std::vector<Rounding> started;
-  for (const auto& [weight, scheme] : weights) {
-    const auto dense = weight.dense();
-    QUERN_CHECK(dense);
-    started.push_back(std::make_shared<ops::RoundingStack>(dense->all(), scheme, rounding));
-    weight.become(started.back());
+  for (const Task& task : tasks) {
+    auto state = std::make_shared<ops::RoundingStack>(task.originals, task.scheme, rounding);
+    if (const auto matrix = state->not_finite())
+      fail("{} holds NaN, infinity or weights too large for a scale in {}", task.modules[*matrix],
+           at::toString(task.scheme.scale_dtype));
+    task.weight.become(state);
+    started.push_back(std::move(state));
   }
   return started;
 }
@@ -81,6 +83,21 @@ void send_back(const Forward& forward, double elements) {
   torch::autograd::backward({forward.output}, {dy});
 }
 
+// lengths: of the samples of the batch, whose rows lie one after another in `difference`.
+[[noreturn]] void fail_not_finite(const std::string& block, const std::vector<int64_t>& batch,
+                                  const std::vector<int64_t>& lengths, const Tensor& difference) {
+  int64_t row = 0;
+  for (size_t i = 0; i < batch.size(); ++i) {
+    if (!difference.narrow(0, row, lengths[i]).isfinite().all().item<bool>())
+      fail(
+          "{}: its output for calibration window {} is not finite: the checkpoint or the "
+          "calibration data hold NaN or infinity",
+          block, batch[i]);
+    row += lengths[i];
+  }
+  fail("{}: its outputs are too large for the square of their error", block);
+}
+
 }  // namespace
 
 Tensor Samples::rows_of(const std::vector<int64_t>& which) const {
@@ -115,12 +132,9 @@ std::vector<int64_t> SampleOrder::next() {
   return {begin, begin + per_iteration_};
 }
 
-Tuned auto_round(const nn::Block& block,
-                 const std::vector<std::pair<nn::Weight, quant::Scheme>>& weights,
-                 const Samples& input, const Samples& target, const AutoRoundOptions& options,
-                 PythonRandom& random, const std::function<void(int iteration)>& progress) {
-  const std::vector<Rounding> roundings = start_rounding(weights, options);
-  const auto samples = static_cast<int64_t>(input.lengths.size());
+Tuned auto_round(const BlockWork& work, const AutoRoundOptions& options, PythonRandom& random) {
+  const std::vector<Rounding> roundings = start_rounding(work.tasks, options);
+  const auto samples = static_cast<int64_t>(work.input.lengths.size());
   SampleOrder order(
       samples, static_cast<int64_t>(options.batch_size) * options.gradient_accumulation, random);
   Tuned tuned{0, std::numeric_limits<double>::infinity(), 0};
@@ -136,8 +150,11 @@ Tuned auto_round(const nn::Block& block,
       const std::vector<int64_t> batch(
           chosen.begin() + i * options.batch_size,
           chosen.begin() + std::min<int64_t>(count, (i + 1) * options.batch_size));
+      const Samples input = work.input.pick(batch);
       Forward forward =
-          run(block, input.pick(batch), target.rows.index_select(0, target.rows_of(batch)));
+          run(work.block, input, work.target.rows.index_select(0, work.target.rows_of(batch)));
+      if (!std::isfinite(forward.squared_error))
+        fail_not_finite(work.name, batch, input.lengths, forward.difference);
       sum += forward.squared_error;
       elements += static_cast<double>(forward.difference.numel());
       // The loss of the whole iteration is known before its last backward pass, which takes the
@@ -152,12 +169,7 @@ Tuned auto_round(const nn::Block& block,
       for (const Rounding& rounding : roundings) rounding->end_micro_batch();
     }
     if (iteration == 0) tuned.loss_before = sum / elements;
-    progress(iteration);
-  }
-  if (!(tuned.loss_after <= std::numeric_limits<double>::max())) {
-    fail(
-        "the loss of a block is not a finite number: the checkpoint or the calibration data hold "
-        "NaN or infinity");
+    work.iteration_done(iteration);
   }
   return tuned;
 }

@@ -6,11 +6,12 @@
 #include <cstdint>
 #include <functional>
 #include <optional>
+#include <string>
 #include <vector>
 
 #include "base/random.h"
+#include "compress/task.h"
 #include "nn/model.h"
-#include "quant/scheme.h"
 
 namespace quern::compress {
 
@@ -57,13 +58,19 @@ struct Tuned {
   int best_iteration;
 };
 
-// Tunes `weights`, which must be dense and part of `block`; they are left as
-// ops::RoundingStack, whose best() is the result. `input` comes from the quantized blocks before
-// this one, `target` is what the original block makes of the original input. Iteration 0 is
-// round-to-nearest, so the result is never worse than that on the samples that were compared.
-Tuned auto_round(const nn::Block& block,
-                 const std::vector<std::pair<nn::Weight, quant::Scheme>>& weights,
-                 const Samples& input, const Samples& target, const AutoRoundOptions& options,
-                 PythonRandom& random, const std::function<void(int iteration)>& progress);
+// Some weights of a block, and what they are tuned by.
+struct BlockWork {
+  std::string name;  // of the block, "model.language_model.layers.3"
+  const nn::Block& block;
+  std::vector<Task> tasks;  // weights of the block, all of them dense
+  const Samples& input;     // what the quantized blocks before this one give
+  const Samples& target;    // what the original block makes of the original input
+  std::function<void(int iteration)> iteration_done;
+};
+
+// Leaves the weights of the tasks as ops::RoundingStack, whose best() is the result. Iteration 0 is
+// round-to-nearest, so the result is never worse than that on the samples that were compared. Fails
+// when a weight or the output of the block for a sample is not finite, naming it.
+Tuned auto_round(const BlockWork& work, const AutoRoundOptions& options, PythonRandom& random);
 
 }  // namespace quern::compress

@@ -5,9 +5,11 @@
 
 #include <algorithm>
 #include <chrono>
+#include <map>
 
 #include "base/error.h"
 #include "base/file.h"
+#include "base/threads.h"
 #include "base/yaml.h"
 #include "compress/calibrate.h"
 #include "compress/configuration.h"
@@ -109,11 +111,10 @@ class Run {
     const std::vector<Task> list = tasks_of(sites, plan_);
     report_block(index, fmt::format("{}.{}", model_->blocks_path(weights_), index), list,
                  [&](BlockReport& report) {
-                   if (tunes()) {
+                   if (tunes())
                      tune_block(*block, list, tasks_of(slices, plan_), report);
-                   } else {
-                     for (const Task& task : list) write_nearest(task);
-                   }
+                   else
+                     write_nearest(list);
                    block.reset();
                  });
   }
@@ -142,8 +143,10 @@ class Run {
   void tune_block(const nn::Block& block, const std::vector<Task>& list,
                   const std::vector<Task>& slices, BlockReport& report) {
     const Samples target = reference(block, original_, report);
-    for (const Task& slice : slices) quantize_slice(slice);
-    tune(block, list, quantized_, target, report);
+    // A block's part of a linear outside of the blocks becomes what do_rest() will write: rows are
+    // rounded to nearest one by one.
+    for (const Task& slice : slices) become_packed(nearest(slice));
+    quantize({report.name, block, list, quantized_, target, {}}, report);
     quantized_ = run_block(block, quantized_);
     original_ = target;
   }
@@ -157,7 +160,8 @@ class Run {
       return draft_input(draft, *stem, head, calibration_.windows, calibration_.images, last);
     };
     const Samples target = reference(block, input(original_), report);
-    tune(block, list, input(quantized_), target, report);
+    const Samples quantized = input(quantized_);
+    quantize({report.name, block, list, quantized, target, {}}, report);
   }
 
   Samples reference(const nn::Block& block, const Samples& input, BlockReport& report) const {
@@ -167,40 +171,52 @@ class Run {
     return output;
   }
 
-  // Tunes and writes; the weights are packed afterwards.
-  void tune(const nn::Block& block, const std::vector<Task>& list, const Samples& input,
-            const Samples& target, BlockReport& report) {
-    std::vector<std::pair<nn::Weight, quant::Scheme>> together;
-    const Step* step = nullptr;
-    for (const Task& task : list) {
-      if (!tuned(task)) continue;
-      together.emplace_back(task.weight, task.scheme);
-      step = &recipe_.steps[task.verdict->step];
-    }
-    if (step) {
-      AutoRoundOptions tuning = options_.tuning;
-      tuning.iterations = step->iters;
-      tuning.lr = step->lr;
-      tuning.batch_size = step->batch_size;
-      const Tuned result =
-          auto_round(block, together, input, target, tuning, random_, [&](int iteration) {
-            if (progress_.iteration_done) progress_.iteration_done(iteration, step->iters);
-          });
-      report.loss_before = result.loss_before;
-      report.loss_after = result.loss_after;
-      report.best_iteration = result.best_iteration;
-    }
-    for (const Task& task : list) {
-      if (tuned(task)) {
-        const auto rounding = task.weight.as<ops::RoundingStack>();
-        writer_.pack(task, [&](int64_t matrix) { return rounding->best(matrix); });
-      } else {
-        writer_.pack(task, [&](int64_t matrix) { return nearest(task, matrix); });
+  // Quantizes and writes; the weights are packed afterwards. Steps of the recipe come in their
+  // order, and each sees what those before it made of their weights.
+  void quantize(const BlockWork& block, BlockReport& report) {
+    std::map<size_t, std::vector<Task>> by_step;
+    for (const Task& task : block.tasks) by_step[task.verdict->step].push_back(task);
+    std::vector<Outcome> outcomes;
+    size_t packed = 0;
+    for (const auto& [step, tasks] : by_step) {
+      for (; packed < outcomes.size(); ++packed) become_dequantized(outcomes[packed]);
+      BlockWork work = {block.name, block.block, {}, block.input, block.target, {}};
+      for (const Task& task : tasks) {
+        if (tuned(task))
+          work.tasks.push_back(task);
+        else
+          outcomes.push_back(nearest(task));
       }
+      if (!work.tasks.empty()) tune(recipe_.steps[step], work, outcomes, report);
+    }
+    for (const Outcome& outcome : outcomes) {
+      writer_.write(outcome);
+      become_packed(outcome);
     }
   }
 
-  quant::QuantWeight nearest(const Task& task, int64_t matrix) const {
+  void tune(const Step& step, BlockWork& work, std::vector<Outcome>& outcomes,
+            BlockReport& report) {
+    AutoRoundOptions options = options_.tuning;
+    options.iterations = step.iters;
+    options.lr = step.lr;
+    options.batch_size = step.batch_size;
+    work.iteration_done = [&](int iteration) {
+      if (progress_.iteration_done) progress_.iteration_done(iteration, step.iters);
+    };
+    const Tuned tuned = auto_round(work, options, random_);
+    if (report.loss_before == 0) report.loss_before = tuned.loss_before;
+    report.loss_after = tuned.loss_after;
+    report.best_iteration = tuned.best_iteration;
+    for (const Task& task : work.tasks) {
+      Outcome outcome{task, {}};
+      for (int64_t i = 0; i < task.weight.matrices(); ++i)
+        outcome.matrices.push_back(task.weight.as<ops::RoundingStack>()->best(i));
+      outcomes.push_back(std::move(outcome));
+    }
+  }
+
+  Outcome nearest(const Task& task) const {
     quant::RtnOptions rtn;
     rtn.grid = options_.format == quant::Format::compressed_tensors && !tuned(*task.verdict)
                    ? quant::Grid::compressed_tensors
@@ -208,17 +224,16 @@ class Run {
     rtn.observer = task.verdict->observer;
     rtn.shrink = task.verdict->shrink;
     rtn.name = task.weight.name();
-    return quant::round_to_nearest(task.originals[matrix], task.scheme, rtn);
+    Outcome outcome{task, std::vector<quant::QuantWeight>(task.originals.size())};
+    // A single matrix is rounded by all threads, because a loop of one item leaves them free.
+    parallel_for(std::ssize(task.originals), [&](int64_t matrix) {
+      outcome.matrices[matrix] = quant::round_to_nearest(task.originals[matrix], task.scheme, rtn);
+    });
+    return outcome;
   }
 
-  // A block's part of a linear outside of the blocks becomes what do_rest() will write: rows are
-  // rounded to nearest one by one.
-  void quantize_slice(const Task& slice) const {
-    become_packed(slice, [&](int64_t matrix) { return nearest(slice, matrix); });
-  }
-
-  void write_nearest(const Task& task) {
-    writer_.write(task, [&](int64_t matrix) { return nearest(task, matrix); });
+  void write_nearest(const std::vector<Task>& tasks) {
+    for (const Task& task : tasks) writer_.write(nearest(task));
   }
 
   // Linears outside of the blocks that the recipe names. Those of the head are rounded to nearest,
@@ -227,13 +242,10 @@ class Run {
     std::vector<nn::LinearSite> of_ends, of_draft;
     const auto stem = model_->stem(weights_.listing(&of_ends));
     const auto head = model_->head(weights_.listing(&of_ends));
-    for (const Task& task : tasks_of(of_ends, plan_)) write_nearest(task);
+    write_nearest(tasks_of(of_ends, plan_));
     const auto draft = model_->draft(weights_.listing(&of_draft));
     const std::vector<Task> list = tasks_of(of_draft, plan_);
-    if (!tunes_draft()) {
-      for (const Task& task : list) write_nearest(task);
-      return;
-    }
+    if (!tunes_draft()) return write_nearest(list);
     stop_if_asked();
     report_block(model_->blocks(), model_->draft_path(weights_), list,
                  [&](BlockReport& report) { tune_draft(*draft, *head, list, report); });

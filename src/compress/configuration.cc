@@ -23,6 +23,17 @@ std::vector<std::string> places_of(const Plan& plan, const std::string& blocks,
   return places;
 }
 
+// The last step that tuned something; null if none did.
+const Step* tuning_step(const Plan& plan, const Recipe& recipe) {
+  const Step* last = nullptr;
+  for (const Verdict& verdict : plan.verdicts) {
+    const Step& step = recipe.steps[verdict.step];
+    if (verdict.scheme && step.method == Method::auto_round && (!last || last < &step))
+      last = &step;
+  }
+  return last;
+}
+
 quant::ConfigDetails details_of(const std::shared_ptr<const nn::Source>& source,
                                 const nn::Model& model, const Plan& plan, const Recipe& recipe,
                                 const Calibration& calibration) {
@@ -30,13 +41,11 @@ quant::ConfigDetails details_of(const std::shared_ptr<const nn::Source>& source,
   quant::ConfigDetails details;
   details.draft = model.draft_path(weights);
   details.blocks = places_of(plan, model.blocks_path(weights), details.draft);
-  const Step& step = recipe.steps.back();
-  const bool tunes = std::ranges::any_of(plan.verdicts, [&](const Verdict& verdict) {
-    return verdict.scheme && recipe.steps[verdict.step].method == Method::auto_round;
-  });
-  details.iters = tunes ? step.iters : 0;
-  details.batch_size = step.batch_size;
-  details.learning_rate = step.lr;
+  if (const Step* step = tuning_step(plan, recipe)) {
+    details.iters = step->iters;
+    details.batch_size = step->batch_size;
+    details.learning_rate = step->lr;
+  }
   if (!calibration.windows.empty()) {
     details.samples = static_cast<int64_t>(calibration.windows.size());
     details.sequence_length = static_cast<int64_t>(calibration.windows[0].size());

@@ -4,6 +4,7 @@
 #include <charconv>
 
 #include "base/error.h"
+#include "kernels/rounding.h"
 
 namespace quern::compress {
 
@@ -46,8 +47,10 @@ Recipe make_recipe(const RecipeOptions& options) {
     fail(Exit::usage, "--group-size {}: expected 32, 64, 128, or -1 for one scale a row",
          options.group_size);
   }
-  if (options.iters < 0 || options.batch_size < 1 || (options.lr && !(*options.lr > 0))) {
-    fail(Exit::usage, "expected --iters >= 0, --batch-size >= 1 and --lr > 0");
+  if (options.iters < 0 || options.iters > kernels::kMaxRoundingIterations ||
+      options.batch_size < 1 || (options.lr && !(*options.lr > 0))) {
+    fail(Exit::usage, "expected 0 <= --iters <= {}, --batch-size >= 1 and --lr > 0",
+         kernels::kMaxRoundingIterations);
   }
   bool tunes = options.method == Method::auto_round && options.iters > 0;
   SchemeGroup group{.name = "group_0",

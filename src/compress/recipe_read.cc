@@ -7,6 +7,7 @@
 #include "base/error.h"
 #include "base/nearest.h"
 #include "base/yaml.h"
+#include "kernels/rounding.h"
 
 namespace quern::compress {
 namespace {
@@ -233,8 +234,10 @@ void read_auto_round(const Json& json, Step& step) {
   step.iters = json.get<int>("iters", step.iters);
   step.batch_size = json.get<int>("batch_size", step.batch_size);
   if (json.has("lr")) step.lr = json.get<double>("lr");
-  if (step.iters < 0 || step.batch_size < 1 || (step.lr && !(*step.lr > 0))) {
-    fail("{}: expected iters >= 0, batch_size >= 1 and lr > 0", json.path());
+  if (step.iters < 0 || step.iters > kernels::kMaxRoundingIterations || step.batch_size < 1 ||
+      (step.lr && !(*step.lr > 0))) {
+    fail("{}: expected 0 <= iters <= {}, batch_size >= 1 and lr > 0", json.path(),
+         kernels::kMaxRoundingIterations);
   }
   if (step.iters == 0) step.method = Method::round_to_nearest;
 }

@@ -20,9 +20,10 @@ ExpertTokens expert_tokens(std::vector<int64_t> pairs_per_expert);
 
 struct BlockReport {
   int block = 0, blocks = 0;
-  std::string name;                        // "model.language_model.layers.3"
-  int64_t linears = 0;                     // quantized in it
-  double loss_before = 0, loss_after = 0;  // 0 without calibration
+  std::string name;     // "model.language_model.layers.3"
+  int64_t linears = 0;  // quantized in it
+  // Of the first and after the last step that tuned weights in it; 0 without calibration.
+  double loss_before = 0, loss_after = 0;
   int best_iteration = 0;
   ExpertTokens expert_tokens;
   double seconds = 0;

@@ -6,6 +6,7 @@
 #include <unordered_map>
 
 #include "base/error.h"
+#include "compress/limits.h"
 #include "compress/rules.h"
 
 namespace quern::compress {
@@ -36,38 +37,6 @@ void apply_pruning(const Step& step, size_t index, const Names& names,
     if (verdict && verdict->scheme) resolution.verdicts[i].pruned_by = index;
   }
   rules->report_unmatched(linears, resolution.warnings);
-}
-
-std::string group_sizes_that_divide(int64_t columns) {
-  std::vector<std::string> sizes;
-  for (int64_t size : {16, 32, 64, 128, 256}) {
-    if (columns % size == 0) sizes.push_back(std::to_string(size));
-  }
-  sizes.push_back(fmt::format("the whole row ({})", columns));
-  return fmt::format("{}", fmt::join(sizes, ", "));
-}
-
-void check_groups(const std::vector<LinearInfo>& linears, const Resolution& resolution) {
-  const LinearInfo* first = nullptr;
-  int64_t group = 0;
-  int more = -1;
-  for (size_t i = 0; i < linears.size(); ++i) {
-    const auto& scheme = resolution.verdicts[i].scheme;
-    if (!scheme || scheme->group_size == -1 || linears[i].columns % scheme->group_size == 0) {
-      continue;
-    }
-    if (!first) {
-      first = &linears[i];
-      group = scheme->group_size;
-    }
-    ++more;
-  }
-  if (!first) return;
-  fail(
-      "recipe: {} has {} input columns, which do not divide into groups of {}{}; ignore it or "
-      "choose a group size that works: {}",
-      first->name, first->columns, group, more > 0 ? fmt::format(" (and {} more)", more) : "",
-      group_sizes_that_divide(first->columns));
 }
 
 // The experts of a block are one module in vLLM.
@@ -149,7 +118,7 @@ Resolution resolve(const Recipe& recipe, const std::vector<LinearInfo>& listed) 
     fail("recipe: nothing is left to quantize; all {} linears are kept", linears.size());
   }
   if (recipe.drafts) mark_drafts(listed, resolution);
-  check_groups(linears, resolution);
+  check_limits(recipe, linears, resolution.verdicts);
   check_units(linears, resolution);
   return resolution;
 }

@@ -46,11 +46,12 @@ struct Resolution {
 // Routers, shared expert gates, drafts, vision and audio are outside of patterns and classes: only
 // their full name as a target quantizes them; so is lm_head, but for a pattern that contains its
 // name. Fails when a target, a layer rule or an ignore entry of the style auto_round matches
-// nothing (with the nearest names), when a group does not divide the columns, when linears that
-// vLLM loads as one get different schemes, when nothing is quantized, and when nothing of a draft
-// layer is, though Recipe::drafts asks for it. An ignore entry of a recipe that matches nothing is
-// a warning: recipes list alternatives, such as both attention and self_attn, and modules that are
-// no linears. The scale_dtype of the schemes is left to the output format.
+// nothing (with the nearest names), with Exit::infeasible when the kernels cannot hold what a
+// linear becomes (limits.h), when linears that vLLM loads as one get different schemes, when
+// nothing is quantized, and when nothing of a draft layer is, though Recipe::drafts asks for it. An
+// ignore entry of a recipe that matches nothing is a warning: recipes list alternatives, such as
+// both attention and self_attn, and modules that are no linears. The scale_dtype of the schemes is
+// left to the output format.
 Resolution resolve(const Recipe& recipe, const std::vector<LinearInfo>& listed);
 
 }  // namespace quern::compress

@@ -19,6 +19,12 @@ struct Task {
   std::vector<std::string> modules;  // of each matrix
 };
 
+// What a step of the recipe made of a weight: each of its matrices, quantized.
+struct Outcome {
+  Task task;
+  std::vector<quant::QuantWeight> matrices;
+};
+
 // The weights of these sites that the plan quantizes, each once, in the order of the sites.
 std::vector<Task> tasks_of(const std::vector<nn::LinearSite>& sites, const Plan& plan);
 

@@ -6,6 +6,7 @@
 #include "base/threads.h"
 #include "checkpoint/carry_over.h"
 #include "ops/int4_stack.h"
+#include "quant/dequantize.h"
 
 namespace quern::compress {
 
@@ -27,18 +28,9 @@ void Writer::write(const std::string& module, const Tensor& original,
     shards_.write(name, tensor);
 }
 
-void Writer::write(const Task& task, const Quantized& quantized) {
-  // A single matrix is rounded by all threads, because a loop of one item leaves them free.
-  parallel_for(task.weight.matrices(), [&](int64_t matrix) {
-    write(task.modules[matrix], task.originals[matrix], quantized(matrix));
-  });
-}
-
-void Writer::pack(const Task& task, const Quantized& quantized) {
-  become_packed(task, [&](int64_t matrix) {
-    quant::QuantWeight packed = quantized(matrix);
-    write(task.modules[matrix], task.originals[matrix], packed);
-    return packed;
+void Writer::write(const Outcome& outcome) {
+  parallel_for(std::ssize(outcome.matrices), [&](int64_t matrix) {
+    write(outcome.task.modules[matrix], outcome.task.originals[matrix], outcome.matrices[matrix]);
   });
 }
 
@@ -49,12 +41,21 @@ void Writer::finish() {
   write_file(output_ / quant::kRecordFile, to_text(quant::to_json(records_)));
 }
 
-void become_packed(const Task& task, const Quantized& quantized) {
-  const nn::Weight& weight = task.weight;
+void become_packed(const Outcome& outcome) {
+  const nn::Weight& weight = outcome.task.weight;
   auto stack = std::make_shared<ops::Int4Stack>(weight.name(), weight.matrices(), weight.rows(),
-                                                weight.columns(), task.scheme);
-  parallel_for(weight.matrices(), [&](int64_t matrix) { stack->set(matrix, quantized(matrix)); });
+                                                weight.columns(), outcome.task.scheme);
+  parallel_for(std::ssize(outcome.matrices),
+               [&](int64_t matrix) { stack->set(matrix, outcome.matrices[matrix]); });
   weight.become(std::move(stack));
+}
+
+void become_dequantized(const Outcome& outcome) {
+  std::vector<Tensor> matrices(outcome.matrices.size());
+  parallel_for(std::ssize(outcome.matrices), [&](int64_t matrix) {
+    matrices[matrix] = quant::dequantize(outcome.matrices[matrix], at::kFloat);
+  });
+  outcome.task.weight.become(std::make_shared<ops::DenseStack>(std::move(matrices)));
 }
 
 }  // namespace quern::compress

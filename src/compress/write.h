@@ -2,7 +2,6 @@
 #pragma once
 
 #include <filesystem>
-#include <functional>
 #include <mutex>
 
 #include "checkpoint/shard_writer.h"
@@ -12,9 +11,6 @@
 
 namespace quern::compress {
 
-// A matrix of a stack, quantized; called from several threads.
-using Quantized = std::function<quant::QuantWeight(int64_t matrix)>;
-
 class Writer {
  public:
   // `output`: a folder that exists and is empty.
@@ -22,9 +18,7 @@ class Writer {
          quant::Format format, size_t max_shard_bytes);
 
   // Every matrix of a weight.
-  void write(const Task& task, const Quantized& quantized);
-  // The same; then the weight has its packed form, by which the next pass multiplies.
-  void pack(const Task& task, const Quantized& quantized);
+  void write(const Outcome& outcome);
 
   // Copies what was kept, and writes the index, the records and the source's other files. Fails
   // when a planned tensor was not written.
@@ -41,7 +35,9 @@ class Writer {
   quant::MatrixRecords records_;
 };
 
-// The weight becomes a stack of these matrices; nothing is written.
-void become_packed(const Task& task, const Quantized& quantized);
+// The weight multiplies by the quantized matrices from now on: packed, as when the artifact is
+// loaded; or dense in fp32, with the same values, through which gradients pass.
+void become_packed(const Outcome& outcome);
+void become_dequantized(const Outcome& outcome);
 
 }  // namespace quern::compress

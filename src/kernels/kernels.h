@@ -52,10 +52,11 @@ struct CpuKernels {
   void (*unit_rows)(const float* x, int64_t rows, int64_t stride, int64_t width, float eps,
                     float scale, float* out);
 
-  // AutoRound (rounding.h). `start` sets n = 0, alpha = beta = 1 and finds low and high; `forward`
-  // writes w^ [rows, columns]; `codes` writes the final form; `step` changes the state by one sign
-  // step and writes the new w^.
-  void (*rounding_start)(const Rounding& rounding, const RoundingRows& state);
+  // AutoRound (rounding.h). `start` sets n = 0, alpha = beta = 1 and finds low and high, and says
+  // whether all weights and the scales that they lead to are finite, without which nothing else is
+  // defined; `forward` writes w^ [rows, columns]; `codes` writes the final form; `step` changes the
+  // state by one sign step and writes the new w^.
+  bool (*rounding_start)(const Rounding& rounding, const RoundingRows& state);
   void (*rounding_forward)(const Rounding& rounding, const RoundingRows& state, float* w_hat);
   void (*rounding_codes)(const Rounding& rounding, const RoundingRows& state,
                          const RoundingCodes& codes);

@@ -24,6 +24,7 @@
 #pragma once
 
 #include <cstdint>
+#include <string>
 
 #include "kernels/floats.h"
 
@@ -49,7 +50,14 @@ struct Rounding {
   int64_t groups() const { return columns / group; }
 };
 
+// What the kernels can tune.
 constexpr int64_t kRoundingGroupMultiple = 16;
+
+// Empty, or why the kernels cannot tune a weight of this shape, as a clause for a message.
+std::string rounding_refusal(const Rounding& rounding);
+
+// n reaches iterations * (iterations + 1) / 2, and fp32 holds whole numbers up to 2^24.
+constexpr int64_t kMaxRoundingIterations = 5000;
 
 struct RoundingGroup {
   float alpha, beta;  // used clamped to [0, 1]

@@ -32,6 +32,7 @@ RoundingStack::RoundingStack(std::vector<Tensor> matrices, const quant::Scheme& 
   shape_.offset_type = kernels::offset_type(options.iterations);
   shape_.symmetric = scheme.symmetric;
   shape_.delta = static_cast<float>(options.lr / options.iterations);
+  QUERN_CHECK(kernels::rounding_refusal(shape_).empty());
   const DType offset_dtype =
       shape_.offset_type == kernels::OffsetType::int16 ? at::kShort : at::kInt;
   const auto group_bytes = static_cast<int64_t>(sizeof(kernels::RoundingGroup));
@@ -45,16 +46,19 @@ RoundingStack::RoundingStack(std::vector<Tensor> matrices, const quant::Scheme& 
     momentum_.push_back(options.momentum == 0 ? Tensor() : at::zeros({rows, columns}, at::kFloat));
   }
   const int64_t pieces = (rows + kStartRows - 1) / kStartRows;
-  parallel_for(this->matrices() * pieces, [&](int64_t item) {
+  std::vector<uint8_t> finite(this->matrices() * pieces);
+  parallel_for(std::ssize(finite), [&](int64_t item) {
     const int64_t matrix = item / pieces, begin = item % pieces * kStartRows,
                   count = std::min(kStartRows, rows - begin);
     const kernels::RoundingRows some = state(matrix, begin, count);
-    kernels::cpu_kernels().rounding_start(shape_, some);
+    finite[item] = kernels::cpu_kernels().rounding_start(shape_, some);
     set_values(matrix, begin, count,
                [&](float* w_hat) { kernels::cpu_kernels().rounding_forward(shape_, some, w_hat); });
     // Round-to-nearest is what stays if no iteration is kept.
     keep_rows(matrix, begin, count);
   });
+  const auto first = std::ranges::find(finite, 0);
+  if (first != finite.end()) not_finite_ = (first - finite.begin()) / pieces;
 }
 
 kernels::RoundingRows RoundingStack::state(int64_t matrix, int64_t begin, int64_t count) const {

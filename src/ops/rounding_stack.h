@@ -5,6 +5,7 @@
 // dL/dw^, tile by tile.
 #pragma once
 
+#include <optional>
 #include <vector>
 
 #include "kernels/kernels.h"
@@ -27,6 +28,10 @@ class RoundingStack : public LearningStack {
   // every step and must stay.
   RoundingStack(std::vector<Tensor> matrices, const quant::Scheme& scheme,
                 const RoundingOptions& options);
+
+  // The first matrix that holds NaN or infinity, or weights whose scale the scale's type cannot
+  // hold; nothing of it may be used.
+  std::optional<int64_t> not_finite() const { return not_finite_; }
 
   // The state that the next products use belongs to this iteration, whose gradients come in so many
   // backward passes.
@@ -60,6 +65,7 @@ class RoundingStack : public LearningStack {
   std::vector<Tensor> gradient_sums_;  // fp32 [rows, columns], only with several micro-batches
   int iteration_ = 0, remaining_ = 1;
   bool keep_ = false;
+  std::optional<int64_t> not_finite_;
 };
 
 }  // namespace quern::ops

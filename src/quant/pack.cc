@@ -208,7 +208,7 @@ DType scale_dtype(Format format, DType weight_dtype) {
 std::vector<PlannedTensor> planned(const std::string& module, int64_t rows, int64_t columns,
                                    const Scheme& scheme, Format format) {
   if (scheme.group_size != -1 && columns % scheme.group_size != 0) {
-    fail("{}: {} input columns do not divide into groups of {}", module, columns,
+    fail(Exit::infeasible, "{}: {} input columns do not divide into groups of {}", module, columns,
          scheme.group_size);
   }
   int64_t groups = scheme.groups(columns);
@@ -223,10 +223,10 @@ std::vector<PlannedTensor> planned(const std::string& module, int64_t rows, int6
     return tensors;
   }
   if (rows % kCodesInWord != 0 || columns % kCodesInWord != 0) {
-    fail(
-        "{}: [{}, {}] does not fit the format {}, which packs eight rows and eight columns in a "
-        "word; leave it unquantized",
-        module, rows, columns, format_name(format));
+    fail(Exit::infeasible,
+         "{}: [{}, {}] does not fit the format {}, which packs eight rows and eight columns in a "
+         "word; leave it unquantized",
+         module, rows, columns, format_name(format));
   }
   std::vector<PlannedTensor> tensors = {{module + ".qweight", at::kInt, {words(columns), rows}},
                                         {module + ".qzeros", at::kInt, {groups, words(rows)}},

@@ -402,7 +402,7 @@ TEST(Errors, GroupsThatDoNotDivideNameSizesThatDo) {
   });
   EXPECT_TRUE(has(message, "model.layers.0.mlp.down_proj"));
   EXPECT_TRUE(has(message, "10944"));
-  EXPECT_TRUE(has(message, "16, 32, 64, the whole row"));
+  EXPECT_TRUE(has(message, "that works: 32, 64, -1 for the whole row (10944)"));
 }
 
 TEST(Errors, FusedPartsMustAgree) {
@@ -466,6 +466,7 @@ TEST(Errors, RecipesThatAreNotUnderstood) {
        "strategy tensor"},
       {stage("AutoRoundModifier: {scheme: W4A16, lr: -1}"), "lr > 0"},
       {stage("AutoRoundModifier: {scheme: W4A16, iters: many}"), "iters"},
+      {stage("AutoRoundModifier: {scheme: W4A16, iters: 5001}"), "iters <= 5000"},
   };
   for (const auto& [yaml, part] : kCases) {
     EXPECT_TRUE(has(message_of([&] { parse(yaml); }), part)) << yaml;

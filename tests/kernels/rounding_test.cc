@@ -104,6 +104,38 @@ std::string name_of(const RoundingCase& c) {
 
 const CpuKernels& reference() { return *available_cpu_kernels().front(); }
 
+// Also in a row that no other row's weights touch, and where only the scale is too large.
+TEST(Rounding, StartSaysWhetherAllIsFinite) {
+  for (const CpuKernels* kernels : available_cpu_kernels()) {
+    for (const FloatType type : {FloatType::bf16, FloatType::fp16, FloatType::fp32}) {
+      const Rounding rounding{.columns = 96, .group = 48, .weight_type = type};
+      const auto finite = [&](float number) {
+        std::vector<float> weights(3 * 96, 0.25f);
+        weights[2 * 96 + 77] = number;
+        const std::vector<uint8_t> stored = floats_as(type, weights);
+        std::vector<int32_t> offsets(weights.size());
+        std::vector<RoundingGroup> groups(6);
+        return kernels->rounding_start(rounding,
+                                       {3, stored.data(), offsets.data(), groups.data(), nullptr});
+      };
+      EXPECT_TRUE(finite(-3.0f)) << kernels->name;
+      EXPECT_FALSE(finite(NAN)) << kernels->name;
+      EXPECT_FALSE(finite(INFINITY)) << kernels->name;
+      EXPECT_FALSE(finite(-INFINITY)) << kernels->name;
+      if (type != FloatType::fp16) EXPECT_FALSE(finite(1e6f)) << kernels->name;  // s in fp16
+    }
+  }
+}
+
+TEST(Rounding, RefusesGroupsThatAreNotWholeVectors) {
+  for (const auto& [columns, group] :
+       std::vector<std::pair<int64_t, int64_t>>{{192, 8}, {192, 24}, {40, 40}, {0, 0}, {192, 128}})
+    EXPECT_NE(rounding_refusal({.columns = columns, .group = group}), "") << group;
+  for (const auto& [columns, group] :
+       std::vector<std::pair<int64_t, int64_t>>{{192, 16}, {192, 48}, {48, 48}})
+    EXPECT_EQ(rounding_refusal({.columns = columns, .group = group}), "") << group;
+}
+
 TEST(Rounding, EveryInstructionSetGivesTheReferencesBits) {
   for (const RoundingCase& c : rounding_cases()) {
     Tuned expected(reference(), c);

@@ -148,18 +148,24 @@ struct RoundingOf {
     return static_cast<const uint8_t*>(weight) + index * float_bytes(kWeight);
   }
 
-  static void start(const Rounding& rounding, const RoundingRows& state) {
+  static bool start(const Rounding& rounding, const RoundingRows& state) {
+    bool finite = true;
     for_each_group(rounding, state.rows, [&](int64_t g, int64_t first) {
-      auto low = L::splat(0), high = L::splat(0);
+      // A finite number less itself is 0, infinity and NaN give NaN, which low and high pass over.
+      auto low = L::splat(0), high = L::splat(0), none = L::splat(0);
       for (int64_t k = first; k < first + rounding.group; k += kLanes) {
         const auto w = L::template load_as<kWeight>(state.weight, k);
         low = L::min(low, w);
         high = L::max(high, w);
+        none = L::add(none, L::sub(w, w));
         L::store(offsets(state) + k, L::to_ints(L::splat(0)));
         if (state.momentum) L::store(state.momentum + k, L::splat(0));
       }
       state.groups[g] = {1, 1, L::smallest(low), L::largest(high), 0, 0};
+      const float scale = rounding_grid<L>(rounding, state.groups[g]).scale;
+      finite &= L::sum(none) == 0 && scale - scale == 0;
     });
+    return finite;
   }
 
   static void forward(const Rounding& rounding, const RoundingRows& state, float* w_hat) {
@@ -223,8 +229,10 @@ struct RoundingKernels {
       with_offsets<FloatType::fp32>(rounding, call);
   }
 
-  static void start(const Rounding& rounding, const RoundingRows& state) {
-    with_types(rounding, [&](auto of) { of.start(rounding, state); });
+  static bool start(const Rounding& rounding, const RoundingRows& state) {
+    bool finite = true;
+    with_types(rounding, [&](auto of) { finite = of.start(rounding, state); });
+    return finite;
   }
   static void forward(const Rounding& rounding, const RoundingRows& state, float* w_hat) {
     with_types(rounding, [&](auto of) { of.forward(rounding, state, w_hat); });

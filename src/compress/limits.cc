@@ -1,0 +1,59 @@
+#include "compress/limits.h"
+
+#include <fmt/ranges.h>
+
+#include <string>
+
+#include "base/error.h"
+#include "kernels/int4.h"
+#include "kernels/rounding.h"
+
+namespace quern::compress {
+namespace {
+
+// Empty, or why the linear cannot be quantized so.
+std::string refusal(const LinearInfo& linear, const quant::Scheme& scheme, bool tuned) {
+  const int64_t group = scheme.group_size < 0 ? linear.columns : scheme.group_size;
+  std::string why = kernels::int4_refusal({.rows = linear.rows,
+                                           .columns = linear.columns,
+                                           .group = group,
+                                           .symmetric = scheme.symmetric});
+  if (why.empty() && tuned)
+    why = kernels::rounding_refusal(
+        {.columns = linear.columns, .group = group, .symmetric = scheme.symmetric});
+  return why;
+}
+
+std::string groups_that_work(const LinearInfo& linear, quant::Scheme scheme, bool tuned) {
+  std::vector<std::string> sizes;
+  for (const int64_t size : {32, 64, 128, 256, -1}) {
+    scheme.group_size = size;
+    if (!refusal(linear, scheme, tuned).empty()) continue;
+    sizes.push_back(size > 0 ? std::to_string(size)
+                             : fmt::format("-1 for the whole row ({})", linear.columns));
+  }
+  if (sizes.empty()) return "no group size works, so the recipe has to ignore it";
+  return fmt::format("ignore it or choose a group size that works: {}", fmt::join(sizes, ", "));
+}
+
+}  // namespace
+
+void check_limits(const Recipe& recipe, const std::vector<LinearInfo>& linears,
+                  const std::vector<Verdict>& verdicts) {
+  std::string first;
+  int more = -1;
+  for (size_t i = 0; i < linears.size(); ++i) {
+    if (!verdicts[i].scheme) continue;
+    const bool tuned = recipe.steps[verdicts[i].step].method == Method::auto_round;
+    const std::string why = refusal(linears[i], *verdicts[i].scheme, tuned);
+    if (why.empty()) continue;
+    if (++more == 0)
+      first = fmt::format("{}: {}; {}", linears[i].name, why,
+                          groups_that_work(linears[i], *verdicts[i].scheme, tuned));
+  }
+  if (more < 0) return;
+  fail(Exit::infeasible, "recipe: {}{}", first,
+       more > 0 ? fmt::format(" ({} more linears have the same or a similar fault)", more) : "");
+}
+
+}  // namespace quern::compress

@@ -1,0 +1,81 @@
+// Checkpoints that hold NaN: found by the run itself, and named.
+#include <bit>
+#include <fstream>
+#include <nlohmann/json.hpp>
+
+#include "base/error.h"
+#include "tests/compress/job.h"
+
+namespace quern::compress {
+namespace {
+
+class NotFiniteTest : public CompressTest {
+ protected:
+  // A copy of the fixture with one number of a bf16 tensor replaced by NaN.
+  fs::path damaged(const std::string& model, const std::string& tensor, int64_t index) {
+    const fs::path copy = folder_ / "damaged";
+    fs::remove_all(copy);
+    fs::create_directories(folder_);
+    fs::copy(test_data(model), copy, fs::copy_options::recursive);
+    for (const auto& entry : fs::directory_iterator(copy)) {
+      if (entry.path().extension() != ".safetensors") continue;
+      std::fstream file(entry.path(), std::ios::in | std::ios::out | std::ios::binary);
+      uint64_t length = 0;
+      file.read(reinterpret_cast<char*>(&length), sizeof length);
+      std::string header(length, ' ');
+      file.read(header.data(), static_cast<std::streamsize>(length));
+      const JsonValue tensors = parse_json(header, "header");
+      if (!tensors.contains(tensor)) continue;
+      const uint16_t nan = 0x7fc0;
+      file.seekp(static_cast<std::streamoff>(
+          8 + length + tensors[tensor]["data_offsets"][0].get<uint64_t>() + 2 * index));
+      file.write(reinterpret_cast<const char*>(&nan), sizeof nan);
+      return copy;
+    }
+    ADD_FAILURE() << tensor << " is not there";
+    return copy;
+  }
+
+  std::string message(const fs::path& source, const Calibration& data) {
+    fs::remove_all(folder_ / "out");
+    fs::create_directories(folder_ / "out");
+    CompressOptions options;
+    options.output = folder_ / "out";
+    try {
+      compress(std::make_shared<nn::Source>(source), make_recipe(auto_round_options(2)), data,
+               options, {});
+      return "";
+    } catch (const Error& error) {
+      EXPECT_EQ(error.code(), Exit::invalid_input);
+      return error.what();
+    }
+  }
+};
+
+// Two tokens reach four of the eight experts at most.
+TEST_F(NotFiniteTest, AnExpertThatNoTokenReaches) {
+  constexpr int64_t kMatrix = 256 * 256;
+  for (int64_t expert = 0; expert < 8; ++expert) {
+    const fs::path source =
+        damaged("qwen36", "model.language_model.layers.0.mlp.experts.gate_up_proj",
+                expert * kMatrix + 1000);
+    const std::string said = message(source, calibration(1, 2, 512));
+    EXPECT_NE(said.find(fmt::format("layers.0.mlp.experts.{}.gate_proj", expert)),
+              std::string::npos)
+        << said;
+    EXPECT_NE(said.find("NaN"), std::string::npos) << said;
+  }
+}
+
+TEST_F(NotFiniteTest, TheWindowThatGivesNoNumber) {
+  Calibration data = calibration(4, 20, 300);
+  data.windows[2][7] = 400;  // a token that no other window has
+  const std::string said =
+      message(damaged("qwen36", "model.language_model.embed_tokens.weight", 400 * 256), data);
+  EXPECT_NE(said.find("model.language_model.layers.0: its output for calibration window 2"),
+            std::string::npos)
+      << said;
+}
+
+}  // namespace
+}  // namespace quern::compress
