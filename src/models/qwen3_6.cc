@@ -113,12 +113,13 @@ class GatedDeltaNet {
  public:
   GatedDeltaNet(const Weights& w, const Config& c, int layer)
       : shape_{layer, w.local(c.key_heads), w.local(c.value_heads), c.key_dim, c.value_dim},
-        qkv_z_(w.merged(
-            "in_proj_qkvz",
-            {{"in_proj_qkv", channels(c)}, {"in_proj_z", Axis::heads(c.value_heads, c.value_dim)}},
-            c.hidden)),
-        b_a_(w.merged("in_proj_ba", {{"in_proj_b", c.value_heads}, {"in_proj_a", c.value_heads}},
-                      c.hidden)),
+        in_proj_(Linear::joined(
+            w.merged("in_proj_qkvz",
+                     {{"in_proj_qkv", channels(c)},
+                      {"in_proj_z", Axis::heads(c.value_heads, c.value_dim)}},
+                     c.hidden),
+            w.merged("in_proj_ba", {{"in_proj_b", c.value_heads}, {"in_proj_a", c.value_heads}},
+                     c.hidden))),
         conv1d_(w.tensor("conv1d.weight", {channels(c).size(), 1, c.taps}, channels(c)).squeeze(1)),
         decay_rate_(-w.tensor("A_log", {c.value_heads}, c.value_heads).exp()),
         dt_bias_(w.tensor("dt_bias", {c.value_heads}, c.value_heads)),
@@ -126,8 +127,7 @@ class GatedDeltaNet {
         out_proj_(w.closing("out_proj", c.hidden, Axis::heads(c.value_heads, c.value_dim))) {}
 
   Tensor operator()(const Tensor& x, Pass& pass) const {
-    auto [qkv, z] = qkv_z_.parts<2>(x);
-    auto [b, a] = b_a_.parts<2>(x);
+    auto [qkv, z, b, a] = in_proj_.parts<4>(x);
     Tensor decay = decay_rate_ * ops::softplus(a + dt_bias_);
     Tensor mixed = delta_net(qkv, conv1d_, decay, ops::sigmoid(b), shape_, pass);
     return out_proj_(norm_.gated(mixed, z.unflatten(-1, {-1, shape_.value_dim})).flatten(1));
@@ -140,7 +140,7 @@ class GatedDeltaNet {
   }
 
   DeltaShape shape_;
-  Linear qkv_z_, b_a_;
+  Linear in_proj_;
   Tensor conv1d_, decay_rate_, dt_bias_;
   Norm norm_;
   Linear out_proj_;
@@ -149,23 +149,24 @@ class GatedDeltaNet {
 class SparseMlp {
  public:
   SparseMlp(const Weights& w, const Config& c)
-      : gate_(w.linear("gate", c.experts, c.hidden, Role::router)),
+      : gates_(
+            Linear::joined(w.linear("gate", c.experts, c.hidden, Role::router),
+                           w.linear("shared_expert_gate", 1, c.hidden, Role::shared_expert_gate))),
         experts_(w.experts("experts", c.experts, c.hidden, c.expert_inner)),
         shared_expert_(w.mlp("shared_expert", c.hidden, c.shared_inner)),
-        shared_expert_gate_(w.linear("shared_expert_gate", 1, c.hidden, Role::shared_expert_gate)),
         experts_per_token_(c.experts_per_token) {}
 
   Tensor operator()(const Tensor& x, Pass& pass) const {
-    ops::Routing routing = ops::softmax_top_k(gate_(x), experts_per_token_);
-    Tensor shared = ops::sigmoid_gate(shared_expert_(x), shared_expert_gate_(x));
+    auto [router, shared_gate] = gates_.parts<2>(x);
+    ops::Routing routing = ops::softmax_top_k(router, experts_per_token_);
+    Tensor shared = ops::sigmoid_gate(shared_expert_(x), shared_gate);
     return experts_(x, routing, pass.pairs_per_expert) + shared;
   }
 
  private:
-  Linear gate_;
+  Linear gates_;  // of the experts and of the shared expert
   Experts experts_;
   Mlp shared_expert_;
-  Linear shared_expert_gate_;
   int experts_per_token_;
 };
 

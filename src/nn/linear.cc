@@ -18,6 +18,15 @@ Linear::Linear(std::vector<Weight> weights, std::vector<int64_t> rows, Tensor bi
   QUERN_CHECK(all == 0);
 }
 
+Linear Linear::joined(const Linear& first, const Linear& second) {
+  QUERN_CHECK(!first.bias_.defined() && !second.bias_.defined());
+  std::vector<Weight> weights = first.weights_;
+  weights.insert(weights.end(), second.weights_.begin(), second.weights_.end());
+  std::vector<int64_t> rows = first.rows_;
+  rows.insert(rows.end(), second.rows_.begin(), second.rows_.end());
+  return Linear(std::move(weights), std::move(rows), {});
+}
+
 Tensor Linear::operator()(const Tensor& x) const {
   show(weights_, x);
   ops::Stacks stacks;

@@ -22,6 +22,9 @@ class Linear {
   // rows: of each part, in order; their sum is that of the weights. bias fp32 [all rows].
   Linear(std::vector<Weight> weights, std::vector<int64_t> rows, Tensor bias);
 
+  // The parts of both, which read one input: a single product where each alone would be one.
+  static Linear joined(const Linear& first, const Linear& second);
+
   // All parts, [tokens, all rows].
   Tensor operator()(const Tensor& x) const;
   // Each part, as a view of the whole.

@@ -12,8 +12,13 @@ namespace quern::ops {
 namespace {
 
 // Columns of the block's output that one work item adds up over all experts, in the experts' order:
-// no thread waits for another, and the order of the sum is fixed.
-constexpr int64_t kOutputTile = CpuStack::kRowTile;
+// no thread waits for another. The width changes no bit, because each column has a sum of its own;
+// a wide item reads long runs of every expert's matrix, and 2 items a thread keep all threads busy.
+int64_t output_tile(int64_t hidden) {
+  const int64_t tiles = (hidden + CpuStack::kRowTile - 1) / CpuStack::kRowTile,
+                each = tiles / (2 * threads());
+  return std::clamp<int64_t>(each, 1, 8) * CpuStack::kRowTile;
+}
 
 struct Job {
   ExpertStacks stacks;
@@ -60,7 +65,7 @@ void show(InputTap* tap, const Job& job, const Share& share, float* rows, int64_
           const float* p) {
   if (!tap) return;
   at::NoGradGuard no_grad;
-  const Tensor factors = at::empty({share.pairs}, at::kFloat);
+  const Tensor factors = at::empty({share.pairs}, at::TensorOptions(at::kCPU).dtype(at::kFloat));
   for (int64_t i = 0; i < share.pairs; ++i)
     factors.data_ptr<float>()[i] = factor_of(job, share.first + i, p);
   tap->see(share.expert, at::from_blob(rows, {share.pairs, width}, at::kFloat), factors);
@@ -127,7 +132,7 @@ Tensor project_out(const Job& job, const Tensor& gate, const Tensor& up, const f
   std::vector<int64_t> by_number(busy);
   std::iota(by_number.begin(), by_number.end(), 0);
   std::ranges::sort(by_number, {}, [&](int64_t i) { return job.order[i]; });
-  parallel_pieces(hidden, kOutputTile, [&](int64_t begin, int64_t end) {
+  parallel_pieces(hidden, output_tile(hidden), [&](int64_t begin, int64_t end) {
     std::vector<float> tile;
     const int64_t width = end - begin;
     for (int64_t i : by_number) {
@@ -200,7 +205,7 @@ Tensor backward_in(const Job& job, const Gradients& d, int64_t tokens) {
     job.up().input_gradient(d.up.const_data_ptr<float>() + share.first * inner, share.pairs, inner,
                             share.expert, out, hidden, /*accumulate=*/true);
   });
-  parallel_pieces(hidden, kOutputTile, [&](int64_t begin, int64_t end) {
+  parallel_pieces(hidden, output_tile(hidden), [&](int64_t begin, int64_t end) {
     for (int64_t pair = 0; pair < pairs; ++pair) {
       float* row = dx.data_ptr<float>() + job.lists.token[pair] * hidden;
       const float* add = dpairs.const_data_ptr<float>() + pair * hidden;

@@ -12,7 +12,8 @@ LearningStack::LearningStack(int64_t matrices, int64_t rows, int64_t columns, DT
     : CpuStack(matrices, rows, columns) {
   QUERN_CHECK(dtype == at::kFloat ||
               (dtype == at::kBFloat16 && has_bf16_matrix() && columns % 2 == 0));
-  for (int64_t i = 0; i < matrices; ++i) values_.push_back(at::empty({rows, columns}, dtype));
+  for (int64_t i = 0; i < matrices; ++i)
+    values_.push_back(at::empty({rows, columns}, at::TensorOptions(at::kCPU).dtype(dtype)));
 }
 
 DType LearningStack::fastest_dtype() { return has_bf16_matrix() ? at::kBFloat16 : at::kFloat; }

@@ -16,7 +16,7 @@ Tensor normalized(const Tensor& x, double eps) {
   if (at::GradMode::is_enabled() || width % 16 != 0)
     return x * (x.square().mean(-1, /*keepdim=*/true) + eps).rsqrt();
   const Tensor rows = x.contiguous();
-  Tensor y = at::empty(rows.sizes(), at::kFloat);
+  Tensor y = at::empty(rows.sizes(), rows.options());
   const auto numbers = static_cast<float>(width);
   kernels::cpu_kernels().unit_rows(rows.const_data_ptr<float>(), rows.numel() / width, width, width,
                                    static_cast<float>(eps) * numbers, std::sqrt(numbers),

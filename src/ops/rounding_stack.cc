@@ -36,14 +36,17 @@ RoundingStack::RoundingStack(std::vector<Tensor> matrices, const quant::Scheme& 
   const DType offset_dtype =
       shape_.offset_type == kernels::OffsetType::int16 ? at::kShort : at::kInt;
   const auto group_bytes = static_cast<int64_t>(sizeof(kernels::RoundingGroup));
+  const at::TensorOptions here = weights_[0].options();
   for (const Tensor& weight : weights_) {
     QUERN_CHECK(weight.size(0) == rows && weight.size(1) == columns && weight.is_contiguous());
-    offsets_.push_back(at::empty({rows, columns}, offset_dtype));
-    groups_.push_back(at::empty({rows, groups * group_bytes}, at::kByte));
-    codes_.push_back(at::empty({rows, columns / 2}, at::kByte));
-    scales_.push_back(at::empty({rows, groups}, scheme.scale_dtype));
-    zeros_.push_back(scheme.symmetric ? Tensor() : at::empty({rows, groups}, at::kByte));
-    momentum_.push_back(options.momentum == 0 ? Tensor() : at::zeros({rows, columns}, at::kFloat));
+    offsets_.push_back(at::empty({rows, columns}, here.dtype(offset_dtype)));
+    groups_.push_back(at::empty({rows, groups * group_bytes}, here.dtype(at::kByte)));
+    codes_.push_back(at::empty({rows, columns / 2}, here.dtype(at::kByte)));
+    scales_.push_back(at::empty({rows, groups}, here.dtype(scheme.scale_dtype)));
+    zeros_.push_back(scheme.symmetric ? Tensor()
+                                      : at::empty({rows, groups}, here.dtype(at::kByte)));
+    momentum_.push_back(options.momentum == 0 ? Tensor()
+                                              : at::zeros({rows, columns}, here.dtype(at::kFloat)));
   }
   const int64_t pieces = (rows + kStartRows - 1) / kStartRows;
   std::vector<uint8_t> finite(this->matrices() * pieces);
@@ -91,7 +94,7 @@ void RoundingStack::begin_iteration(int iteration, int micro_batches) {
   if (micro_batches == 1) return;
   if (gradient_sums_.empty()) {
     for (const Tensor& weight : weights_)
-      gradient_sums_.push_back(at::empty(weight.sizes(), at::kFloat));
+      gradient_sums_.push_back(at::empty(weight.sizes(), weight.options().dtype(at::kFloat)));
   }
   parallel_for(matrices(), [&](int64_t matrix) { gradient_sums_[matrix].zero_(); });
 }
