@@ -77,6 +77,10 @@ void qt_pattern_free(QtPattern* pattern);
 // Rows of a parquet file, each as a JSON object. `row_bytes` bounds one row.
 int32_t qt_rows_open(const char* path, size_t size, uint64_t row_bytes, QtRows** rows,
                      QtBytes* message);
+// As many as the file says that it has.
+uint64_t qt_rows_count(const QtRows* rows);
+// Passes over `count` rows; QT_END when there are fewer.
+int32_t qt_rows_skip(QtRows* rows, uint64_t count, QtBytes* message);
 int32_t qt_rows_next(QtRows* rows, QtBytes* out);
 void qt_rows_free(QtRows* rows);
 

@@ -1,6 +1,6 @@
 //! Rows of a parquet file as JSON objects, row group by row group.
 use crate::{Answer, END, Failure, LIMIT, QtBytes, give, guard, take, text};
-use parquet::file::reader::SerializedFileReader;
+use parquet::file::reader::{FileReader, SerializedFileReader};
 use parquet::record::reader::RowIter;
 use parquet::record::{Field, Row};
 use serde_json::Value;
@@ -9,13 +9,22 @@ use std::fs::File;
 
 pub struct QtRows {
     rows: RowIter<'static>,
+    count: u64,
     row_bytes: u64,
 }
 
 impl QtRows {
     fn open(path: &str, row_bytes: u64) -> Answer<QtRows> {
         let reader = SerializedFileReader::new(File::open(path)?)?;
-        Ok(QtRows { rows: RowIter::from_file_into(Box::new(reader)), row_bytes })
+        let count = u64::try_from(reader.metadata().file_metadata().num_rows())?;
+        Ok(QtRows { rows: RowIter::from_file_into(Box::new(reader)), count, row_bytes })
+    }
+
+    fn skip(&mut self, count: u64) -> Answer<Vec<u8>> {
+        for _ in 0..count {
+            self.rows.next().ok_or_else(|| Failure(END, String::new()))??;
+        }
+        Ok(Vec::new())
     }
 
     fn next(&mut self) -> Answer<Vec<u8>> {
@@ -83,6 +92,16 @@ pub unsafe extern "C" fn qt_rows_open(
     message: *mut QtBytes,
 ) -> i32 {
     unsafe { guard(message, || give(rows, QtRows::open(text(path, size)?, row_bytes)?)) }
+}
+
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn qt_rows_count(rows: *const QtRows) -> u64 {
+    unsafe { (*rows).count }
+}
+
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn qt_rows_skip(rows: *mut QtRows, count: u64, message: *mut QtBytes) -> i32 {
+    unsafe { guard(message, || (*rows).skip(count)) }
 }
 
 #[unsafe(no_mangle)]

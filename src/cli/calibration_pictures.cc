@@ -1,11 +1,7 @@
 #include "cli/calibration_pictures.h"
 
-#include <algorithm>
-#include <nlohmann/json.hpp>
-
 #include "base/error.h"
 #include "models/models.h"
-#include "prompt/chat_images.h"
 
 namespace quern::cli {
 namespace {
@@ -14,19 +10,10 @@ constexpr size_t kMostBytes = 64u << 20;
 
 }  // namespace
 
-bool have_pictures(const std::vector<data::Row>& rows) {
-  return std::any_of(rows.begin(), rows.end(), [](const data::Row& row) {
-    auto has = [&](const char* column) {
-      return row.contains(column) && prompt::has_images(row[column]);
-    };
-    return has("messages") || has("conversations") || has("prompt") || has("completion");
-  });
-}
-
 CalibrationPictures::CalibrationPictures(const std::shared_ptr<const nn::Source>& model,
                                          const std::vector<data::Source>& sources,
-                                         std::vector<size_t> origins)
-    : origins_(std::move(origins)) {
+                                         const data::Mixture& rows)
+    : rows_(rows) {
   for (const data::Source& source : sources) {
     const std::filesystem::path folder = source.file.parent_path();
     folders_.emplace_back(folder.empty() ? "." : folder);
@@ -41,7 +28,7 @@ CalibrationPictures::CalibrationPictures(const std::shared_ptr<const nn::Source>
 }
 
 std::string CalibrationPictures::read(int64_t row, const std::string& name) const {
-  const checkpoint::Folder& folder = folders_.at(origins_.at(row));
+  const checkpoint::Folder& folder = folders_.at(rows_.source(row));
   const Descriptor file = folder.open(name);
   const std::filesystem::path path = folder.path() / name;
   const MappedFile mapped(file.get(), path);

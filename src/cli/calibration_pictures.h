@@ -13,13 +13,11 @@
 
 namespace quern::cli {
 
-bool have_pictures(const std::vector<data::Row>& rows);
-
 class CalibrationPictures {
  public:
-  // origins: the index of each row's source.
+  // `rows` are those of `sources`, and must outlive this.
   CalibrationPictures(const std::shared_ptr<const nn::Source>& model,
-                      const std::vector<data::Source>& sources, std::vector<size_t> origins);
+                      const std::vector<data::Source>& sources, const data::Mixture& rows);
 
   CalibrationPictures(const CalibrationPictures&) = delete;
   CalibrationPictures& operator=(const CalibrationPictures&) = delete;
@@ -31,7 +29,7 @@ class CalibrationPictures {
   std::string read(int64_t row, const std::string& name) const;
 
   std::vector<checkpoint::Folder> folders_;  // of each source
-  std::vector<size_t> origins_;
+  const data::Mixture& rows_;
   std::optional<prompt::ImageReader> reader_;
   std::unique_ptr<nn::Vision> tower_;
   std::optional<compress::CalibrationImages> images_;

@@ -2,7 +2,9 @@
 #include "compress/compress.h"
 
 #include <array>
+#include <functional>
 #include <memory>
+#include <mutex>
 #include <nlohmann/json.hpp>
 
 #include "base/error.h"
@@ -87,6 +89,22 @@ JsonValue manifest(const CompressCommand& command, const compress::CalibrationRe
           {"tokens_dropped", report.tokens_dropped}};
 }
 
+// Made by whoever asks first, from any thread.
+template <class T>
+class Lazy {
+ public:
+  explicit Lazy(std::function<T()> make) : make_(std::move(make)) {}
+  const T& operator()() {
+    std::call_once(once_, [&] { made_.reset(new T(make_())); });
+    return *made_;
+  }
+
+ private:
+  std::function<T()> make_;
+  std::once_flag once_;
+  std::unique_ptr<const T> made_;
+};
+
 // Rows of all --data files -> windows of token ids.
 compress::Calibration read_calibration(const CompressCommand& command,
                                        const std::shared_ptr<const nn::Source>& source) {
@@ -99,20 +117,12 @@ compress::Calibration read_calibration(const CompressCommand& command,
 
   std::vector<data::Source> sources;
   for (const std::string& text : command.data) sources.push_back(data::parse_source(text));
-  std::vector<size_t> origins;
-  const std::vector<data::Row> rows =
-      data::read_mixture(sources, options.shuffle_seed, data::kRowBytes, &origins);
+  const data::Mixture rows(sources, options.shuffle_seed);
   const prompt::Tokenizer tokenizer(command.source);
-  std::optional<prompt::ChatTemplate> chat;
-  const bool has_chats = std::any_of(rows.begin(), rows.end(), [](const data::Row& row) {
-    return row.contains("messages") || row.contains("conversations") || row.contains("prompt");
-  });
-  if (has_chats) chat = prompt::ChatTemplate::of_folder(command.source);
-  std::optional<CalibrationPictures> pictures;
-  if (have_pictures(rows)) pictures.emplace(source, sources, std::move(origins));
-  options.images = pictures ? pictures->images() : nullptr;
-  compress::CalibrationWindows made =
-      compress::calibration_windows(rows, tokenizer, chat ? &*chat : nullptr, options);
+  Lazy<prompt::ChatTemplate> chat([&] { return prompt::ChatTemplate::of_folder(command.source); });
+  Lazy<CalibrationPictures> pictures([&] { return CalibrationPictures(source, sources, rows); });
+  compress::CalibrationWindows made = compress::calibration_windows(
+      rows, tokenizer, {[&] { return &chat(); }, [&] { return pictures().images(); }}, options);
   log_info("{}", compress::to_text(made.report));
   return {std::move(made.windows), std::move(made.images), manifest(command, made.report)};
 }

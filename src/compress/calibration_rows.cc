@@ -9,6 +9,7 @@
 #include "base/random.h"
 #include "base/threads.h"
 #include "prompt/chat_images.h"
+#include "prompt/tool_calls.h"
 
 namespace quern::compress {
 namespace {
@@ -28,18 +29,19 @@ bool has(const data::Row& row, const char* column) {
   return row.contains(column) && !row[column].is_null();
 }
 
-// Turns one row into tokens. Messages of errors start with `name_`.
+// Turns one row into tokens.
 class Renderer {
  public:
-  Renderer(const prompt::Tokenizer& tokenizer, const prompt::ChatTemplate* chat,
-           const CalibrationOptions& options)
-      : tokenizer_(tokenizer), chat_(chat), options_(options) {}
+  Renderer(const data::Rows& rows, const prompt::Tokenizer& tokenizer,
+           const CalibrationParts& parts, const CalibrationOptions& options)
+      : rows_(rows), tokenizer_(tokenizer), parts_(parts), options_(options) {}
 
-  RowTokens tokens(const data::Row& row, int64_t number) const {
+  RowTokens tokens(int64_t number) const {
+    const data::Row row = rows_.row(number);
     try {
       return tokens_of(row, number);
     } catch (const Error& error) {
-      fail(error.code(), "calibration row {}: {}", number, error.what());
+      fail(error.code(), "{}: {}", rows_.where(number), error.what());
     }
   }
 
@@ -47,7 +49,7 @@ class Renderer {
   RowTokens tokens_of(const data::Row& row, int64_t number) const {
     if (has(row, "input_ids")) return {given(row["input_ids"])};
     if (has(row, "messages")) return chat(row["messages"], row, number);
-    if (has(row, "conversations")) return chat(from_sharegpt(row["conversations"]), row, number);
+    if (has(row, "conversations")) return chat(from_sharegpt(row), row, number);
     if (has(row, "prompt") && has(row, "completion")) return completed(row, number);
     if (has(row, "text")) return {plain(text_of(row["text"], "text"))};
     std::vector<std::string> columns;
@@ -82,28 +84,32 @@ class Renderer {
   }
 
   RowTokens chat(const JsonValue& messages, const data::Row& row, int64_t number) const {
-    if (!prompt::has_images(messages)) return {rendered(messages, row)};
-    if (options_.images == nullptr) fail("it has pictures, and this model takes none");
+    if (!prompt::has_images(messages)) return {rendered(messages, row, number)};
+    const CalibrationImages* media = parts_.images ? parts_.images() : nullptr;
+    if (!media) fail("it has pictures, and this model takes none");
     const auto [texts, images] = prompt::take_images(
-        messages, [&](const std::string& name) { return options_.images->file(number, name); });
-    const prompt::ImagePrompt prompt = (*options_.images->reader)(rendered(texts, row), images);
+        messages, [&](const std::string& name) { return media->file(number, name); });
+    const prompt::ImagePrompt prompt = (*media->reader)(rendered(texts, row, number), images);
     at::NoGradGuard no_grad;
     RowTokens result{prompt.tokens};
     for (const auto& [first, patches] : prompt.images) {
       result.images.push_back(
-          {first, patches.soft_rows(), patches.soft_columns(), (*options_.images->tower)(patches)});
+          {first, patches.soft_rows(), patches.soft_columns(), (*media->tower)(patches)});
     }
     return result;
   }
 
   // The template writes the special tokens itself.
-  Ids rendered(const JsonValue& messages, const data::Row& row) const {
-    if (chat_ == nullptr) {
+  Ids rendered(const JsonValue& messages, const data::Row& row, int64_t number) const {
+    const prompt::ChatTemplate* chat = parts_.chat ? parts_.chat() : nullptr;
+    if (!chat)
       fail("it is a conversation, and this model has no chat template; use rows with text");
-    }
     prompt::ChatOptions options{.variables = options_.variables};
     if (options_.tools == Tools::use && has(row, "tools")) options.tools = tools_of(row["tools"]);
-    return tokenizer_.encode(chat_->render(messages, options), prompt::Special::none);
+    JsonValue opened = messages;
+    for (size_t i = 0; i < opened.size(); ++i)
+      prompt::open_arguments(opened[i], fmt::format("{}: messages[{}]", rows_.where(number), i));
+    return tokenizer_.encode(chat->render(opened, options), prompt::Special::none);
   }
 
   // Tables often hold the list as text, because its schemas differ from row to row.
@@ -118,30 +124,34 @@ class Renderer {
     return Json(value, column).as<std::string>();
   }
 
-  static JsonValue from_sharegpt(const JsonValue& turns) {
-    static const std::map<std::string, std::string> kRoles = {
-        {"human", "user"},    {"user", "user"}, {"gpt", "assistant"},   {"assistant", "assistant"},
-        {"system", "system"}, {"tool", "tool"}, {"observation", "tool"}};
+  static JsonValue from_sharegpt(const data::Row& row) {
     JsonValue messages = JsonValue::array();
-    Json list(turns, "conversations");
-    for (size_t i = 0; i < list.size(); ++i) {
-      Json turn = list.at(i);
-      if (turn.has("role")) {
-        messages.push_back(turn.value());
-        continue;
-      }
-      const std::string speaker = turn.get<std::string>("from");
-      const auto role = kRoles.find(speaker);
-      if (role == kRoles.end()) {
-        fail("{}: \"{}\" is none of human, gpt, system, tool", turn.path(), speaker);
-      }
-      messages.push_back({{"role", role->second}, {"content", turn.get<std::string>("value")}});
-    }
+    const Json list(row["conversations"], "conversations");
+    for (size_t i = 0; i < list.size(); ++i) messages.push_back(message_of(list.at(i)));
+    const std::string system = has(row, "system") ? text_of(row["system"], "system") : "";
+    // A system turn of the conversation itself comes before the column.
+    const bool given =
+        !messages.empty() && messages[0].contains("role") && messages[0]["role"] == "system";
+    if (!system.empty() && !given)
+      messages.insert(messages.begin(), JsonValue{{"role", "system"}, {"content", system}});
     return messages;
   }
 
+  static JsonValue message_of(const Json& turn) {
+    static const std::map<std::string, std::string> kRoles = {
+        {"human", "user"},    {"user", "user"}, {"gpt", "assistant"},   {"assistant", "assistant"},
+        {"system", "system"}, {"tool", "tool"}, {"observation", "tool"}};
+    if (turn.has("role")) return turn.value();
+    const std::string speaker = turn.get<std::string>("from");
+    const auto role = kRoles.find(speaker);
+    if (role == kRoles.end())
+      fail("{}: \"{}\" is none of human, gpt, system, tool", turn.path(), speaker);
+    return {{"role", role->second}, {"content", turn.get<std::string>("value")}};
+  }
+
+  const data::Rows& rows_;
   const prompt::Tokenizer& tokenizer_;
-  const prompt::ChatTemplate* chat_;
+  const CalibrationParts& parts_;
   const CalibrationOptions& options_;
 };
 
@@ -240,31 +250,28 @@ std::string to_text(const CalibrationReport& report) {
   return text;
 }
 
-CalibrationWindows calibration_windows(const std::vector<data::Row>& rows,
-                                       const prompt::Tokenizer& tokenizer,
-                                       const prompt::ChatTemplate* chat,
+CalibrationWindows calibration_windows(const data::Rows& rows, const prompt::Tokenizer& tokenizer,
+                                       const CalibrationParts& parts,
                                        const CalibrationOptions& options) {
   if (options.seqlen < 1 || options.samples < 1) {
     fail(Exit::usage, "calibration: seqlen is {} and samples {}, both must be at least 1",
          options.seqlen, options.samples);
   }
-  if (rows.empty()) fail("calibration: there are no rows");
-  std::vector<int64_t> order(rows.size());
+  const int64_t count = rows.size();
+  if (count == 0) fail("calibration: there are no rows");
+  std::vector<int64_t> order(static_cast<size_t>(count));
   std::iota(order.begin(), order.end(), 0);
-  if (options.shuffle_seed) {
-    order = NumpyRandom(*options.shuffle_seed).permutation(std::ssize(rows));
-  }
-  const Renderer renderer(tokenizer, chat, options);
+  if (options.shuffle_seed) order = NumpyRandom(*options.shuffle_seed).permutation(count);
+  const Renderer renderer(rows, tokenizer, parts, options);
   Packer packer(options);
-  for (int64_t begin = 0; begin < std::ssize(rows) && !packer.full(); begin += kBatch) {
-    std::vector<RowTokens> batch(static_cast<size_t>(std::min(kBatch, std::ssize(rows) - begin)));
+  for (int64_t begin = 0; begin < count && !packer.full(); begin += kBatch) {
+    std::vector<RowTokens> batch(static_cast<size_t>(std::min(kBatch, count - begin)));
     parallel_for(std::ssize(batch), [&](int64_t i) {
-      const int64_t row = order[static_cast<size_t>(begin + i)];
-      batch[static_cast<size_t>(i)] = renderer.tokens(rows[static_cast<size_t>(row)], row);
+      batch[static_cast<size_t>(i)] = renderer.tokens(order[static_cast<size_t>(begin + i)]);
     });
     for (size_t i = 0; i < batch.size() && !packer.full(); ++i) packer.add(std::move(batch[i]));
   }
-  return packer.finish(std::ssize(rows));
+  return packer.finish(count);
 }
 
 }  // namespace quern::compress

@@ -9,7 +9,7 @@
 #include <vector>
 
 #include "base/json.h"
-#include "data/row_reader.h"
+#include "data/row_file.h"
 #include "nn/media.h"
 #include "nn/model.h"
 #include "prompt/chat_template.h"
@@ -43,6 +43,13 @@ struct CalibrationImages {
   std::function<std::string(int64_t row, const std::string& name)> file;
 };
 
+// The template for rows that are conversations and what rows with pictures need: both are asked for
+// by the first such row, from any thread, so that nothing is loaded in vain. Null: there is none.
+struct CalibrationParts {
+  std::function<const prompt::ChatTemplate*()> chat = nullptr;
+  std::function<const CalibrationImages*()> images = nullptr;
+};
+
 struct CalibrationOptions {
   int64_t seqlen = 2048;
   int64_t samples = 512;  // windows, at most
@@ -53,7 +60,6 @@ struct CalibrationOptions {
   JsonValue variables = JsonValue::object();  // for the chat template
   // Rows of the model's embedding, which bounds ids that rows bring along; the tokenizer's when 0.
   int64_t vocabulary = 0;
-  const CalibrationImages* images = nullptr;  // null: the model takes no pictures
 };
 
 struct CalibrationReport {
@@ -83,14 +89,16 @@ struct CalibrationWindows {
 //   input_ids            taken as they are
 //   messages [+ tools]   rendered by the chat template, add_generation_prompt off; parts may be
 //                        pictures (prompt/chat_images.h), unless rows are joined
-//   conversations        the same, in ShareGPT's form: {from: human | gpt | ..., value}
+//   conversations        the same, in ShareGPT's form: {from: human | gpt | ..., value}; the text
+//   of
+//   [+ system] [+ tools] a column `system` comes first, unless the conversation begins with its own
 //   prompt, completion   two lists of messages, or two texts that are joined
 //   text                 with the special tokens that the tokenizer adds
-// Fails when a row is none of these, naming it, when chats come and `chat` is null, and when no
-// window results.
-CalibrationWindows calibration_windows(const std::vector<data::Row>& rows,
-                                       const prompt::Tokenizer& tokenizer,
-                                       const prompt::ChatTemplate* chat,
+// Arguments of tool calls may be JSON in a text (prompt/tool_calls.h).
+// Rows are parsed when their turn comes, until there are windows enough. Fails when a row is none
+// of these, naming file and row, when a row needs a part that is null, and when no window results.
+CalibrationWindows calibration_windows(const data::Rows& rows, const prompt::Tokenizer& tokenizer,
+                                       const CalibrationParts& parts,
                                        const CalibrationOptions& options = {});
 
 }  // namespace quern::compress

@@ -5,6 +5,7 @@
 #include <cmath>
 #include <limits>
 #include <nlohmann/json.hpp>
+#include <numeric>
 
 #include "base/error.h"
 #include "base/random.h"
@@ -12,22 +13,14 @@
 namespace quern::data {
 namespace {
 
-int64_t count_rows(const std::filesystem::path& file) {
-  auto rows = open_rows(file);
-  Row row;
-  int64_t count = 0;
-  while (rows->next(row)) ++count;
-  return count;
-}
-
 // How many rows each source gives; -1 for all of them.
-std::vector<int64_t> plan(const std::vector<Source>& sources) {
+std::vector<int64_t> plan(const std::vector<Source>& sources,
+                          const std::vector<std::unique_ptr<RowFile>>& files) {
   std::vector<int64_t> takes;
   double most = std::numeric_limits<double>::infinity();  // rows of a share of 1
-  for (const Source& source : sources) {
-    if (source.share) {
-      most = std::min(most, static_cast<double>(count_rows(source.file)) / *source.share);
-    }
+  for (size_t i = 0; i < sources.size(); ++i) {
+    if (sources[i].share)
+      most = std::min(most, static_cast<double>(files[i]->size()) / *sources[i].share);
   }
   for (const Source& source : sources) {
     const int64_t share = source.share ? std::llround(std::floor(most * *source.share)) : -1;
@@ -36,32 +29,23 @@ std::vector<int64_t> plan(const std::vector<Source>& sources) {
   return takes;
 }
 
-// Which rows of a file to take: their places in the file, ascending.
-std::vector<int64_t> choose(const std::filesystem::path& file, int64_t take, uint64_t seed) {
-  std::vector<int64_t> order = NumpyRandom(seed).permutation(count_rows(file));
-  order.resize(std::min(order.size(), static_cast<size_t>(take)));
-  std::sort(order.begin(), order.end());
-  return order;
+// The places of the rows that are taken of a file, ascending. All of them when `take` is -1.
+std::vector<int64_t> choose(int64_t rows, int64_t take, std::optional<uint64_t> seed) {
+  std::vector<int64_t> places(static_cast<size_t>(rows));
+  std::iota(places.begin(), places.end(), 0);
+  if (take < 0 || take >= rows) return places;
+  if (seed) places = NumpyRandom(*seed).permutation(rows);
+  places.resize(static_cast<size_t>(take));
+  std::sort(places.begin(), places.end());
+  return places;
 }
 
-// Adds up what the rows take and stops before memory runs out.
-class Budget {
- public:
-  explicit Budget(size_t bytes) : left_(bytes), bytes_(bytes) {}
-
-  void pay(const Row& row, const std::filesystem::path& file) {
-    const size_t size = row.dump().size();
-    if (size > left_) {
-      fail("{}: the rows take more than {} MiB; take fewer with {}=COUNT", file.string(),
-           bytes_ >> 20, file.string());
-    }
-    left_ -= size;
-  }
-
- private:
-  size_t left_;
-  size_t bytes_;
-};
+// Opens a source. Rows that cannot be taken need not be found.
+std::unique_ptr<RowFile> open_source(const Source& source, bool shuffled) {
+  RowLimits limits;
+  if (source.count && !shuffled) limits.rows = *source.count;
+  return open_rows(source.file, limits);
+}
 
 }  // namespace
 
@@ -85,31 +69,41 @@ Source parse_source(const std::string& text) {
   return source;
 }
 
-std::vector<Row> read_mixture(const std::vector<Source>& sources, std::optional<uint64_t> seed,
-                              size_t bytes, std::vector<size_t>* origins) {
-  const std::vector<int64_t> takes = plan(sources);
-  std::vector<Row> rows;
-  Budget budget(bytes);
+Mixture::Mixture(const std::vector<Source>& sources, std::optional<uint64_t> seed,
+                 size_t held_bytes) {
+  std::vector<std::unique_ptr<RowFile>> files;
+  for (const Source& source : sources) files.push_back(open_source(source, seed.has_value()));
+  const std::vector<int64_t> takes = plan(sources, files);
+  int64_t begin = 0;
   for (size_t i = 0; i < sources.size(); ++i) {
-    const auto& file = sources[i].file;
-    const bool all = takes[i] < 0;
-    std::vector<int64_t> places;
-    if (!all && seed) places = choose(file, takes[i], *seed);
-    const int64_t last = places.empty() ? takes[i] : places.back() + 1;
-    auto reader = open_rows(file);
-    Row row;
-    size_t wanted = 0;
-    for (int64_t place = 0; (all || place < last) && reader->next(row); ++place) {
-      if (!places.empty()) {
-        if (places[wanted] != place) continue;
-        ++wanted;
-      }
-      budget.pay(row, file);
-      rows.push_back(std::move(row));
-      if (origins) origins->push_back(i);
-    }
+    Part part{std::move(files[i]), {}, begin};
+    part.places = choose(part.file->size(), takes[i], seed);
+    held_bytes -= part.file->prepare(part.places, held_bytes);
+    begin += std::ssize(part.places);
+    parts_.push_back(std::move(part));
   }
-  return rows;
+}
+
+int64_t Mixture::size() const {
+  return parts_.empty() ? 0 : parts_.back().begin + std::ssize(parts_.back().places);
+}
+
+size_t Mixture::source(int64_t i) const {
+  QUERN_CHECK(i >= 0 && i < size());
+  const auto after =
+      std::upper_bound(parts_.begin(), parts_.end(), i,
+                       [](int64_t row, const Part& part) { return row < part.begin; });
+  return static_cast<size_t>(after - parts_.begin() - 1);
+}
+
+Row Mixture::row(int64_t i) const {
+  const Part& part = parts_[source(i)];
+  return part.file->row(part.places[static_cast<size_t>(i - part.begin)]);
+}
+
+std::string Mixture::where(int64_t i) const {
+  const Part& part = parts_[source(i)];
+  return part.file->where(part.places[static_cast<size_t>(i - part.begin)]);
 }
 
 }  // namespace quern::data

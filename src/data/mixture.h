@@ -3,11 +3,12 @@
 
 #include <cstdint>
 #include <filesystem>
+#include <memory>
 #include <optional>
 #include <string>
 #include <vector>
 
-#include "data/row_reader.h"
+#include "data/row_file.h"
 
 namespace quern::data {
 
@@ -20,14 +21,30 @@ struct Source {
 // "a.jsonl", "a.jsonl=200" (a count) or "a.jsonl=0.5" (a share, written with a point).
 Source parse_source(const std::string& text);
 
-constexpr size_t kRowBytes = size_t{2} << 30;
+constexpr size_t kHeldBytes = size_t{2} << 30;
 
 // The rows of all sources, in the order given. Files with shares stand in these proportions to each
 // other, with as many rows as the scarcest of them allows. Of a source that does not give all its
 // rows, the first ones are taken, or with a seed those that datasets.shuffle(seed) would put first.
-// Fails when the rows take more than `bytes` as text. `origins` gets the index of each row's
-// source.
-std::vector<Row> read_mixture(const std::vector<Source>& sources, std::optional<uint64_t> seed,
-                              size_t bytes = kRowBytes, std::vector<size_t>* origins = nullptr);
+// Fails when rows that have to be held (of parquet files) take more than `held_bytes`.
+class Mixture : public Rows {
+ public:
+  Mixture(const std::vector<Source>& sources, std::optional<uint64_t> seed,
+          size_t held_bytes = kHeldBytes);
+
+  int64_t size() const override;
+  Row row(int64_t i) const override;
+  std::string where(int64_t i) const override;
+  size_t source(int64_t i) const;  // the index of the source that row i is from
+
+ private:
+  struct Part {
+    std::unique_ptr<RowFile> file;
+    std::vector<int64_t> places;  // of the rows that are taken, ascending
+    int64_t begin = 0;            // the number of the first of them in the mixture
+  };
+
+  std::vector<Part> parts_;
+};
 
 }  // namespace quern::data

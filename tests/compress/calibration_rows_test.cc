@@ -2,6 +2,7 @@
 
 #include <gtest/gtest.h>
 
+#include <atomic>
 #include <nlohmann/json.hpp>
 
 #include "base/error.h"
@@ -20,20 +21,40 @@ using Windows = std::vector<std::vector<int32_t>>;
 
 fs::path data_folder() { return fs::path(QUERN_SOURCE_DIR) / "tests/data"; }
 
-std::vector<Row> rows_of(const std::string& file) {
-  return data::read_mixture({{.file = data_folder() / file}}, std::nullopt);
+data::Mixture rows_of(const std::string& file) {
+  return data::Mixture({{.file = data_folder() / file}}, std::nullopt);
 }
+
+// Rows that stand in a test.
+class Listed : public data::Rows {
+ public:
+  explicit Listed(std::vector<Row> rows) : rows_(std::move(rows)) {}
+
+  int64_t size() const override { return std::ssize(rows_); }
+  Row row(int64_t i) const override {
+    ++parsed;
+    return rows_.at(static_cast<size_t>(i));
+  }
+  std::string where(int64_t i) const override { return fmt::format("list, row {}", i + 1); }
+
+  mutable std::atomic<int64_t> parsed = 0;
+
+ private:
+  std::vector<Row> rows_;
+};
 
 class CalibrationRows : public testing::Test {
  protected:
-  CalibrationWindows windows(const std::vector<Row>& rows,
-                             const CalibrationOptions& options) const {
-    return calibration_windows(rows, tokenizer_, &chat_, options);
+  CalibrationWindows windows(const data::Rows& rows, const CalibrationOptions& options) const {
+    return calibration_windows(rows, tokenizer_, {.chat = [&] { return &chat_; }}, options);
+  }
+  CalibrationWindows windows(std::vector<Row> rows, const CalibrationOptions& options) const {
+    return windows(Listed(std::move(rows)), options);
   }
 
-  std::string error_of(const std::vector<Row>& rows, const CalibrationOptions& options) const {
+  std::string error_of(std::vector<Row> rows, const CalibrationOptions& options) const {
     try {
-      windows(rows, options);
+      windows(std::move(rows), options);
     } catch (const Error& error) {
       return error.what();
     }
@@ -55,9 +76,9 @@ TEST_F(CalibrationRows, EqualsTheWindowsThatThePeersWereGiven) {
                                    .tools = Tools::ignore};
   const auto result = windows(rows_of("calibration/calibration.jsonl"), options);
   Windows wanted;
-  for (const Row& row : rows_of("calibration/calibration_64x256.jsonl")) {
-    wanted.push_back(row["input_ids"].get<std::vector<int32_t>>());
-  }
+  const data::Mixture given = rows_of("calibration/calibration_64x256.jsonl");
+  for (int64_t i = 0; i < given.size(); ++i)
+    wanted.push_back(given.row(i)["input_ids"].get<std::vector<int32_t>>());
   ASSERT_EQ(wanted.size(), 64u);
   EXPECT_EQ(result.windows, wanted);
   EXPECT_EQ(result.report.tokens_used, 64 * 256);
@@ -132,15 +153,15 @@ TEST(CalibrationImagesTest, WindowsHoldPictures) {
   const JsonValue part = {{"type", "image"}, {"path", "gradient.png"}};
   const JsonValue content = JsonValue::array({part, {{"type", "text"}, {"text", "what?"}}});
   const JsonValue message = {{"role", "user"}, {"content", content}};
-  const std::vector<Row> rows = {{{"input_ids", {33, 34, 35}}},
-                                 {{"messages", JsonValue::array({message})}}};
+  const Listed rows({{{"input_ids", {33, 34, 35}}}, {{"messages", JsonValue::array({message})}}});
   const prompt::Tokenizer tokenizer(folder);
   const auto chat = prompt::ChatTemplate::of_folder(folder);
   CalibrationOptions options{
       .seqlen = 512, .samples = 9, .packing = Packing::truncate, .shuffle_seed = {}};
-  EXPECT_THROW(calibration_windows(rows, tokenizer, &chat, options), Error) << "no tower";
-  options.images = &images;
-  const CalibrationWindows all = calibration_windows(rows, tokenizer, &chat, options);
+  CalibrationParts parts{.chat = [&] { return &chat; }};
+  EXPECT_THROW(calibration_windows(rows, tokenizer, parts, options), Error) << "no tower";
+  parts.images = [&] { return &images; };
+  const CalibrationWindows all = calibration_windows(rows, tokenizer, parts, options);
   ASSERT_EQ(all.windows.size(), 2u);
   ASSERT_EQ(all.images.size(), 2u);
   EXPECT_TRUE(all.images[0].empty());
@@ -152,16 +173,16 @@ TEST(CalibrationImagesTest, WindowsHoldPictures) {
   EXPECT_EQ(image.features.size(0), 6);
 
   options.seqlen = image.first + 2;
-  const CalibrationWindows cut = calibration_windows(rows, tokenizer, &chat, options);
+  const CalibrationWindows cut = calibration_windows(rows, tokenizer, parts, options);
   EXPECT_EQ(cut.images[1].size(), 1u);
   const Samples samples = embed(*model->stem(nn::Weights(source)), cut.windows, cut.images, true);
   const Tensor last = samples.rows.narrow(0, samples.rows.size(0) - 2, 2);
   EXPECT_TRUE(at::equal(last, image.features.narrow(0, 0, 2)));
 
   options.seqlen = image.first;
-  EXPECT_TRUE(calibration_windows(rows, tokenizer, &chat, options).images.empty());
+  EXPECT_TRUE(calibration_windows(rows, tokenizer, parts, options).images.empty());
   options.packing = Packing::concat;
-  EXPECT_THROW(calibration_windows(rows, tokenizer, &chat, options), Error);
+  EXPECT_THROW(calibration_windows(rows, tokenizer, parts, options), Error);
 }
 
 TEST_F(CalibrationRows, PackingDrop) {
@@ -172,6 +193,54 @@ TEST_F(CalibrationRows, PackingDrop) {
   EXPECT_EQ(result, (Windows{{4, 5, 6, 7}, {9, 9, 1, 2}}));
   EXPECT_EQ(report.rows_dropped, 2);
   EXPECT_EQ(report.tokens_dropped, 9);
+}
+
+// Agent data hold the arguments of calls as text, or as an object; templates want the object.
+TEST_F(CalibrationRows, ArgumentsOfToolCallsMayBeText) {
+  auto row = [](const JsonValue& arguments) {
+    const JsonValue call = {{"id", "1"},
+                            {"type", "function"},
+                            {"function", {{"name", "add_item"}, {"arguments", arguments}}}};
+    return Row{
+        {"messages",
+         JsonValue::array(
+             {{{"role", "user"}, {"content", "Put two melons on my list."}},
+              {{"role", "assistant"}, {"content", ""}, {"tool_calls", JsonValue::array({call})}},
+              {{"role", "tool"}, {"tool_call_id", "1"}, {"content", "{}"}}})}};
+  };
+  const CalibrationOptions options{
+      .seqlen = 999, .samples = 9, .packing = Packing::truncate, .shuffle_seed = {}};
+  const auto made =
+      windows({row({{"item", "melon"}, {"count", 2}}), row("{\"item\": \"melon\", \"count\": 2}"),
+               row(JsonValue::object()), row(""), row(nullptr)},
+              options)
+          .windows;
+  EXPECT_NE(tokenizer_.decode(made[0]).find("melon\n"), std::string::npos);
+  EXPECT_EQ(made[1], made[0]);
+  EXPECT_NE(made[2], made[0]);
+  EXPECT_EQ(made[3], made[2]);
+  EXPECT_EQ(made[4], made[2]);
+}
+
+TEST_F(CalibrationRows, ShareGptsSystemColumnComesFirst) {
+  auto row = [](const JsonValue& system, bool turn) {
+    JsonValue turns = JsonValue::array(
+        {{{"from", "human"}, {"value", "What is 5 * 6?"}}, {{"from", "gpt"}, {"value", "30"}}});
+    if (turn)
+      turns.insert(turns.begin(), JsonValue{{"from", "system"}, {"value", "You speak in rhymes."}});
+    return Row{{"system", system}, {"conversations", turns}};
+  };
+  const CalibrationOptions options{
+      .seqlen = 99, .samples = 9, .packing = Packing::truncate, .shuffle_seed = {}};
+  const auto made = windows({row(nullptr, true), row("You speak in rhymes.", false),
+                             row("Another voice.", true), row("", false), row(nullptr, false)},
+                            options)
+                        .windows;
+  EXPECT_NE(tokenizer_.decode(made[0]).find("rhymes"), std::string::npos);
+  EXPECT_EQ(made[1], made[0]);
+  EXPECT_EQ(made[2], made[0]);
+  EXPECT_NE(made[3], made[0]);
+  EXPECT_EQ(made[4], made[3]);
 }
 
 TEST_F(CalibrationRows, EveryKindOfRow) {
@@ -201,19 +270,37 @@ TEST_F(CalibrationRows, EveryKindOfRow) {
 
 TEST_F(CalibrationRows, ErrorsNameTheRow) {
   const CalibrationOptions options{.seqlen = 4, .samples = 9, .shuffle_seed = {}};
-  EXPECT_EQ(
-      error_of({ids({1}), {{"question", "?"}, {"answer", "!"}}}, options),
-      "calibration row 1: none of the columns input_ids, messages, conversations, prompt with "
-      "completion, text; it has: question, answer");
-  EXPECT_EQ(error_of({ids({1, -1})}, options).find("calibration row 0: input_ids: -1"), 0u);
-  EXPECT_EQ(error_of({ids({1'000'000})}, options).find("calibration row 0: input_ids: 1000000"),
-            0u);
-  EXPECT_EQ(error_of({{{"text", 5}}}, options),
-            "calibration row 0: text must be a string, found number");
-  EXPECT_EQ(error_of({{{"messages", JsonValue::array()}}}, options).find("calibration row 0: "),
-            0u);
+  EXPECT_EQ(error_of({ids({1}), {{"question", "?"}, {"answer", "!"}}}, options),
+            "list, row 2: none of the columns input_ids, messages, conversations, prompt with "
+            "completion, text; it has: question, answer");
+  EXPECT_EQ(error_of({ids({1, -1})}, options).find("list, row 1: input_ids: -1"), 0u);
+  EXPECT_EQ(error_of({ids({1'000'000})}, options).find("list, row 1: input_ids: 1000000"), 0u);
+  EXPECT_EQ(error_of({{{"text", 5}}}, options), "list, row 1: text must be a string, found number");
+  EXPECT_EQ(error_of({{{"messages", JsonValue::array()}}}, options).find("list, row 1: "), 0u);
   EXPECT_EQ(error_of({{{"conversations", {{{"from", "moon"}, {"value", "x"}}}}}}, options),
-            "calibration row 0: conversations[0]: \"moon\" is none of human, gpt, system, tool");
+            "list, row 1: conversations[0]: \"moon\" is none of human, gpt, system, tool");
+}
+
+TEST_F(CalibrationRows, ErrorsNameFileAndLine) {
+  const fs::path file = fs::path(testing::TempDir()) / "quern_chats.jsonl";
+  write_file(file, "{\"text\": \"x\"}\n\n{\"text\": 5}\n");
+  const data::Mixture rows(
+      {{.file = data_folder() / "calibration/calibration.jsonl", .count = 2}, {.file = file}},
+      std::nullopt);
+  try {
+    windows(rows, {.seqlen = 1 << 20, .samples = 9, .shuffle_seed = {}});
+    FAIL();
+  } catch (const Error& error) {
+    EXPECT_EQ(error.what(), file.string() + ", line 3: text must be a string, found number");
+  }
+  fs::remove(file);
+}
+
+// Rows behind the last window are not even parsed.
+TEST_F(CalibrationRows, RowsAreParsedUntilThereAreWindowsEnough) {
+  const Listed rows(std::vector<Row>(10'000, ids({1, 2, 3, 4})));
+  EXPECT_EQ(windows(rows, {.seqlen = 4, .samples = 70}).report.windows, 70);
+  EXPECT_LE(rows.parsed, 128);
 }
 
 TEST_F(CalibrationRows, NoWindowsIsAnError) {
@@ -229,7 +316,8 @@ TEST_F(CalibrationRows, NoWindowsIsAnError) {
 
 TEST_F(CalibrationRows, ChatsNeedATemplate) {
   const Row chat = {{"messages", JsonValue::array({{{"role", "user"}, {"content", "x"}}})}};
-  EXPECT_THROW(calibration_windows({chat}, tokenizer_, nullptr, {.seqlen = 1}), Error);
+  EXPECT_THROW(calibration_windows(Listed(std::vector<Row>{chat}), tokenizer_, {}, {.seqlen = 1}),
+               Error);
 }
 
 }  // namespace

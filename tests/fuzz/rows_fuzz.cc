@@ -5,10 +5,11 @@
 #include <filesystem>
 #include <fstream>
 #include <nlohmann/json.hpp>
+#include <numeric>
 #include <string>
 
 #include "base/error.h"
-#include "data/row_reader.h"
+#include "data/row_file.h"
 
 extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
   using namespace quern;
@@ -21,9 +22,10 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
       .write(reinterpret_cast<const char*>(data + 1), static_cast<std::streamsize>(size - 1));
   try {
     auto rows = data::open_rows(file, {.row_bytes = 1 << 16, .text_bytes = 1 << 20});
-    data::Row row;
-    for (int i = 0; i < 1000 && rows->next(row); ++i) {
-    }
+    std::vector<int64_t> places(static_cast<size_t>(std::min<int64_t>(rows->size(), 1000)));
+    std::iota(places.begin(), places.end(), 0);
+    rows->prepare(places, 1 << 20);
+    for (const int64_t place : places) (void)rows->row(place);
   } catch (const Error&) {
   }
   std::filesystem::remove(file);
