@@ -2,6 +2,7 @@
 //! instructions; those whose meaning differs from Python's, or that could make something large, are
 //! replaced by calls of functions that are defined here. Their names cannot be written in a template.
 use crate::format::printf;
+use crate::macros::{self, Declaration};
 use crate::meter::{spend, visit, weigh};
 use crate::methods::{self, DICT_METHODS};
 use crate::python::{self, fail, type_name};
@@ -9,6 +10,7 @@ use minijinja::machinery::{Instruction, Instructions};
 use minijinja::value::{Tuple, Value, ValueKind};
 use minijinja::{Environment, Error};
 use std::cmp::Ordering;
+use std::collections::BTreeMap;
 
 /// The source as the engine must see it. Jinja2 reads every line break as \n.
 pub fn prepare(source: &str) -> Result<String, String> {
@@ -102,33 +104,66 @@ fn raw_end(text: &str) -> usize {
     ends.next().map_or(text.len(), |(at, _)| at)
 }
 
-/// What goes in front of an instruction. A raw text is loaded and then printed like a value, so that all
-/// output goes through the formatter, which counts it; a loop gets a list, whose length is known.
-fn before<'a>(instruction: &Instruction<'a>) -> Option<Instruction<'a>> {
-    match instruction {
-        Instruction::EmitRaw(text) => Some(Instruction::LoadConst(Value::from(*text))),
-        Instruction::PushLoop(_) => Some(Instruction::CallFunction("for ", Some(1))),
-        _ => None,
-    }
+/// What goes in front of an instruction and behind it.
+struct Around<'a> {
+    before: Vec<Instruction<'a>>,
+    after: Vec<Instruction<'a>>,
 }
+
+/// A raw text is loaded and then printed like a value, so that all output goes through the formatter,
+/// which counts it; a loop gets a list, whose length is known; a macro stores the arguments that have no
+/// name of their own, and is wrapped (see macros.rs).
+fn around<'a>(program: &Instructions<'a>, at: u32, macros: &Macros) -> Around<'a> {
+    let mut around = Around { before: Vec::new(), after: Vec::new() };
+    for declaration in macros.values().filter(|declaration| declaration.start == at) {
+        // They lie on the stack, the last one on top.
+        around.before.extend(declaration.rest.iter().rev().map(|name| Instruction::StoreLocal(name)));
+    }
+    match program.get(at) {
+        Some(Instruction::EmitRaw(text)) => around.before.push(Instruction::LoadConst(Value::from(*text))),
+        Some(Instruction::PushLoop(_)) => around.before.push(Instruction::CallFunction("for ", Some(1))),
+        _ => {}
+    }
+    if let Some(declaration) = macros.get(&at) {
+        let rest = Value::from_iter(declaration.rest.iter().map(|name| Value::from(*name)));
+        around.after.push(Instruction::LoadConst(declaration.parameters.clone()));
+        around.after.push(Instruction::LoadConst(rest));
+        around.after.push(Instruction::CallFunction("macro ", Some(3)));
+    }
+    around
+}
+
+/// By the place of their BuildMacro.
+type Macros = BTreeMap<u32, Declaration>;
 
 /// The same program with our functions in it; jumps move accordingly.
 pub fn rewrite<'a>(old: Instructions<'a>) -> Instructions<'a> {
     let code = || (0..).map_while(|at| old.get(at));
+    let macros: Macros = (0..)
+        .take_while(|at| old.get(*at).is_some())
+        .filter_map(|at| Some((at, macros::declaration(&old, at)?)))
+        .collect();
+    let additions: Vec<Around> = code().enumerate().map(|(at, _)| around(&old, at as u32, &macros)).collect();
     let mut places = vec![0u32];
-    for instruction in code() {
-        places.push(places[places.len() - 1] + 1 + before(instruction).is_some() as u32);
+    for addition in &additions {
+        let length = 1 + addition.before.len() + addition.after.len();
+        places.push(places[places.len() - 1] + length as u32);
     }
     let to = |at: u32| places[at as usize];
     let mut new = Instructions::new(old.name(), old.source());
-    for (at, instruction) in code().enumerate() {
+    for ((at, instruction), addition) in code().enumerate().zip(additions) {
         let mut add = |instruction| match (old.get_span(at as u32), old.get_line(at as u32)) {
             (Some(span), _) => new.add_with_span(instruction, span),
             (None, Some(line)) => new.add_with_line(instruction, line as u16),
             (None, None) => new.add(instruction),
         };
-        before(instruction).map(&mut add);
+        for instruction in addition.before {
+            add(instruction);
+        }
         let replaced = match instruction {
+            Instruction::LoadConst(_) if macros.contains_key(&(at as u32 + 1)) => {
+                Instruction::LoadConst(macros[&(at as u32 + 1)].all())
+            }
             Instruction::EmitRaw(_) => Instruction::Emit,
             Instruction::Add => Instruction::CallFunction("+", Some(2)),
             Instruction::Mul => Instruction::CallFunction("*", Some(2)),
@@ -159,6 +194,9 @@ pub fn rewrite<'a>(old: Instructions<'a>) -> Instructions<'a> {
             other => other.clone(),
         };
         add(replaced);
+        for instruction in addition.after {
+            add(instruction);
+        }
     }
     new
 }
@@ -194,6 +232,7 @@ pub fn add_operators(environment: &mut Environment) {
         slice(of, start, stop, step)
     });
     environment.add_function("for ", iterable);
+    environment.add_function("macro ", macros::wrap);
     for (attribute, method) in ATTRIBUTES.into_iter().zip(DICT_METHODS) {
         environment.add_function(attribute, move |object: &Value| attribute_of(object, method));
     }
@@ -340,7 +379,7 @@ fn remainder(a: &Value, b: &Value) -> Result<Value, Error> {
     }
 }
 
-fn equal(a: &Value, b: &Value) -> Result<bool, Error> {
+pub fn equal(a: &Value, b: &Value) -> Result<bool, Error> {
     weigh(a)?;
     Ok(match (a.kind(), b.kind()) {
         (ValueKind::Bool, ValueKind::Number) | (ValueKind::Number, ValueKind::Bool) => match numbers(a, b) {
@@ -353,7 +392,7 @@ fn equal(a: &Value, b: &Value) -> Result<bool, Error> {
     })
 }
 
-fn order(operator: &str, a: &Value, b: &Value) -> Result<Ordering, Error> {
+pub fn order(operator: &str, a: &Value, b: &Value) -> Result<Ordering, Error> {
     let comparable = match (a.as_str(), b.as_str()) {
         (Some(_), Some(_)) => true,
         _ => numbers(a, b).is_some() || (is_list(a) && is_list(b) && a.is_tuple() == b.is_tuple()),

@@ -5,6 +5,8 @@ use crate::format::printf;
 use crate::meter::{spend, visit, weigh};
 use crate::methods::{self, Args};
 use crate::python::{self, Json, fail, is_space};
+use crate::sorting;
+use crate::template::Myself;
 use minijinja::value::{Rest, Tuple, Value, ValueKind, ValueOrKwargs};
 use minijinja::{Environment, Error, ErrorKind, State, filters as engine};
 
@@ -17,27 +19,22 @@ pub fn add_filters(environment: &mut Environment) {
         ("lower", Value::from_function(engine::lower)),
         ("title", Value::from_function(engine::title)),
         ("reverse", Value::from_function(engine::reverse)),
-        ("sort", Value::from_function(engine::sort)),
-        ("unique", Value::from_function(engine::unique)),
-        ("dictsort", Value::from_function(engine::dictsort)),
         ("list", Value::from_function(engine::list)),
-        ("batch", Value::from_function(engine::batch)),
-        ("slice", Value::from_function(engine::slice)),
-        ("groupby", Value::from_function(engine::groupby)),
+        ("first", Value::from_function(engine::first)),
+        ("abs", Value::from_function(engine::abs)),
+        ("attr", Value::from_function(engine::attr)),
         ("map", Value::from_function(engine::map)),
         ("select", Value::from_function(engine::select)),
         ("reject", Value::from_function(engine::reject)),
         ("selectattr", Value::from_function(engine::selectattr)),
         ("rejectattr", Value::from_function(engine::rejectattr)),
         ("last", Value::from_function(engine::last)),
-        ("min", Value::from_function(engine::min)),
-        ("max", Value::from_function(engine::max)),
     ];
     for (name, filter) in shared {
         environment.add_filter(name, move |state: &mut State, args: Rest<ValueOrKwargs>| {
             let args = args.into_values();
             args.iter().try_for_each(weigh)?;
-            filter.call(state, &args)
+            filter.call(state, &args).map_err(|error| named(error, name))
         });
     }
     own(environment, "string", |value, _| python::str(value).map(Value::from));
@@ -48,6 +45,16 @@ pub fn add_filters(environment: &mut Environment) {
     own(environment, "length", |value, _| length(value));
     own(environment, "count", |value, _| length(value));
     own(environment, "capitalize", |value, _| Ok(Value::from(methods::capitalize(&python::str(value)?))));
+    own(environment, "default", default);
+    own(environment, "d", default);
+    own(environment, "sort", sorting::sort);
+    own(environment, "dictsort", sorting::dictsort);
+    own(environment, "unique", sorting::unique);
+    own(environment, "min", sorting::min);
+    own(environment, "max", sorting::max);
+    own(environment, "groupby", sorting::groupby);
+    own(environment, "batch", batch);
+    own(environment, "slice", slice);
     own(environment, "sum", sum);
     own(environment, "int", int);
     own(environment, "float", float);
@@ -78,9 +85,19 @@ fn own(
         pay(value)?;
         let mut args = Args::new(&rest.into_values())?;
         let answer = filter(value, &mut args)?;
-        args.finish()?;
+        args.finish().map_err(|error| named(error, name))?;
         Ok::<Value, Error>(answer)
     });
+}
+
+/// Arguments that a filter does not take are refused with its name.
+fn named(error: Error, filter: &str) -> Error {
+    let about_arguments = matches!(error.kind(), ErrorKind::TooManyArguments | ErrorKind::MissingArgument);
+    if !about_arguments {
+        return error;
+    }
+    let what = error.detail().map_or_else(|| error.kind().to_string(), str::to_string);
+    Error::new(ErrorKind::InvalidOperation, format!("the filter {filter}: {what}"))
 }
 
 fn pay(value: &Value) -> Result<(), Error> {
@@ -108,6 +125,41 @@ fn length(value: &Value) -> Result<Value, Error> {
         || fail(format!("object of type '{}' has no len()", python::type_name(value))),
         |n| Ok(Value::from(n)),
     )
+}
+
+fn batch(value: &Value, args: &mut Args) -> Result<Value, Error> {
+    let count = args.count("linecount")?;
+    let fill = args.next("fill_with")?.filter(|fill| !fill.is_none());
+    let items = sorting::items_of(value)?;
+    let mut rows: Vec<Vec<Value>> = items.chunks(count).map(<[Value]>::to_vec).collect();
+    if let (Some(fill), Some(last)) = (fill, rows.last_mut()) {
+        visit(count - last.len())?;
+        last.resize(count, fill);
+    }
+    Ok(Value::from_iter(rows))
+}
+
+/// The first of the slices have one item more where the items do not divide.
+fn slice(value: &Value, args: &mut Args) -> Result<Value, Error> {
+    let count = args.count("slices")?;
+    let fill = args.next("fill_with")?.filter(|fill| !fill.is_none());
+    let items = sorting::items_of(value)?;
+    visit(count)?;
+    let (each, longer) = (items.len() / count, items.len() % count);
+    let mut rest = items.into_iter();
+    let slices = (0..count).map(|i| {
+        let mut slice: Vec<Value> = rest.by_ref().take(each + (i < longer) as usize).collect();
+        slice.extend(fill.clone().filter(|_| i >= longer));
+        slice
+    });
+    Ok(Value::from_iter(slices))
+}
+
+fn default(value: &Value, args: &mut Args) -> Result<Value, Error> {
+    let otherwise = args.next("default_value")?.unwrap_or_else(|| Value::from(""));
+    let boolean = args.flag("boolean")?;
+    let absent = value.is_undefined() || (boolean && !value.is_true());
+    Ok(if absent { otherwise } else { value.clone() })
 }
 
 fn sum(value: &Value, args: &mut Args) -> Result<Value, Error> {
@@ -304,7 +356,9 @@ pub fn add_tests(environment: &mut Environment) {
     environment.add_test("iterable", |value: &Value| has_items(value));
     environment
         .add_test("number", |value: &Value| matches!(value.kind(), ValueKind::Number | ValueKind::Bool));
-    environment.add_test("callable", |value: &Value| value.kind() == ValueKind::Plain);
+    environment.add_test("callable", |value: &Value| {
+        value.kind() == ValueKind::Plain && value.downcast_object_ref::<Myself>().is_none()
+    });
     environment.add_test("lower", |value: &Value| cased(value, "islower"));
     environment.add_test("upper", |value: &Value| cased(value, "isupper"));
 }

@@ -8,11 +8,13 @@ use std::sync::Once;
 mod dialect;
 mod filters;
 mod format;
+mod macros;
 mod meter;
 mod methods;
 mod pattern;
 mod python;
 mod rows;
+mod sorting;
 mod template;
 mod tokenizer;
 

@@ -67,16 +67,22 @@ impl Args {
             .transpose()
     }
 
+    /// A required number of things, at least one.
+    pub fn count(&mut self, name: &str) -> Result<usize, Error> {
+        let count = self.optional_integer(name)?.and_then(|count| usize::try_from(count).ok());
+        count.filter(|count| *count > 0).map_or_else(|| fail(format!("{name} must be at least 1")), Ok)
+    }
+
     pub fn flag(&mut self, name: &str) -> Result<bool, Error> {
         Ok(self.next(name)?.is_some_and(|value| value.is_true()))
     }
 
     pub fn finish(self) -> Result<(), Error> {
         if self.positional.len() > self.used {
-            return fail(format!(
-                "{} arguments were given, at most {} are taken",
-                self.positional.len(),
-                self.used
+            let (given, most) = (self.positional.len(), self.used);
+            return Err(Error::new(
+                ErrorKind::TooManyArguments,
+                format!("{given} arguments were given, at most {most} are taken"),
             ));
         }
         self.named.assert_all_used()

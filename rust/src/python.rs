@@ -1,8 +1,11 @@
 //! Python's spelling of values: str(), repr() and json.dumps().
 use crate::meter::spend;
 use crate::methods::View;
-use minijinja::value::{Value, ValueKind};
+use crate::sorting::Group;
+use minijinja::value::{Enumerator, Object, ObjectRepr, Value, ValueKind};
 use minijinja::{Error, ErrorKind};
+use std::collections::HashMap;
+use std::sync::Arc;
 
 pub fn fail<T>(message: impl Into<String>) -> Result<T, Error> {
     Err(Error::new(ErrorKind::InvalidOperation, message.into()))
@@ -100,7 +103,7 @@ pub fn repr(value: &Value, out: &mut String, depth: usize) -> Result<(), Error> 
                 out.push_str(view.name);
                 out.push('(');
             }
-            let tuple = value.is_tuple();
+            let tuple = value.is_tuple() || value.downcast_object_ref::<Group>().is_some();
             out.push(if tuple { '(' } else { '[' });
             for (i, item) in value.try_iter()?.enumerate() {
                 separate(i, out);
@@ -149,6 +152,39 @@ fn quote(text: &str, out: &mut String) {
 fn printable(c: char) -> bool {
     (' '..='~').contains(&c)
         || !['a', c].iter().collect::<String>().escape_debug().skip(1).collect::<String>().starts_with("\\u{")
+}
+
+/// A dict in the order in which its keys came; of equal keys the last value counts.
+#[derive(Debug, Default)]
+pub struct Dict {
+    keys: Vec<Value>,
+    values: HashMap<Value, Value>,
+}
+
+impl Dict {
+    pub fn value(items: impl IntoIterator<Item = (Value, Value)>) -> Value {
+        let mut dict = Dict::default();
+        for (key, value) in items {
+            if dict.values.insert(key.clone(), value).is_none() {
+                dict.keys.push(key);
+            }
+        }
+        Value::from_object(dict)
+    }
+}
+
+impl Object for Dict {
+    fn repr(self: &Arc<Self>) -> ObjectRepr {
+        ObjectRepr::Map
+    }
+
+    fn get_value(self: &Arc<Self>, key: &Value) -> Option<Value> {
+        self.values.get(key).cloned()
+    }
+
+    fn enumerate(self: &Arc<Self>) -> Enumerator {
+        Enumerator::Values(self.keys.clone())
+    }
 }
 
 /// Layout of json.dumps.

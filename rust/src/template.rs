@@ -1,6 +1,6 @@
 //! Chat templates: compiled once, rendered with limits.
-use crate::meter::{self, Outcome, spend};
-use crate::python::{self, fail};
+use crate::meter::{self, Outcome, spend, weigh};
+use crate::python::{self, Dict, fail};
 use crate::{
     Answer, FAILED, Failure, LIMIT, QtBytes, RAISED, dialect, filters, give, guard, methods, on_large_stack,
     take, text,
@@ -8,11 +8,12 @@ use crate::{
 use minijinja::machinery::ast::{BinOpKind, CallArg, Expr, Stmt};
 use minijinja::machinery::{self, CodeGenerator, Instructions};
 use minijinja::syntax::SyntaxConfig;
-use minijinja::value::{Serde, Value};
+use minijinja::value::{Kwargs, Object, ObjectRepr, Rest, Serde, Value, ValueKind, ValueOrKwargs, from_args};
 use minijinja::{AutoEscape, Environment, Error, ErrorKind, UndefinedBehavior};
 use std::cell::Cell;
 use std::collections::BTreeMap;
 use std::ffi::c_char;
+use std::sync::Arc;
 
 #[repr(C)]
 #[derive(Clone, Copy)]
@@ -175,8 +176,52 @@ fn environment(limits: &QtTemplateLimits) -> Environment<'static> {
     environment.add_function("raise_exception", |message: &Value| -> Result<Value, Error> {
         Err(meter::raise(python::str(message)?))
     });
+    environment.add_function("dict", dict);
+    environment.add_global("self", Value::from_object(Myself));
     environment.add_function("strftime_now", |format: &str| strftime(format, &NOW.get()));
     environment
+}
+
+/// dict(mapping or pairs, **more)
+fn dict(args: Rest<ValueOrKwargs>) -> Result<Value, Error> {
+    let args = args.into_values();
+    let (of, more): (&[Value], Kwargs) = from_args(&args)?;
+    let mut items: Vec<(Value, Value)> = Vec::new();
+    if of.len() > 1 {
+        return fail(format!("dict expected at most 1 argument, got {}", of.len()));
+    }
+    if let Some(of) = of.first() {
+        weigh(of)?;
+        if of.is_undefined() {
+            return fail("dict: an undefined value is no mapping");
+        }
+        let is_map = of.kind() == ValueKind::Map;
+        for item in of.try_iter()? {
+            if is_map {
+                items.push((item.clone(), of.get_item(&item)?));
+                continue;
+            }
+            let pair: Vec<Value> = item.try_iter()?.collect();
+            let [key, value] = pair.try_into().or_else(|pair: Vec<Value>| {
+                fail(format!("dict: a pair is wanted, an item of {} was given", pair.len()))
+            })?;
+            items.push((key, value));
+        }
+    }
+    for name in more.args() {
+        items.push((Value::from(name), more.peek(name)?));
+    }
+    Ok(Dict::value(items))
+}
+
+/// The variable `self`: it is defined, and `self.block()`, which the compiler knows, is all it is for.
+#[derive(Debug)]
+pub struct Myself;
+
+impl Object for Myself {
+    fn repr(self: &Arc<Self>) -> ObjectRepr {
+        ObjectRepr::Plain
+    }
 }
 
 /// The engine's parser recurses; it bounds itself, and this makes the bound the caller's. Brackets and
