@@ -13,19 +13,52 @@
 #include <memory>
 #include <utility>
 
+#include "base/bus_error.h"
 #include "base/error.h"
 
 namespace quern {
 namespace fs = std::filesystem;
 namespace {
 
-Descriptor open_file(const fs::path& file, int flags) {
-  Descriptor opened(::open(file.c_str(), flags | O_CLOEXEC, 0644));
-  if (!opened.open())
-    fail(errno == ENOSPC ? Exit::disk : Exit::invalid_input, "{}: cannot open: {}", file.string(),
-         std::strerror(errno));
+Descriptor open_input(const fs::path& file, int flags = 0) {
+  Descriptor opened(::open(file.c_str(), flags | O_RDONLY | O_CLOEXEC));
+  if (!opened.open()) fail("{}: cannot open: {}", file.string(), std::strerror(errno));
   return opened;
 }
+
+// A file that goes away with the object unless it was renamed.
+class Part {
+ public:
+  explicit Part(fs::path path) : path_(std::move(path)) {
+    file_ = Descriptor(
+        ::open(path_.c_str(), O_WRONLY | O_CREAT | O_TRUNC | O_NOFOLLOW | O_CLOEXEC, 0644));
+    if (!file_.open()) fail_on_disk(errno, "create", path_.string());
+  }
+  ~Part() {
+    if (!renamed_) ::unlink(path_.c_str());
+  }
+  Part(const Part&) = delete;
+  Part& operator=(const Part&) = delete;
+
+  void write(std::string_view text) {
+    while (!text.empty()) {
+      const ssize_t put = ::write(file_.get(), text.data(), text.size());
+      if (put < 0 && errno == EINTR) continue;
+      if (put < 0) fail_on_disk(errno, "write", path_.string());
+      text.remove_prefix(static_cast<size_t>(put));
+    }
+    if (::fsync(file_.get()) != 0) fail_on_disk(errno, "sync", path_.string());
+  }
+  void become(const fs::path& file) {
+    if (::rename(path_.c_str(), file.c_str()) != 0) fail_on_disk(errno, "write", file.string());
+    renamed_ = true;
+  }
+
+ private:
+  fs::path path_;
+  Descriptor file_;
+  bool renamed_ = false;
+};
 
 size_t size_of(int fd, const fs::path& file) {
   struct stat status{};
@@ -68,7 +101,7 @@ Descriptor& Descriptor::operator=(Descriptor&& other) noexcept {
 }
 
 std::string read_file(const fs::path& file, size_t limit) {
-  const Descriptor fd = open_file(file, O_RDONLY);
+  const Descriptor fd = open_input(file);
   size_t size = size_of(fd.get(), file);
   if (size > limit)
     fail("{}: {} bytes, more than the {} that are accepted", file.string(), size, limit);
@@ -85,32 +118,23 @@ std::string read_file(const fs::path& file, size_t limit) {
 }
 
 void write_file(const fs::path& file, std::string_view text) {
-  fs::path temporary = file;
-  temporary += ".part";
-  {
-    const Descriptor fd = open_file(temporary, O_WRONLY | O_CREAT | O_TRUNC | O_NOFOLLOW);
-    size_t done = 0;
-    while (done < text.size()) {
-      ssize_t put = ::write(fd.get(), text.data() + done, text.size() - done);
-      if (put < 0 && errno == EINTR) continue;
-      if (put < 0) fail(Exit::disk, "{}: cannot write: {}", file.string(), std::strerror(errno));
-      done += static_cast<size_t>(put);
-    }
-    if (::fsync(fd.get()) != 0)
-      fail(Exit::disk, "{}: cannot sync: {}", file.string(), std::strerror(errno));
-  }
-  std::error_code error;
-  fs::rename(temporary, file, error);
-  if (error) fail(Exit::disk, "{}: cannot rename into place: {}", file.string(), error.message());
+  Part part(file.string() + ".part");
+  part.write(text);
+  part.become(file);
 }
 
 void sync_folder(const fs::path& folder) {
-  const Descriptor fd = open_file(folder, O_RDONLY | O_DIRECTORY);
-  if (::fsync(fd.get()) != 0)
-    fail(Exit::disk, "{}: cannot sync: {}", folder.string(), std::strerror(errno));
+  const Descriptor fd(::open(folder.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC));
+  if (!fd.open() || ::fsync(fd.get()) != 0) fail_on_disk(errno, "sync", folder.string());
 }
 
-MappedFile::MappedFile(const fs::path& file) : MappedFile(open_file(file, O_RDONLY).get(), file) {}
+void fail_on_disk(int error, const std::string& doing, const std::string& name) {
+  const bool full = error == ENOSPC || error == EDQUOT || error == EFBIG;
+  fail(Exit::disk, "{}: cannot {}: {}{}", name, doing, std::strerror(error),
+       full ? "; make room, or choose an output folder on another disk" : "");
+}
+
+MappedFile::MappedFile(const fs::path& file) : MappedFile(open_input(file).get(), file) {}
 
 MappedFile::MappedFile(int descriptor, const fs::path& file) : size_(size_of(descriptor, file)) {
   if (size_ == 0) return;
@@ -118,10 +142,13 @@ MappedFile::MappedFile(int descriptor, const fs::path& file) : size_(size_of(des
   if (address == MAP_FAILED)
     fail(Exit::memory, "{}: cannot map {} bytes: {}", file.string(), size_, std::strerror(errno));
   data_ = static_cast<const std::byte*>(address);
+  watched_ = watch_mapping(data_, size_, file.string());
 }
 
 MappedFile::~MappedFile() {
-  if (data_) ::munmap(const_cast<std::byte*>(data_), size_);
+  if (!data_) return;
+  forget_mapping(watched_);
+  ::munmap(const_cast<std::byte*>(data_), size_);
 }
 
 void MappedFile::release(size_t offset, size_t size) const {
@@ -137,7 +164,7 @@ std::string sha256(std::string_view bytes) {
 }
 
 std::string sha256_of_file(const fs::path& file) {
-  const Descriptor fd = open_file(file, O_RDONLY);
+  const Descriptor fd = open_input(file);
   Sha256 hash;
   std::string buffer(1u << 20, '\0');
   for (;;) {

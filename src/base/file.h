@@ -27,14 +27,18 @@ class Descriptor {
 // Fails when the file is missing or longer than `limit` bytes.
 std::string read_file(const std::filesystem::path& file, size_t limit = 256u << 20);
 
-// Writes to a temporary name beside it, syncs, renames. Fails with Exit::disk when there is no
-// room.
+// Writes to a temporary name beside it, syncs, renames. Fails with Exit::disk, and leaves nothing
+// behind, when it cannot be written.
 void write_file(const std::filesystem::path& file, std::string_view text);
 
 // Makes a rename or a new file in `folder` durable.
 void sync_folder(const std::filesystem::path& folder);
 
-// A file mapped read-only for as long as the object lives.
+// Fails with Exit::disk and what `error` (an errno) means for somebody who writes `name`.
+[[noreturn]] void fail_on_disk(int error, const std::string& doing, const std::string& name);
+
+// A file mapped read-only for as long as the object lives. The program ends with a message and
+// Exit::invalid_input when bytes are read that are gone, because somebody made the file shorter.
 class MappedFile {
  public:
   explicit MappedFile(const std::filesystem::path& file);
@@ -53,6 +57,7 @@ class MappedFile {
  private:
   const std::byte* data_ = nullptr;
   size_t size_ = 0;
+  int watched_ = -1;  // see bus_error.h
 };
 
 // Hexadecimal SHA-256.

@@ -20,7 +20,8 @@ class Pool {
   ~Pool() { stop(); }
 
   void resize(int threads) {
-    QUERN_CHECK(threads >= 1);
+    QUERN_CHECK(threads >= 1 && !inside_body);
+    std::lock_guard between_jobs(job_mutex_);
     stop();
     wanted_ = threads;
   }
@@ -118,7 +119,7 @@ class Pool {
     inside_body = false;
   }
 
-  int wanted_ = std::max(1u, std::thread::hardware_concurrency());
+  std::atomic<int> wanted_ = static_cast<int>(std::max(1u, std::thread::hardware_concurrency()));
   std::mutex job_mutex_, mutex_;
   std::condition_variable wake_, done_;
   std::vector<std::thread> workers_;

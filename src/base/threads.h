@@ -8,14 +8,15 @@
 
 namespace quern {
 
-// Threads used by parallel_for, the caller included. Set once at start, before the first
-// parallel_for; default: all cores.
+// Threads used by parallel_for, the caller included; default: all cores. Waits for a parallel_for
+// that is running, and is not called from inside a body.
 void set_threads(int threads);
 int threads();
 
 // Runs body(0) ... body(items - 1), each exactly once, in any order, on any thread; returns when
-// all are done. The first exception is thrown again in the caller. A call from inside a body runs
-// its items one after another.
+// all are done. The first exception is thrown again in the caller, once the items that had begun
+// are done. A call from inside a body runs its items one after another; calls of several threads
+// take turns.
 void parallel_for(int64_t items, const std::function<void(int64_t item)>& body);
 
 // Cuts [0, total) into pieces of `piece` and runs body(begin, end) for each.

@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "base/error.h"
+#include "base/file.h"
 
 namespace quern::checkpoint {
 namespace {
@@ -28,12 +29,6 @@ void read_piece(const ByteRange& from, size_t offset, std::span<std::byte> piece
 }
 
 }  // namespace
-
-void fail_on_disk(int error, const std::string& doing, const std::string& name) {
-  const bool full = error == ENOSPC || error == EDQUOT || error == EFBIG;
-  fail(Exit::disk, "{}: cannot {}: {}{}", name, doing, std::strerror(error),
-       full ? "; make room, or choose an output folder on another disk" : "");
-}
 
 void write_range(const ByteRange& to, std::span<const std::byte> bytes) {
   size_t done = 0;

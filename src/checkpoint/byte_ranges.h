@@ -20,7 +20,4 @@ void write_range(const ByteRange& to, std::span<const std::byte> bytes);
 void copy_range(const ByteRange& from, const ByteRange& to, size_t bytes);
 bool equal_ranges(const ByteRange& a, const ByteRange& b, size_t bytes);
 
-// Fails with Exit::disk and what `error` (an errno) means for somebody who writes `name`.
-[[noreturn]] void fail_on_disk(int error, const std::string& doing, const std::string& name);
-
 }  // namespace quern::checkpoint

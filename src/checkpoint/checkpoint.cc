@@ -14,13 +14,16 @@ namespace {
 constexpr const char* kSingle = "model.safetensors";
 constexpr const char* kIndex = "model.safetensors.index.json";
 
-// A file of the folder, parsed; opened through the folder so that no link leads out.
-JsonValue read_json_in(const Folder& folder, const char* name) {
-  Descriptor file = folder.open(name);
-  MappedFile text(file.get(), folder.path() / name);
-  std::span<const std::byte> bytes = text.bytes();
-  return parse_json({reinterpret_cast<const char*>(bytes.data()), bytes.size()},
-                    (folder.path() / name).string());
+// A file of the folder, opened through the folder so that no link leads out.
+std::string read_in(const Folder& folder, const fs::path& name) {
+  const Descriptor file = folder.open(name);
+  const MappedFile mapped(file.get(), folder.path() / name);
+  const std::span<const std::byte> bytes = mapped.bytes();
+  return {reinterpret_cast<const char*>(bytes.data()), bytes.size()};
+}
+
+JsonValue read_json_in(const Folder& folder, const fs::path& name) {
+  return parse_json(read_in(folder, name), (folder.path() / name).string());
 }
 
 // Letters that two names share at their beginning and at their end: tensor names differ in a layer
@@ -123,6 +126,10 @@ void Checkpoint::add(const SafetensorsFile& shard) {
     total_bytes_ += tensor.bytes();
   }
 }
+
+JsonValue Checkpoint::json(const fs::path& file) const { return read_json_in(folder_, file); }
+
+std::string Checkpoint::text(const fs::path& file) const { return read_in(folder_, file); }
 
 bool Checkpoint::has(std::string_view name) const { return places_.contains(name); }
 

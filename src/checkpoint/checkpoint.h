@@ -49,6 +49,10 @@ class Checkpoint {
 
   // Every file of the folder, as sorted relative paths; see Folder::files.
   std::vector<std::filesystem::path> files() const { return folder_.files(); }
+  bool has_file(const std::filesystem::path& file) const { return folder_.has(file); }
+  // The text of one of them, parsed, read without following a link out of the folder.
+  JsonValue json(const std::filesystem::path& file) const;
+  std::string text(const std::filesystem::path& file) const;
   // One of them, opened without following a link out of the folder.
   Descriptor open(const std::filesystem::path& file) const { return folder_.open(file); }
   // The shards that hold the tensors, and the one that holds `name`, relative to the folder.

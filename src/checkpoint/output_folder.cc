@@ -9,8 +9,10 @@
 
 #include <algorithm>
 #include <cerrno>
+#include <chrono>
 #include <cstring>
 #include <string>
+#include <thread>
 #include <vector>
 
 #include "base/error.h"
@@ -60,6 +62,22 @@ void check_room(const fs::path& folder, size_t needed) {
         folder.string(), static_cast<double>(needed) / 1e9, static_cast<double>(free) / 1e9);
 }
 
+// Who looks for leftovers and makes a folder of its own does so alone: between mkdir and its lock a
+// folder looks like a leftover. The lock lies on the folder around it and ends with the answer. A
+// program that holds it for longer is none of ours, and then nobody waits.
+Descriptor wait_for_turn(const fs::path& parent) {
+  Descriptor turn(::open(parent.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC));
+  if (!turn.open()) fail_on_disk(errno, "open", parent.string());
+  for (int tries = 0; tries < 100 && ::flock(turn.get(), LOCK_EX | LOCK_NB) != 0; ++tries)
+    std::this_thread::sleep_for(std::chrono::milliseconds(20));
+  return turn;
+}
+
+[[noreturn]] void fail_for_another(const fs::path& out) {
+  fail(Exit::usage, "{}: another process is writing this output; wait for it, or choose another -o",
+       out.string());
+}
+
 // renameat2 with flags, or -1 with errno; plain rename where the filesystem knows no flags.
 int rename_with(const fs::path& from, const fs::path& to, unsigned flags) {
   int result = ::renameat2(AT_FDCWD, from.c_str(), AT_FDCWD, to.c_str(), flags);
@@ -88,13 +106,22 @@ OutputFolder::OutputFolder(const fs::path& out, const OutputOptions& options)
            out_.string());
     check_replaceable(out_);
   }
+  const Descriptor turn = wait_for_turn(parent);
   take_leftovers(options.resume);
   if (resumed_) return;  // its space is reserved already
   check_room(parent, options.needed_bytes);
+  make_part();
+}
+
+// Without a turn, where directories cannot be locked, another run may have been quicker.
+void OutputFolder::make_part() {
   part_ = with_ending(out_, kPart + std::to_string(::getpid()));
-  if (::mkdir(part_.c_str(), 0755) != 0) fail_on_disk(errno, "create", part_.string());
+  if (::mkdir(part_.c_str(), 0755) != 0) {
+    if (errno == EEXIST) fail_for_another(out_);
+    fail_on_disk(errno, "create", part_.string());
+  }
+  if (lock(part_) == Lock::held_by_another) fail_for_another(out_);
   owned_ = true;
-  QUERN_CHECK(lock(part_));
 }
 
 OutputFolder::~OutputFolder() {
@@ -105,16 +132,22 @@ OutputFolder::~OutputFolder() {
 void OutputFolder::take_leftovers(bool resume) {
   const std::string prefix = out_.filename().string() + kPart;
   std::vector<fs::path> leftovers;
-  for (const auto& entry : fs::directory_iterator(out_.parent_path()))
+  std::error_code error;
+  const fs::directory_iterator entries(out_.parent_path(), error);
+  if (error) fail_on_disk(error.value(), "list", out_.parent_path().string());
+  for (const auto& entry : entries)
     if (entry.path().filename().string().starts_with(prefix) &&
         fs::is_directory(entry.symlink_status()))
       leftovers.push_back(entry.path());
   std::sort(leftovers.begin(), leftovers.end());
   for (const fs::path& leftover : leftovers) {
-    if (!lock(leftover))
+    const Lock found = lock(leftover);
+    if (found == Lock::held_by_another) fail_for_another(out_);
+    if (found == Lock::not_possible)
       fail(Exit::usage,
-           "{}: another process is writing this output; wait for it, or choose another -o",
-           out_.string());
+           "{}: another process may be writing this output, which cannot be seen on this "
+           "filesystem; remove that folder if there is none",
+           leftover.string());
     if (resume && !resumed_) {
       part_ = leftover;
       resumed_ = owned_ = true;
@@ -123,12 +156,14 @@ void OutputFolder::take_leftovers(bool resume) {
     log_warning("{}: left by a run that did not end; removed", leftover.string());
     fs::remove_all(leftover);
   }
-  if (resumed_) QUERN_CHECK(lock(part_));
+  if (resumed_ && lock(part_) != Lock::taken) fail_for_another(out_);
 }
 
-bool OutputFolder::lock(const fs::path& folder) {
+OutputFolder::Lock OutputFolder::lock(const fs::path& folder) {
   lock_ = Descriptor(::open(folder.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC | O_NOFOLLOW));
-  return lock_.open() && ::flock(lock_.get(), LOCK_EX | LOCK_NB) == 0;
+  if (!lock_.open()) return errno == ENOENT ? Lock::held_by_another : Lock::not_possible;
+  if (::flock(lock_.get(), LOCK_EX | LOCK_NB) == 0) return Lock::taken;
+  return errno == EWOULDBLOCK ? Lock::held_by_another : Lock::not_possible;
 }
 
 void OutputFolder::publish() { become(out_, force_); }

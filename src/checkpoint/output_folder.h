@@ -38,8 +38,11 @@ class OutputFolder {
   void keep();
 
  private:
+  enum class Lock { taken, held_by_another, not_possible };
+
   void take_leftovers(bool resume);
-  bool lock(const std::filesystem::path& folder);
+  void make_part();
+  Lock lock(const std::filesystem::path& folder);
   void become(const std::filesystem::path& target, bool replace);
 
   std::filesystem::path out_, part_;

@@ -64,7 +64,8 @@ void write_configuration(const std::shared_ptr<const nn::Source>& source, const 
       options.format, plan.modules, details_of(source, model, plan, recipe, calibration));
   const std::filesystem::path file = source->files.folder() / "config.json";
   write_file(options.output / "config.json",
-             checkpoint::with_key(read_file(file), "quantization_config", config, file.string()));
+             checkpoint::with_key(source->files.text("config.json"), "quantization_config", config,
+                                  file.string()));
   if (options.format != quant::Format::compressed_tensors)
     write_file(options.output / "quantization_config.json", to_text(config));
 }

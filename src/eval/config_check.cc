@@ -21,12 +21,12 @@ std::optional<quant::Scheme> scheme_of(const nn::Source& artifact, const std::st
 
 // auto-round writes its settings twice; readers differ in which they read.
 void check_copies(const checkpoint::Checkpoint& files, VerifyReport& report) {
-  const auto second = files.folder() / "quantization_config.json";
-  if (!files.config().has("quantization_config") || !std::filesystem::exists(second)) return;
+  const char* second = "quantization_config.json";
+  if (!files.config().has("quantization_config") || !files.has_file(second)) return;
   // Keys may stand in another order.
-  const nlohmann::json a = read_json(second), b = files.config().at("quantization_config").value();
+  const nlohmann::json a = files.json(second), b = files.config().at("quantization_config").value();
   if (a != b) {
-    found(report, "quantization_config.json",
+    found(report, second,
           "differs from quantization_config in config.json; readers use one or the other");
   }
 }

@@ -30,7 +30,7 @@ class PartFile {
       : file_(std::move(file)),
         part_(file_.string() + ".part"),
         open_(::open(part_.c_str(), O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0666)) {
-    if (!open_.open()) checkpoint::fail_on_disk(errno, "create", part_.string());
+    if (!open_.open()) fail_on_disk(errno, "create", part_.string());
   }
   ~PartFile() {
     std::error_code ignored;
@@ -45,7 +45,7 @@ class PartFile {
   }
 
   void finish() {
-    if (::fsync(open_.get()) != 0) checkpoint::fail_on_disk(errno, "write", part_.string());
+    if (::fsync(open_.get()) != 0) fail_on_disk(errno, "write", part_.string());
     fs::rename(part_, file_);
     finished_ = true;
     sync_folder(file_.has_parent_path() ? file_.parent_path() : fs::path("."));

@@ -34,10 +34,10 @@ std::optional<quant::QuantizationConfig> read_quantization(const checkpoint::Che
   if (files.config().has("quantization_config")) {
     return quant::QuantizationConfig(files.config().at("quantization_config"), compile);
   }
-  const std::filesystem::path own = files.folder() / "quantization_config.json";
-  if (!std::filesystem::exists(own)) return std::nullopt;
-  const JsonValue value = read_json(own);
-  return quant::QuantizationConfig(Json(value, own.string()), compile);
+  const char* own = "quantization_config.json";
+  if (!files.has_file(own)) return std::nullopt;
+  const JsonValue value = files.json(own);
+  return quant::QuantizationConfig(Json(value, (files.folder() / own).string()), compile);
 }
 
 // Sizes come from config.json, so a tensor of another shape contradicts it.

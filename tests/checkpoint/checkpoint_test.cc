@@ -187,6 +187,24 @@ TEST(Checkpoint, ALinkCannotLeadOutOfTheFolder) {
   EXPECT_NE(pipe.refusal().find("not a regular file"), std::string::npos);
 }
 
+TEST(Checkpoint, JsonFilesOfTheFolderFollowNoLinkOutOfIt) {
+  Scratch outside;
+  outside.write("secret.json", R"({"key": 1})");
+  Sharded sharded;
+  sharded.scratch.write("inside.json", R"({"key": 2})");
+  fs::create_symlink(outside / "secret.json", sharded.scratch / "linked.json");
+  EXPECT_EQ(sharded.refusal(), "");  // writes the index
+  const Checkpoint model(sharded.scratch.path());
+  EXPECT_TRUE(model.has_file("inside.json"));
+  EXPECT_FALSE(model.has_file("none.json"));
+  EXPECT_EQ(model.json("inside.json")["key"], 2);
+  EXPECT_EQ(model.text("inside.json"), R"({"key": 2})");
+  for (const auto& read : std::initializer_list<std::function<void()>>{
+           [&] { model.json("linked.json"); }, [&] { model.text("linked.json"); }})
+    EXPECT_NE(error_of(read).find("linked.json: leads out of the model's folder"),
+              std::string::npos);
+}
+
 // models--ORG--NAME/{blobs/HASH, snapshots/REVISION/file -> ../../blobs/HASH}
 TEST(Checkpoint, ReadsASnapshotOfTheDownloadCache) {
   Scratch cache;
