@@ -7,6 +7,7 @@
 
 #include "base/error.h"
 #include "base/file.h"
+#include "base/json_objects.h"
 
 namespace quern {
 namespace {
@@ -56,10 +57,8 @@ class Builder : public nlohmann::json_sax<JsonValue> {
       parent.push_back(std::forward<T>(value));
       return &parent.back();
     }
-    // ordered_json searches linearly on operator[]; the key is known to be new, so it is appended.
-    auto& object = parent.get_ref<JsonValue::object_t&>();
-    object.Container::emplace_back(std::move(key_), std::forward<T>(value));
-    return &object.back().second;
+    append(parent, std::move(key_), std::forward<T>(value));
+    return &parent.get_ref<JsonValue::object_t&>().back().second;
   }
 
   template <class T>
@@ -95,6 +94,12 @@ std::string type_name(const JsonValue& value) { return value.type_name(); }
 
 [[noreturn]] void wrong_type(const Json& json, const char* wanted) {
   fail("{} must be {}, found {}", json.path(), wanted, type_name(json.value()));
+}
+
+// The path of a key: "config.json: text_config.heads".
+std::string below(const std::string& path, std::string_view key) {
+  const bool first = path.ends_with(':') || path.find(": ") == std::string::npos;
+  return fmt::format("{}{}{}", path, first ? ": " : ".", key);
 }
 
 template <class T>
@@ -193,6 +198,10 @@ std::string to_text(const JsonValue& value) {
   return value.dump(2, ' ', /*ensure_ascii=*/false) + "\n";
 }
 
+void append(JsonValue& object, std::string key, JsonValue value) {
+  object.get_ref<JsonValue::object_t&>().Container::emplace_back(std::move(key), std::move(value));
+}
+
 bool Json::has(std::string_view key) const {
   if (!value_->is_object()) return false;
   auto found = value_->find(key);
@@ -202,9 +211,7 @@ bool Json::has(std::string_view key) const {
 Json Json::at(std::string_view key) const {
   if (!value_->is_object()) wrong_type(*this, "an object");
   auto found = value_->find(key);
-  std::string path = path_ +
-                     (path_.ends_with(':') || path_.find(": ") == std::string::npos ? ": " : ".") +
-                     std::string(key);
+  std::string path = below(path_, key);
   if (found == value_->end()) fail("{} is missing", path);
   return Json(*found, std::move(path));
 }
@@ -222,6 +229,14 @@ std::vector<std::string> Json::keys() const {
   std::vector<std::string> names;
   for (auto it = value_->begin(); it != value_->end(); ++it) names.push_back(it.key());
   return names;
+}
+
+std::vector<std::pair<std::string, Json>> entries(const Json& object) {
+  if (!object.is_object()) wrong_type(object, "an object");
+  std::vector<std::pair<std::string, Json>> list;
+  for (auto it = object.value().begin(); it != object.value().end(); ++it)
+    list.emplace_back(it.key(), Json(it.value(), below(object.path(), it.key())));
+  return list;
 }
 
 bool Json::is_object() const { return value_->is_object(); }

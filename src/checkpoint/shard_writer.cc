@@ -7,6 +7,7 @@
 #include "base/error.h"
 #include "base/file.h"
 #include "base/json.h"
+#include "base/json_objects.h"
 #include "base/threads.h"
 #include "checkpoint/dtype.h"
 
@@ -206,10 +207,8 @@ void ShardWriter::write_index() const {
   std::map<std::string, std::string> files;
   for (const auto& [name, place] : places_)
     files.emplace(name, place.shard->path().filename().string());
-  // Appended through the container: operator[] of an ordered object searches from its start.
   JsonValue map = JsonValue::object();
-  for (const auto& [name, file] : files)
-    map.get_ref<JsonValue::object_t&>().Container::emplace_back(name, file);
+  for (const auto& [name, file] : files) append(map, name, file);
   JsonValue index;
   index["metadata"]["total_size"] = total_bytes_;
   index["weight_map"] = std::move(map);

@@ -146,12 +146,19 @@ Plan make_plan(const nn::Source& source, const std::vector<nn::LinearSite>& site
   plan.warnings = std::move(resolution.warnings);
   for (size_t i = 0; i < sites.size(); ++i) {
     Verdict& verdict = plan.verdicts[i];
+    if (verdict.scheme && nn::is_tied(sites[i])) {
+      fail(
+          Exit::infeasible,
+          "recipe: {} would be quantized ({}), but it is tied to the embedding {}, which is looked "
+          "up row by row; leave it out of the targets",
+          verdict.name, verdict.reason, sites[i].source);
+    }
     if (verdict.scheme) {
       verdict.scheme->scale_dtype =
           quant::scale_dtype(format, sites[i].weight.dense()->matrix(0).scalar_type());
     }
     plan.place_[verdict.name] = i;
-    plan.modules.push_back({verdict.name, verdict.scheme});
+    plan.modules.push_back({verdict.name, verdict.scheme, sites[i].fused});
   }
   plan.tensors = plan_tensors(source, sites, plan, format, dropped);
   plan.source_bytes = source.files.total_bytes();

@@ -1,5 +1,5 @@
+#include <map>
 #include <nlohmann/json.hpp>
-#include <set>
 
 #include "base/error.h"
 #include "base/json.h"
@@ -16,6 +16,15 @@ std::optional<quant::Scheme> scheme_of(const nn::Source& artifact, const std::st
   } catch (const Error& error) {
     found(report, module, "{}", error.what());
     return std::nullopt;
+  }
+}
+
+void check_unit(const nn::Source& artifact, const std::string& unit,
+                const std::vector<std::string>& parts, VerifyReport& report) {
+  try {
+    artifact.quantization->check_unit(unit, parts);
+  } catch (const Error& error) {
+    found(report, unit, "{}", error.what());
   }
 }
 
@@ -42,7 +51,7 @@ void check_config(const Pair& pair, VerifyReport& report) {
   }
   check_copies(artifact.files, report);
   int64_t packed_modules = 0;
-  std::set<std::string> fused;
+  std::map<std::string, std::vector<std::string>> units;
   for (const Module& module : pair.modules) {
     const bool packed = is_packed(artifact.files, module.name);
     const auto scheme = scheme_of(artifact, module.name, report);
@@ -56,9 +65,9 @@ void check_config(const Pair& pair, VerifyReport& report) {
             "modules to ignore",
             scheme->text());
     }
-    if (!module.fused.empty() && fused.insert(module.fused).second)
-      scheme_of(artifact, module.fused, report);
+    if (!module.fused.empty()) units[module.fused].push_back(module.name);
   }
+  for (const auto& [unit, parts] : units) check_unit(artifact, unit, parts, report);
   if (packed_modules == 0) found(report, "", "nothing is quantized");
 }
 

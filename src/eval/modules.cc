@@ -31,8 +31,7 @@ std::vector<Module> modules_of(const std::shared_ptr<const nn::Source>& source) 
   std::vector<Module> modules;
   std::set<std::string> seen;
   for (const nn::LinearSite& site : sites_of(source)) {
-    // A head that is tied to the embedding is no matrix of its own.
-    if (nn::is_embedding_table(site.name)) continue;
+    if (nn::is_tied(site)) continue;  // no matrix of its own
     const auto dense = site.weight.dense();
     if (!dense) {
       fail("{}: {} is packed already; the source must be the unquantized checkpoint",

@@ -94,6 +94,7 @@ class TensorCheck {
       for (std::string_view part : kPackedParts) {
         expected_.insert(fmt::format("{}.{}", module->name, part));
       }
+      if (nn::has_zero_bias(artifact_, module->name)) expected_.insert(module->name + ".bias");
     }
     return count;
   }

@@ -38,7 +38,7 @@ class NormHead : public Head {
 inline Linear lm_head(const Weights& root, const Weights& text, bool tied, int64_t vocabulary,
                       int64_t hidden, const std::string& embedding = "embed_tokens") {
   return tied && !root.has_linear("lm_head")
-             ? text.linear(embedding, vocabulary, hidden, Role::lm_head)
+             ? root.tied_head("lm_head", text.path(embedding), vocabulary, hidden)
              : root.linear("lm_head", vocabulary, hidden, Role::lm_head);
 }
 

@@ -60,6 +60,15 @@ bool is_embedding_table(const std::string& module) {
          last.find("proj") == std::string_view::npos;
 }
 
+bool is_tied(const LinearSite& site) {
+  return is_embedding_table(site.source.substr(0, site.source.rfind('.')));
+}
+
+bool has_zero_bias(const checkpoint::Checkpoint& files, const std::string& module) {
+  const std::string bias = module + ".bias";
+  return files.has(bias) && files.tensor(bias).eq(0).all().item<bool>();
+}
+
 Source::Source(const std::filesystem::path& folder)
     : files(folder), quantization(read_quantization(files)) {}
 
@@ -172,6 +181,9 @@ void Weights::take_packed(const std::string& module, const Whole& whole) const {
   for (const auto& planned :
        quant::planned(module, whole.rows.size(), whole.columns.size(), *scheme, config.format()))
     taken_->insert(planned.name);
+  // Tensors that from_disk() has compared with what they must hold.
+  for (const std::string& name : quant::implied(module, config.format())) taken_->insert(name);
+  if (has_zero_bias(source_->files, module)) taken_->insert(module + ".bias");
 }
 
 quant::QuantWeight Weights::read_packed(const std::string& module, const Whole& whole) const {
@@ -255,6 +267,14 @@ Linear Weights::linear(const std::string& name, const Axis& rows, const Axis& co
   Weight weight = load(module, {rows, columns, split});
   list({module, weight, 0, tensor_of(module), module, "", role});
   return Linear(std::move(weight), bias_of(name, rows, bias, split));
+}
+
+Linear Weights::tied_head(const std::string& name, const std::string& embedding, int64_t rows,
+                          int64_t columns) const {
+  const std::string module = prefix_ + name;
+  Weight weight = load(embedding, {rows, columns, Split::none});
+  list({module, weight, 0, tensor_of(embedding), module, "", Role::lm_head});
+  return Linear(std::move(weight));
 }
 
 Linear Weights::linear_rows(const std::string& name, int64_t rows, int64_t columns, int64_t first,

@@ -23,6 +23,9 @@ namespace quern::nn {
 // kv_cache_scheme): who makes the caches reads it, no module does.
 bool is_cache_scale(const std::string& tensor);
 
+// Whether a packed module has a bias of zeros, as GPTQ's tools write for linears without one.
+bool has_zero_bias(const checkpoint::Checkpoint& files, const std::string& module);
+
 enum class Bias { none, present };
 
 // One of several linears that read one input.
@@ -33,6 +36,10 @@ struct Part {
 
 // Whether a module is a table of rows that are looked up, by the last part of its name.
 bool is_embedding_table(const std::string& module);
+
+struct LinearSite;
+// Whether the matrix is that of an embedding, which is looked up and so never quantized.
+bool is_tied(const LinearSite& site);
 
 // One matrix of the model under its checkpoint name, as compress and verify see it.
 struct LinearSite {
@@ -100,6 +107,10 @@ class Weights {
   Linear closing(const std::string& name, int64_t rows, const Axis& columns) const {
     return linear(name, rows, columns, Role::ordinary, Bias::none, Split::columns);
   }
+  // The head of a model whose head is tied to the embedding at the full name `embedding`: listed
+  // under its own name, by which readers know it, with the embedding's tensor as its source.
+  Linear tied_head(const std::string& name, const std::string& embedding, int64_t rows,
+                   int64_t columns) const;
   // Rows [first, first + count) of a linear that is listed elsewhere, whole.
   Linear linear_rows(const std::string& name, int64_t rows, int64_t columns, int64_t first,
                      int64_t count) const;

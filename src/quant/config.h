@@ -19,17 +19,11 @@ namespace quern::quant {
 struct ModuleScheme {
   std::string module;
   std::optional<Scheme> scheme;
+  std::string fused = {};  // the module that vLLM makes of it and its siblings; "" if none
 };
 
-// Linears that vLLM loads as one; their parts must agree.
-struct FusedUnit {
-  std::string name;
-  std::vector<std::string> parts;
-};
-const std::vector<FusedUnit>& fused_units();
-
-// The module names of the parts when the last component of `module` is a fused unit's name; else
-// empty.
+// The module names of the parts that vLLM looks up when the last component of `module` is the name
+// of a unit that it loads as one; else empty. A model may lack some of them.
 std::vector<std::string> fused_parts(std::string_view module);
 
 // What was done, as far as quantization_config has a place for it.
@@ -46,7 +40,8 @@ struct ConfigDetails {
   bool fp8_kv_cache = false;
 };
 
-// `linears` are all linears of the checkpoint, in its order, quantized or not.
+// `linears` are all linears of the checkpoint, in its order, quantized or not. A part of a fused
+// unit that the model lacks is written as the others are, because vLLM asks for every part.
 //   compressed_tensors  the commonest scheme has the target "Linear", others list their modules;
 //                       `ignore` names every linear that was kept, a draft by "re:^mtp.*".
 //   auto_round          extra_config names every linear that differs, and vLLM's fused names.
@@ -69,11 +64,14 @@ class QuantizationConfig {
   Format format() const { return format_; }
 
   // How the module's weight is stored; none: unquantized. vLLM's rules: an exact name, then
-  // patterns, then the default; the name of a fused unit asks for its parts and fails when they
-  // differ. The scale_dtype is what the format usually has; from_disk() sees the real one.
+  // patterns, then the default. The scale_dtype is what the format usually has; from_disk() sees
+  // the real one.
   std::optional<Scheme> scheme_of(const std::string& module) const;
+  // Fails when the parts of a fused unit are not stored alike, or when its own name says something
+  // else: some versions of vLLM look up the parts, others the unit.
+  void check_unit(const std::string& unit, const std::vector<std::string>& parts) const;
 
-  // What one module name says, before fused names are looked into.
+  // What one module name says.
   struct Decision {
     std::optional<Scheme> scheme;
     bool named = false;  // by a rule of its own, not by the default

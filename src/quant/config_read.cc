@@ -1,9 +1,11 @@
 #include <algorithm>
+#include <map>
 #include <nlohmann/json.hpp>
 #include <unordered_map>
 #include <unordered_set>
 
 #include "base/error.h"
+#include "base/json_objects.h"
 #include "quant/config.h"
 
 namespace quern::quant {
@@ -155,8 +157,8 @@ class AutoRoundRules {
             fmt::format("packing_format is {}, only auto_round:auto_gptq is read", packing));
     if (!json.has("extra_config")) return;
     Json extra = json.at("extra_config");
-    for (const auto& key : extra.keys()) {
-      auto scheme = gptq_scheme(extra.at(key), usual_);
+    for (const auto& [key, entry] : entries(extra)) {
+      auto scheme = gptq_scheme(entry, usual_);
       exact_[key] = scheme;
       bool pattern = key.find_first_of("*+?^$()[]{}|\\") != std::string::npos;
       if (pattern) patterns_.push_back({search(compile, key), scheme});
@@ -191,11 +193,11 @@ class GptqRules {
     require(version == "gptq", json, fmt::format("checkpoint_format is {}", version));
     if (json.has("dynamic")) {
       Json dynamic = json.at("dynamic");
-      for (const auto& key : dynamic.keys()) {
+      for (const auto& [key, entry] : entries(dynamic)) {
         bool excludes = key.starts_with("-:");
         std::string pattern = excludes || key.starts_with("+:") ? key.substr(2) : key;
         patterns_.push_back(
-            {compile(pattern), excludes ? std::nullopt : gptq_scheme(dynamic.at(key), usual_)});
+            {compile(pattern), excludes ? std::nullopt : gptq_scheme(entry, usual_)});
       }
     }
     if (json.has("modules_in_block_to_quantize"))
@@ -241,26 +243,18 @@ class GptqRules {
 
 }  // namespace
 
-const std::vector<FusedUnit>& fused_units() {
-  static const std::vector<FusedUnit> kUnits = {
+std::vector<std::string> fused_parts(std::string_view module) {
+  static const std::map<std::string, std::vector<std::string>, std::less<>> kUnits = {
       {"qkv_proj", {"q_proj", "k_proj", "v_proj"}},
       {"gate_up_proj", {"gate_proj", "up_proj"}},
       {"in_proj_qkvz", {"in_proj_qkv", "in_proj_z"}},
       {"in_proj_ba", {"in_proj_b", "in_proj_a"}},
   };
-  return kUnits;
-}
-
-std::vector<std::string> fused_parts(std::string_view module) {
-  size_t dot = module.rfind('.');
-  size_t last = dot == std::string_view::npos ? 0 : dot + 1;
-  std::vector<std::string> parts;
-  for (const FusedUnit& unit : fused_units()) {
-    if (module.substr(last) != unit.name) continue;
-    for (const std::string& part : unit.parts) {
-      parts.push_back(std::string(module.substr(0, last)) + part);
-    }
-  }
+  const size_t last = module.rfind('.') + 1;  // 0 without a dot
+  const auto unit = kUnits.find(module.substr(last));
+  if (unit == kUnits.end()) return {};
+  std::vector<std::string> parts = unit->second;
+  for (std::string& part : parts) part.insert(0, module.substr(0, last));
   return parts;
 }
 
@@ -282,17 +276,21 @@ QuantizationConfig::QuantizationConfig(const Json& json, const CompilePattern& c
 }
 
 std::optional<Scheme> QuantizationConfig::scheme_of(const std::string& module) const {
-  Decision decision = decide_(module);
-  std::vector<std::string> parts = fused_parts(module);
-  if (decision.named || parts.empty()) return decision.scheme;
-  std::optional<Scheme> scheme = decide_(parts.front()).scheme;
+  return decide_(module).scheme;
+}
+
+void QuantizationConfig::check_unit(const std::string& unit,
+                                    const std::vector<std::string>& parts) const {
+  const std::optional<Scheme> scheme = scheme_of(parts.front());
   for (const std::string& part : parts) {
-    if (decide_(part).scheme != scheme) {
-      fail("quantization_config: {} and {} are parts of {} but are stored differently",
-           parts.front(), part, module);
-    }
+    if (scheme_of(part) == scheme) continue;
+    fail("quantization_config: {} and {} are parts of {} but are stored differently", parts.front(),
+         part, unit);
   }
-  return scheme;
+  const Decision whole = decide_(unit);
+  if (!whole.named || whole.scheme == scheme) return;
+  fail("quantization_config: {} is said to be stored differently from {}, which is a part of it",
+       unit, parts.front());
 }
 
 }  // namespace quern::quant

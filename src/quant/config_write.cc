@@ -4,6 +4,7 @@
 #include <set>
 
 #include "base/error.h"
+#include "base/json_objects.h"
 #include "quant/config.h"
 
 namespace quern::quant {
@@ -33,6 +34,25 @@ std::vector<Scheme> distinct_schemes(const std::vector<ModuleScheme>& linears) {
   std::vector<Scheme> schemes;
   for (const auto& [scheme, count] : counts) schemes.push_back(scheme);
   return schemes;
+}
+
+// With the parts of fused units that the model lacks, after the last one that it has.
+std::vector<ModuleScheme> with_absent_parts(const std::vector<ModuleScheme>& linears) {
+  std::set<std::string_view> present;
+  std::map<std::string_view, size_t> last;  // by unit
+  for (size_t i = 0; i < linears.size(); ++i) {
+    present.insert(linears[i].module);
+    if (!linears[i].fused.empty()) last[linears[i].fused] = i;
+  }
+  std::vector<ModuleScheme> all;
+  for (size_t i = 0; i < linears.size(); ++i) {
+    all.push_back(linears[i]);
+    if (linears[i].fused.empty() || last[linears[i].fused] != i) continue;
+    for (const std::string& part : fused_parts(linears[i].fused)) {
+      if (!present.contains(part)) all.push_back({part, linears[i].scheme, linears[i].fused});
+    }
+  }
+  return all;
 }
 
 std::string escaped(std::string_view name) {
@@ -95,10 +115,11 @@ JsonValue fp8_kv_cache_json() {
 JsonValue compressed_tensors_config(const std::vector<ModuleScheme>& linears,
                                     const ConfigDetails& details) {
   std::vector<Scheme> schemes = distinct_schemes(linears);
+  const std::vector<ModuleScheme> names = with_absent_parts(linears);
   JsonValue groups = JsonValue::object();
   for (size_t i = 0; i < schemes.size(); ++i) {
     JsonValue targets = JsonValue::array();
-    for (const ModuleScheme& linear : linears) {
+    for (const ModuleScheme& linear : names) {
       if (i > 0 && linear.scheme == schemes[i]) targets.push_back(linear.module);
     }
     if (i == 0) targets.push_back("Linear");
@@ -111,7 +132,7 @@ JsonValue compressed_tensors_config(const std::vector<ModuleScheme>& linears,
   }
   JsonValue ignore = JsonValue::array();
   const bool draft_kept = keeps_draft(linears, details.draft);
-  for (const ModuleScheme& linear : linears) {
+  for (const ModuleScheme& linear : names) {
     if (linear.scheme || (draft_kept && lies_in(linear.module, details.draft))) continue;
     ignore.push_back(linear.module);
   }
@@ -145,30 +166,18 @@ JsonValue override_of(const std::optional<Scheme>& scheme, const Scheme& usual) 
 std::vector<std::pair<std::string, JsonValue>> overrides(const std::vector<ModuleScheme>& linears,
                                                          const Scheme& usual) {
   std::vector<std::pair<std::string, JsonValue>> entries;
-  std::map<std::string, JsonValue> by_name;
-  for (const ModuleScheme& linear : linears) {
+  std::map<std::string, std::vector<const ModuleScheme*>> units;
+  const std::vector<ModuleScheme> names = with_absent_parts(linears);
+  for (const ModuleScheme& linear : names) {
+    if (!fused_parts(linear.fused).empty()) units[linear.fused].push_back(&linear);
     JsonValue entry = override_of(linear.scheme, usual);
-    if (entry.empty()) continue;
-    entries.emplace_back(linear.module, entry);
-    by_name[linear.module] = entry;
+    if (!entry.empty()) entries.emplace_back(linear.module, std::move(entry));
   }
-  std::set<std::string> added;
-  size_t count = entries.size();
-  for (size_t i = 0; i < count; ++i) {
-    const std::string module = entries[i].first;
-    if (module.find(".experts.") != std::string::npos) continue;
-    std::string parent = module.substr(0, module.rfind('.') + 1);
-    for (const FusedUnit& unit : fused_units()) {
-      bool whole = std::ranges::all_of(unit.parts, [&](const std::string& part) {
-        auto found = by_name.find(parent + part);
-        return found != by_name.end() && found->second == entries[i].second;
-      });
-      bool part_of = std::ranges::any_of(
-          unit.parts, [&](const std::string& part) { return parent + part == module; });
-      if (whole && part_of && added.insert(parent + unit.name).second) {
-        entries.emplace_back(parent + unit.name, entries[i].second);
-      }
-    }
+  for (const auto& [unit, parts] : units) {
+    JsonValue entry = override_of(parts.front()->scheme, usual);
+    const bool alike = std::ranges::all_of(
+        parts, [&](const ModuleScheme* part) { return part->scheme == parts.front()->scheme; });
+    if (alike && !entry.empty()) entries.emplace_back(unit, std::move(entry));
   }
   std::ranges::sort(entries, {}, &std::pair<std::string, JsonValue>::first);
   return entries;
@@ -188,7 +197,7 @@ JsonValue sorted(const JsonValue& json) {
   std::map<std::string, JsonValue> keys;
   for (const auto& [key, value] : json.items()) keys.emplace(key, value);
   JsonValue result = JsonValue::object();
-  for (const auto& [key, value] : keys) result[key] = value;
+  for (const auto& [key, value] : keys) append(result, key, value);
   return result;
 }
 
@@ -211,7 +220,7 @@ JsonValue auto_round_config(const std::vector<ModuleScheme>& linears,
   }
   add_tuning(json, details);
   JsonValue extra = JsonValue::object();
-  for (const auto& [module, entry] : overrides(linears, usual)) extra[module] = entry;
+  for (auto& [module, entry] : overrides(linears, usual)) append(extra, module, std::move(entry));
   if (!extra.empty()) json["extra_config"] = extra;
   return sorted(json);
 }
@@ -231,11 +240,12 @@ JsonValue gptq_config(const std::vector<ModuleScheme>& linears, const ConfigDeta
   for (const auto& [module, entry] : overrides(linears, usual)) {
     bool kept = entry.contains("bits");
     // vLLM's names have another prefix than the checkpoint's, so only the end is anchored.
-    dynamic[(kept ? "-:.*" : "+:.*") + escaped(module) + "$"] = kept ? JsonValue::object() : entry;
+    append(dynamic, (kept ? "-:.*" : "+:.*") + escaped(module) + "$",
+           kept ? JsonValue::object() : entry);
   }
   std::set<std::string> quantized;
   bool head = false;
-  for (const ModuleScheme& linear : linears) {
+  for (const ModuleScheme& linear : with_absent_parts(linears)) {
     if (!linear.scheme) continue;
     head |= linear.module.ends_with("lm_head");
     if (auto name = name_in_block(linear.module)) quantized.insert(*name);

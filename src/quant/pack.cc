@@ -235,6 +235,10 @@ std::vector<PlannedTensor> planned(const std::string& module, int64_t rows, int6
   return tensors;
 }
 
+std::vector<std::string> implied(const std::string& module, Format format) {
+  return {module + (format == Format::compressed_tensors ? ".weight_g_idx" : ".g_idx")};
+}
+
 NamedTensors to_disk(const std::string& module, const QuantWeight& weight, Format format) {
   QUERN_CHECK(!weight.stacked());
   std::vector<Tensor> tensors;

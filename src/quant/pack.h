@@ -41,6 +41,10 @@ struct PlannedTensor {
 std::vector<PlannedTensor> planned(const std::string& module, int64_t rows, int64_t columns,
                                    const Scheme& scheme, Format format);
 
+// Names of tensors that other programs write beside those of planned(): the group of each column.
+// from_disk() fails if they say something that the scheme does not imply.
+std::vector<std::string> implied(const std::string& module, Format format);
+
 using NamedTensors = std::vector<std::pair<std::string, Tensor>>;
 
 // One matrix; for a stack, one expert after the other. Tensors may share the weight's memory.

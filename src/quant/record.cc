@@ -3,6 +3,7 @@
 #include <nlohmann/json.hpp>
 
 #include "base/file.h"
+#include "base/json_objects.h"
 #include "quant/dequantize.h"
 
 namespace quern::quant {
@@ -23,12 +24,8 @@ std::string digest(const QuantWeight& weight) {
 
 JsonValue to_json(const MatrixRecords& records) {
   JsonValue list = JsonValue::object();
-  // Appended through the container: operator[] of an ordered object searches from its start.
-  auto& entries = list.get_ref<JsonValue::object_t&>();
-  for (const auto& [module, record] : records) {
-    JsonValue entry = {{"relative_error", record.relative_error}, {"sha256", record.sha256}};
-    entries.Container::emplace_back(module, std::move(entry));
-  }
+  for (const auto& [module, record] : records)
+    append(list, module, {{"relative_error", record.relative_error}, {"sha256", record.sha256}});
   return list;
 }
 
@@ -38,10 +35,8 @@ std::optional<MatrixRecords> read_records(const std::filesystem::path& folder) {
   const JsonValue document = read_json(file);
   const Json json(document, file.string());
   MatrixRecords records;
-  for (const std::string& module : json.keys()) {
-    const Json entry = json.at(module);
+  for (const auto& [module, entry] : entries(json))
     records[module] = {entry.get<double>("relative_error"), entry.get<std::string>("sha256")};
-  }
   return records;
 }
 

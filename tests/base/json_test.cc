@@ -5,6 +5,7 @@
 #include <nlohmann/json.hpp>
 
 #include "base/error.h"
+#include "base/json_objects.h"
 
 namespace quern {
 namespace {
@@ -37,6 +38,18 @@ TEST(Json, ManyKeysAreNotQuadratic) {
   std::string text = "{";
   for (int i = 0; i < 300'000; ++i) text += (i ? ",\"k" : "\"k") + std::to_string(i) + "\":0";
   EXPECT_EQ(parse_json(text + "}", "x.json").size(), 300'000u);
+}
+
+TEST(Json, ObjectsAreBuiltAndWalkedWithoutSearching) {
+  JsonValue object = JsonValue::object();
+  for (int i = 0; i < 300'000; ++i) append(object, fmt::format("k{}", i), i);
+  const auto all = entries(Json(object, "x.json"));
+  ASSERT_EQ(all.size(), 300'000u);
+  EXPECT_EQ(all[7].first, "k7");
+  EXPECT_EQ(all[7].second.as<int>(), 7);
+  EXPECT_EQ(all[7].second.path(), "x.json: k7");
+  const JsonValue list = JsonValue::array();
+  EXPECT_THROW(entries(Json(list, "x.json")), Error);
 }
 
 TEST(Json, ErrorsNameFileAndPath) {

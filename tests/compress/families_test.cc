@@ -277,6 +277,70 @@ TEST_F(FamiliesTest, FoldersWeighWhatThePlanSays) {
   }
 }
 
+class ConfigurationTest : public FamiliesTest {
+ protected:
+  static JsonValue configuration(const std::string& model, quant::Format format,
+                                 std::vector<std::string> ignore = {}, bool drop_unused = false) {
+    RecipeOptions options = nearest_options();
+    options.group_size = 32;
+    options.ignore = std::move(ignore);
+    const auto source = std::make_shared<nn::Source>(test_data(model));
+    const auto architecture = models::make_model(source->files.config());
+    const Plan plan = make_plan(source, *architecture, make_recipe(options), format, drop_unused);
+    const std::string blocks = architecture->blocks_path(nn::Weights(source));
+    return quant::quantization_config(format, plan.modules, {.blocks = {blocks}});
+  }
+};
+
+// Readers call the head lm_head, tied or not, and look up no other name for it.
+TEST_F(ConfigurationTest, NamesTheHeadAsReadersDo) {
+  for (const char* model : {"gemma4", "gemma4_moe", "glm45", "llama", "qwen3", "qwen36",
+                            "qwen36_split_experts", "sarvam"}) {
+    const JsonValue json = configuration(model, quant::Format::compressed_tensors);
+    const auto ignored = json["ignore"].get<std::set<std::string>>();
+    EXPECT_TRUE(ignored.contains("lm_head")) << model;
+    for (const std::string& name : ignored)
+      EXPECT_EQ(name.find("embed_tokens"), std::string::npos) << model << ": " << name;
+  }
+  EXPECT_TRUE(
+      configuration("llama", quant::Format::auto_round)["extra_config"].contains("lm_head"));
+}
+
+// Layers that read the keys of others have no k_proj and v_proj in a checkpoint that transformers
+// saved, or after --drop-unused.
+TEST_F(ConfigurationTest, NamesPartsThatGemma4Lacks) {
+  const std::string layer = "model.language_model.layers.4.self_attn.";
+  for (const char* model : {"gemma4", "gemma4_resaved"}) {
+    const JsonValue list =
+        configuration(model, quant::Format::compressed_tensors, {"self_attn"}, true)["ignore"];
+    const JsonValue extra =
+        configuration(model, quant::Format::auto_round, {"self_attn"}, true)["extra_config"];
+    for (const char* part : {"q_proj", "k_proj", "v_proj"}) {
+      EXPECT_EQ(std::ranges::count(list, JsonValue(layer + part)), 1) << model << part;
+      EXPECT_TRUE(extra.contains(layer + part)) << model << part;
+    }
+    EXPECT_TRUE(extra.contains(layer + "qkv_proj")) << model;
+  }
+}
+
+// An embedding that the head shares is looked up row by row.
+TEST_F(ConfigurationTest, TiedHeadsAreNotQuantized) {
+  for (const char* pattern : {"lm_head", ".*lm_head"}) {
+    RecipeOptions options = nearest_options();
+    options.group_size = 32;
+    options.layers = {{.pattern = pattern, .group_size = 32}};
+    try {
+      run("llama", options, {}, "out");
+      ADD_FAILURE() << pattern;
+    } catch (const Error& error) {
+      EXPECT_EQ(error.code(), Exit::infeasible);
+      EXPECT_NE(std::string(error.what()).find("tied to the embedding model.embed_tokens"),
+                std::string::npos)
+          << error.what();
+    }
+  }
+}
+
 TEST_F(FamiliesTest, NoDraftToCalibrate) {
   Recipe recipe = make_recipe(nearest_options());
   recipe.drafts = true;

@@ -474,7 +474,7 @@ class PackedTest : public EngineTest {
     std::set<std::string> replaced;
     for (const nn::LinearSite& site : sites) {
       const bool quantized = site.role == nn::Role::ordinary && site.weight.rows() >= 64;
-      modules.push_back({site.name, std::nullopt});
+      modules.push_back({site.name, std::nullopt, site.fused});
       const Tensor weight = site.weight.dense()->matrix(site.matrix);
       if (quantized) {
         const quant::Scheme scheme{.group_size = 32, .scale_dtype = at::kHalf};

@@ -46,12 +46,12 @@ inline void write_artifact(const std::filesystem::path& source_folder,
   quant::MatrixRecords records;
   for (const Module& module : modules_of(source)) {
     if (!is_quantized(module)) {
-      linears.push_back({module.name, std::nullopt});
+      linears.push_back({module.name, std::nullopt, module.fused});
       continue;
     }
     const quant::Scheme scheme = {.scale_dtype =
                                       quant::scale_dtype(format, module.weight.scalar_type())};
-    linears.push_back({module.name, scheme});
+    linears.push_back({module.name, scheme, module.fused});
     const auto weight = quant::round_to_nearest(module.weight, scheme, {.grid = grid});
     for (const auto& [name, tensor] : quant::to_disk(module.name, weight, format)) {
       packed[module.source].push_back({name, tensor.scalar_type(), tensor.sizes().vec(),

@@ -93,6 +93,18 @@ INSTANTIATE_TEST_SUITE_P(Runs, PeerConfig,
                                          "ar_rtn_gptq", "ar_rtn_ct", "ar_200_path", "glm45_rtn"),
                          [](const auto& info) { return info.param; });
 
+// The unit that vLLM makes of a module, as a model would say; experts are one of another kind.
+std::string unit_of(const std::string& module) {
+  if (module.find(".experts.") != std::string::npos) return "";
+  const size_t last = module.rfind('.') + 1;
+  for (const char* unit : {"qkv_proj", "gate_up_proj", "in_proj_qkvz", "in_proj_ba"}) {
+    const std::string name = module.substr(0, last) + unit;
+    for (const std::string& part : fused_parts(name))
+      if (part == module) return name;
+  }
+  return "";
+}
+
 // What a run stored, as quern would be told: the kept linears in the order of the peer's list.
 std::vector<ModuleScheme> linears_of(const std::string& name) {
   JsonValue json = run(name);
@@ -108,6 +120,7 @@ std::vector<ModuleScheme> linears_of(const std::string& name) {
   for (const auto& module : modules.kept) {
     if (!known.contains(module)) linears.push_back({module, std::nullopt});
   }
+  for (ModuleScheme& linear : linears) linear.fused = unit_of(linear.module);
   return linears;
 }
 
@@ -121,9 +134,10 @@ TEST(CompressedTensorsConfig, IsThePeersButForTheVersion) {
 // A random Llama of two blocks, by W4A16 with keys and values in FP8; the file says how.
 TEST(CompressedTensorsConfig, IsThePeersWithKeysAndValuesInFp8) {
   JsonValue expected = run("kv_cache_fp8")["quantization_config"];
-  JsonValue got = quantization_config(
-      Format::compressed_tensors,
-      {{"model.layers.0.mlp.up_proj", Scheme{}}, {"lm_head", std::nullopt}}, {.fp8_kv_cache = true});
+  JsonValue got =
+      quantization_config(Format::compressed_tensors,
+                          {{"model.layers.0.mlp.up_proj", Scheme{}}, {"lm_head", std::nullopt}},
+                          {.fp8_kv_cache = true});
   expected["version"] = got["version"];
   EXPECT_EQ(got.dump(), expected.dump());
 }
@@ -174,10 +188,47 @@ TEST_P(OwnConfig, ReadsBackAsItWasMeant) {
     }
   }
   const std::string layer = "model.language_model.layers.";
-  EXPECT_FALSE(config.scheme_of(layer + "0.linear_attn.in_proj_ba"));
-  EXPECT_FALSE(config.scheme_of(layer + "0.mlp.shared_expert.gate_up_proj"));
-  EXPECT_TRUE(config.scheme_of(layer + "3.self_attn.qkv_proj"));
-  EXPECT_TRUE(config.scheme_of(layer + "0.linear_attn.in_proj_qkvz"));
+  for (const char* unit : {"0.linear_attn.in_proj_ba", "0.mlp.shared_expert.gate_up_proj",
+                           "3.self_attn.qkv_proj", "0.linear_attn.in_proj_qkvz"})
+    config.check_unit(layer + unit, fused_parts(layer + unit));
+}
+
+// Gemma 4's attention has no v_proj where values are keys, and no k_proj where it reads the keys of
+// another layer.
+TEST_P(OwnConfig, PartsThatAModelLacksAreStoredAsTheOthers) {
+  const Scheme usual, other{.group_size = 32};
+  const std::vector<ModuleScheme> linears = {
+      {"m.layers.0.self_attn.q_proj", std::nullopt, "m.layers.0.self_attn.qkv_proj"},
+      {"m.layers.0.self_attn.k_proj", std::nullopt, "m.layers.0.self_attn.qkv_proj"},
+      {"m.layers.0.self_attn.o_proj", std::nullopt},
+      {"m.layers.1.self_attn.q_proj", other, "m.layers.1.self_attn.qkv_proj"},
+      {"m.layers.2.self_attn.q_proj", usual, "m.layers.2.self_attn.qkv_proj"},
+      {"m.layers.2.mlp.down_proj", usual}};
+  const QuantizationConfig config =
+      read(quantization_config(GetParam(), linears, {.blocks = {"m.layers"}, .iters = 200}));
+  for (const char* part : {"q_proj", "k_proj", "v_proj"}) {
+    EXPECT_FALSE(config.scheme_of(fmt::format("m.layers.0.self_attn.{}", part))) << part;
+    EXPECT_EQ(config.scheme_of(fmt::format("m.layers.1.self_attn.{}", part))->group_size, 32);
+    EXPECT_EQ(config.scheme_of(fmt::format("m.layers.2.self_attn.{}", part))->group_size, 128);
+  }
+  for (const char* layer : {"0", "1", "2"}) {
+    const std::string unit = fmt::format("m.layers.{}.self_attn.qkv_proj", layer);
+    config.check_unit(unit, {unit.substr(0, unit.size() - 8) + "q_proj"});
+    config.check_unit(unit, fused_parts(unit));
+  }
+}
+
+TEST_P(OwnConfig, ManyExceptionsTakeNoQuadraticTime) {
+  std::vector<ModuleScheme> linears;
+  for (int i = 0; i < 150'000; ++i)
+    linears.push_back({fmt::format("model.layers.{}.mlp.experts.7.up_proj", i),
+                       i % 2 ? std::optional(Scheme{}) : std::nullopt});
+  // Seconds, where a search from the start of an object would take an hour.
+  const JsonValue json = quantization_config(GetParam(), linears, {});
+  if (GetParam() == Format::gptq) return;  // its patterns are asked one by one by every reader
+  const QuantizationConfig config = read(json);
+  EXPECT_FALSE(config.scheme_of("model.layers.149998.mlp.experts.7.up_proj"));
+  EXPECT_TRUE(config.scheme_of("model.layers.149999.mlp.experts.7.up_proj"));
 }
 
 INSTANTIATE_TEST_SUITE_P(Formats, OwnConfig,
@@ -194,7 +245,16 @@ TEST(OwnConfig, PartsOfAFusedUnitMustAgree) {
       Format::compressed_tensors,
       {{"a.q_proj", Scheme{}}, {"a.k_proj", std::nullopt}, {"a.v_proj", Scheme{}}}, {});
   QuantizationConfig config = read(json);
-  EXPECT_THROW(config.scheme_of("a.qkv_proj"), Error);
+  EXPECT_THROW(config.check_unit("a.qkv_proj", {"a.q_proj", "a.k_proj", "a.v_proj"}), Error);
+  EXPECT_NO_THROW(config.check_unit("a.qkv_proj", {"a.q_proj", "a.v_proj"}));
+}
+
+// Some versions of vLLM look up the parts, others the unit.
+TEST(OwnConfig, AUnitMustSayWhatItsPartsSay) {
+  JsonValue json = quantization_config(
+      Format::auto_round, {{"a.q_proj", Scheme{}, "a.qkv_proj"}, {"a.o_proj", std::nullopt}}, {});
+  json["extra_config"]["a.qkv_proj"] = {{"bits", 16}};
+  EXPECT_THROW(read(json).check_unit("a.qkv_proj", {"a.q_proj"}), Error);
 }
 
 TEST(OwnConfig, NothingQuantizedIsAnError) {
