@@ -31,6 +31,7 @@ test: setup build/build.ninja build-dev/build.ninja  ## build all, run all tests
 	cmake --build build -j $(JOBS)
 	cmake --build build-dev -j $(JOBS) --target $(SANITIZED:%=%_tests) fuzz_targets
 	@tools/setup_clients
+	@tools/setup_readers
 	@python3 tools/run_tests.py build build-dev='$(SANITIZED) fuzz'
 
 bench: setup build/build.ninja  ## build and run the benchmarks; each prints one JSON line per figure
