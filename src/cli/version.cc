@@ -14,9 +14,13 @@ namespace quern::cli {
 namespace {
 
 JsonValue version_json() {
-  return {{"version", QUERN_VERSION}, {"isa", kernels::cpu_kernels().name},
-          {"threads", threads()},     {"build", QUERN_BUILD},
-          {"compiler", __VERSION__},  {"architectures", models::architectures()}};
+  return {{"version", QUERN_VERSION},
+          {"isa", kernels::cpu_kernels().name},
+          {"threads", threads()},
+          {"build", QUERN_BUILD},
+          {"compiler", __VERSION__},
+          {"kernel_compiler", QUERN_KERNEL_COMPILER},
+          {"architectures", models::architectures()}};
 }
 
 }  // namespace
@@ -24,8 +28,9 @@ JsonValue version_json() {
 std::string version_text() {
   return fmt::format(
       "quern {}\n  instruction set  {}\n  threads          {}\n  build            {}, "
-      "compiler {}\n",
-      QUERN_VERSION, kernels::cpu_kernels().name, threads(), QUERN_BUILD, __VERSION__);
+      "compiler {}\n  kernels made by  {}\n",
+      QUERN_VERSION, kernels::cpu_kernels().name, threads(), QUERN_BUILD, __VERSION__,
+      QUERN_KERNEL_COMPILER);
 }
 
 void add_version(CLI::App& app, Program& program) {

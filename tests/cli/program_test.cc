@@ -59,7 +59,11 @@ TEST(ProgramTest, Version) {
   EXPECT_EQ(text.out.rfind("quern ", 0), 0u);
   const auto json = nlohmann::json::parse(quern({"version", "--json", "--threads", "3"}).out);
   EXPECT_EQ(json.at("threads"), 3);
-  EXPECT_NE(text.out.find(json.at("isa").get<std::string>()), std::string::npos);
+  for (const char* key : {"isa", "compiler", "kernel_compiler"}) {
+    const auto value = json.at(key).get<std::string>();
+    EXPECT_FALSE(value.empty()) << key;
+    EXPECT_NE(text.out.find(value), std::string::npos) << key;
+  }
   EXPECT_EQ(nlohmann::json::parse(quern({"version", "--json"}, "", {"QUERN_CPU_ISA=reference"}).out)
                 .at("isa"),
             "reference");
