@@ -32,6 +32,7 @@ test: setup build/build.ninja build-dev/build.ninja  ## build all, run all tests
 	cmake --build build-dev -j $(JOBS) --target $(SANITIZED:%=%_tests) fuzz_targets
 	@tools/setup_clients
 	@tools/setup_readers
+	@tools/setup clang-format-19 || true  # without it the test `format` is skipped
 	@python3 tools/run_tests.py build build-dev='$(SANITIZED) fuzz'
 
 bench: setup build/build.ninja  ## build and run the benchmarks; each prints one JSON line per figure

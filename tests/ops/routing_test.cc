@@ -68,7 +68,8 @@ TEST(SigmoidTopK, ExcludedGroupsAreNeverChosen) {
   const Tensor logits = at::zeros({1, 4});
   const Tensor bias = at::tensor({-0.6f, -9.0f, -2.0f, -2.0f});
   const Routing routing = sigmoid_top_k(logits, bias, {.k = 2, .groups = 2, .kept_groups = 1});
-  EXPECT_TRUE(std::get<0>(routing.experts.sort(-1)).equal(at::tensor({2, 3}, at::kLong).reshape({1, 2})));
+  EXPECT_TRUE(
+      std::get<0>(routing.experts.sort(-1)).equal(at::tensor({2, 3}, at::kLong).reshape({1, 2})));
 }
 
 TEST(SigmoidTopK, TheBiasIsNoPartOfTheWeights) {
