@@ -1,6 +1,6 @@
 // Gemma 4's text model. Four norms a block; blocks of two kinds (gemma4_layers.h), of which the
 // last read the keys and values of earlier ones; a table that gives every block its own embedding
-// of each token; and in one of the sizes experts beside the dense MLP. Members carry their Hugging
+// of each token; and in one of the sizes experts next to the dense MLP. Members carry their Hugging
 // Face names. After transformers' modeling_gemma4.py.
 
 #include <algorithm>
@@ -37,7 +37,7 @@ struct Config {
     c.only("use_bidirectional_attention", {"\"vision\""});
     if (const int table = c.get("vocab_size_per_layer_input", 262144);
         per_layer > 0 && table != vocab)
-      fail("{}: vocab_size_per_layer_input {} beside vocab_size {} is not implemented", c.path(),
+      fail("{}: vocab_size_per_layer_input {} with vocab_size {} is not implemented", c.path(),
            table, vocab);
     if (c.get("enable_moe_block", false)) {
       experts = c.get("num_experts", 0);
@@ -109,7 +109,7 @@ class Attention {
   bool makes_keys_;
 };
 
-// Experts beside the dense MLP. Both read what the MLP's norm reads, the router too.
+// Experts next to the dense MLP. Both read what the MLP's norm reads, the router too.
 class SparseMlp {
  public:
   SparseMlp(const Weights& w, const Config& c)

@@ -24,7 +24,8 @@ std::vector<std::string> types_of(const Settings& c, int layers) {
 }
 
 // The heads of one layer. Blocks of full attention have their own, in Google's spelling
-// (global_head_dim) or in that of transformers 5, which lists what is a layer's own by its number.
+// (global_head_dim) or in that of transformers 5, which lists the layers with settings of their own
+// by number.
 struct Heads {
   Heads(const Settings& c, int layer, bool full)
       : width(c.get("head_dim", 256)), kv(c.get("num_key_value_heads", 4)) {
@@ -40,7 +41,7 @@ struct Heads {
       if (is_number(key, layer)) read_own(all.at(key));
   }
 
-  // "3", or "03" in files whose keys are to sort.
+  // "3", or "03" in files whose keys are sorted as text.
   static bool is_number(const std::string& key, int layer) {
     const std::string text = std::to_string(layer);
     return key.ends_with(text) && key.find_first_not_of('0') >= key.size() - text.size();

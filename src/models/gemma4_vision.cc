@@ -35,7 +35,7 @@ struct Config {
     c.only("attention_bias", {"false"});
     c.only("global_head_dim", {fmt::format("{}", head_dim)});
     if (const int kv_heads = c.get("num_key_value_heads", 12); kv_heads != heads)
-      fail("{}: num_key_value_heads {} beside {} num_attention_heads is not implemented", c.path(),
+      fail("{}: num_key_value_heads {} with num_attention_heads {} is not implemented", c.path(),
            kv_heads, heads);
     c.refuse_unread();
     if (layers < 1 || heads < 1 || head_dim < 4 || head_dim % 4 != 0 || patch < 1 || pooling < 1)

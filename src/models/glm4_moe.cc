@@ -1,5 +1,5 @@
 // GLM-4.5 (Air and its relatives): dense blocks first, then blocks of experts that a sigmoid scores
-// and a learned bias balances, beside a shared expert. Members carry their Hugging Face names, so a
+// and a learned bias balances, with a shared expert. Members carry their Hugging Face names, so a
 // tensor name found in an error message can be searched for here. After transformers'
 // modeling_glm4_moe.py; the draft layer after its MtpModel and vLLM's glm4_moe_mtp.py.
 
@@ -149,7 +149,7 @@ class Glm4MoeBlock : public Block {
   std::optional<SparseMlp> sparse_mlp_;
 };
 
-// Multi-token prediction: one more block behind the last one. Newer checkpoints leave out its
+// Multi-token prediction: one more block after the last one. Newer checkpoints leave out its
 // copies of embedding and head.
 class Glm4MoeDraft : public Draft {
  public:

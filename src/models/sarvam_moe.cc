@@ -1,5 +1,5 @@
 // Sarvam-30B: a dense block, then blocks of experts that a sigmoid scores and a learned bias
-// balances, beside a shared expert; queries and keys are normed before they are rotated. Members
+// balances, with a shared expert; queries and keys are normed before they are rotated. Members
 // carry the released checkpoint's names. After the authors' modeling_sarvam_moe.py; the second set
 // of names is that of the port to transformers.
 

@@ -1,6 +1,6 @@
 // What model files ask of a config.json: values, with the defaults of the reference where a key is
-// absent, and that nothing is passed over that changes the arithmetic, contradicts another setting
-// or the tensors.
+// absent. A setting that changes the arithmetic and is not implemented, and one that contradicts
+// another setting or the tensors, is refused.
 #pragma once
 
 #include <set>
@@ -34,10 +34,10 @@ class Settings {
   void only(const std::string& key, const std::vector<std::string>& wanted) const;
   ops::Rope rope(int64_t head_dim, const ops::RopeDefaults& defaults = {}) const;
 
-  // Fails on a key that nobody has read and whose name speaks of arithmetic (scale, norm, bias,
+  // Fails on a key that was not read and whose name speaks of arithmetic (scale, norm, bias,
   // router, window, ...), unless its value says "nothing": null, false, 0 or empty. Other keys are
-  // about tokens, training and storage, and anybody may add some; so are private keys (a leading
-  // underscore), dropout rates and settings of generation.
+  // about tokens, training and storage, and any program may add some; so are private keys (a
+  // leading underscore), dropout rates and settings of generation.
   void refuse_unread() const;
 
   const Json& json() const { return json_; }
@@ -62,7 +62,7 @@ void check_routing(const ops::SigmoidTopK& rule, int64_t experts, const std::str
 void check_layer_types(const std::string& path, const std::vector<std::string>& types, int layers,
                        const std::vector<std::string>& known);
 
-// Fails if the checkpoint has a block behind the last of `layers`, which it lists at `place`.
+// Fails if the checkpoint has a block after the last of `layers`, which it lists at `place`.
 void expect_last_block(const nn::Weights& place, int layers);
 
 }  // namespace quern::models

@@ -1,4 +1,4 @@
-// What model files ask of the file of their vision tower, and where the text model lies beside it.
+// What model files ask of the file of their vision tower, and where the text model lies.
 #pragma once
 
 #include <functional>
@@ -21,8 +21,8 @@ std::optional<Sight> gemma4_sight(const Json& config);
 std::optional<Sight> qwen3_6_sight(const Json& config);
 
 // The settings of the text model: `text_config`, or all of config.json of a text-only checkpoint,
-// which has its tensors right below "model", too. Fails if something beside `text_config` speaks of
-// arithmetic.
+// which has its tensors right below "model", too. Fails if something outside of `text_config`
+// speaks of arithmetic.
 Json text_config(const Json& config);
 nn::Weights text_model(const nn::Weights& root);
 

@@ -1,5 +1,6 @@
 // What sequences keep between passes: keys and values in blocks, states of linear attention in
-// slots. Many sequences share the memory of a layer; who owns which block is decided elsewhere.
+// slots. Many sequences share the memory of a layer; the engine decides which sequence owns which
+// block.
 #pragma once
 
 #include <map>
@@ -12,7 +13,7 @@ namespace quern::nn {
 
 using ops::KvType;
 
-// The layers that keep something, and its shape.
+// The layers that keep something, and the shapes of what they keep.
 struct CacheLayout {
   struct Kv {
     int64_t heads, width;
@@ -46,16 +47,16 @@ struct DeltaState {
 
 class Caches {
  public:
-  // Of one sequence, in fp32: layers are made when they are first asked for, and memory grows with
-  // the sequence.
+  // Caches of one sequence, in fp32. A layer is made at its first use, and memory grows with the
+  // sequence.
   Caches() = default;
-  // Of many sequences: so many blocks for each of layout.windows(), of `block_tokens` tokens (a
-  // multiple of 16), so many slots.
+  // Caches of many sequences: blocks[i] blocks for layout.windows()[i], each of `block_tokens`
+  // tokens (a multiple of 16), and `slots` slots.
   Caches(const CacheLayout& layout, KvType type, const std::vector<int64_t>& blocks,
          int64_t block_tokens, int64_t slots);
 
   const CacheLayout& layout() const { return layout_; }
-  int64_t bytes(int layer) const;  // held for keys and values; 0 for a layer that has none
+  int64_t bytes(int layer) const;  // of keys and values; 0 for a layer without them
 
   // The cache of a layer with room for the pass: row `bounds[i]` is the first of place i.
   ops::PagedKv& kv(int layer, const CacheLayout::Kv& shape);

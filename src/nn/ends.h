@@ -33,8 +33,9 @@ class NormHead : public Head {
   Linear lm_head_;
 };
 
-// `lm_head` beside the text model, or its embedding once more where the two are tied. Where the
-// checkpoint has a head in spite of that, it counts (transformers, modeling_utils.py: tie_weights).
+// `lm_head`, which stands next to the text model, or the text model's embedding where the two are
+// tied. A head that the checkpoint holds is used even then (transformers, modeling_utils.py:
+// tie_weights).
 inline Linear lm_head(const Weights& root, const Weights& text, bool tied, int64_t vocabulary,
                       int64_t hidden, const std::string& embedding = "embed_tokens") {
   return tied && !root.has_linear("lm_head")

@@ -22,7 +22,7 @@ class Linear {
   // rows: of each part, in order; their sum is that of the weights. bias fp32 [all rows].
   Linear(std::vector<Weight> weights, std::vector<int64_t> rows, Tensor bias);
 
-  // The parts of both, which read one input: a single product where each alone would be one.
+  // The parts of both as one linear: two linears that read one input become a single product.
   static Linear joined(const Linear& first, const Linear& second);
 
   // All parts, [tokens, all rows].

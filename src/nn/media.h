@@ -10,7 +10,7 @@ namespace quern::nn {
 // One picture of a sequence.
 struct PlacedImage {
   int64_t first = 0;              // its first soft token
-  int64_t rows = 0, columns = 0;  // of its grid of soft tokens, which come row by row
+  int64_t rows = 0, columns = 0;  // the grid of its soft tokens, which come row by row
   Tensor features;                // fp32 [rows * columns, hidden]
 
   int64_t end() const { return first + rows * columns; }
@@ -27,7 +27,8 @@ struct Media {
   Tensor masked(const Tensor& ids, int64_t id) const;
 };
 
-// What tokens [first, first + count) of a sequence with these pictures have; a picture may be cut.
+// The soft tokens among tokens [first, first + count) of a sequence with these pictures. The range
+// may cut a picture.
 Media media_of(const std::vector<PlacedImage>& images, int64_t first, int64_t count);
 
 // Positions in time, height and width, int64 [3, tokens], of a sequence whose pictures are placed

@@ -35,7 +35,7 @@ class Head {
   virtual Tensor logits(const Tensor& normed) const = 0;  // [tokens, vocabulary]
 };
 
-// Two habits in which implementations of one draft layer differ.
+// Two points in which implementations of a draft layer differ.
 struct DraftConvention {
   bool zero_first_embedding;  // the embedding at position 0 counts as zero
   bool feed_back_normed;      // the state for a further guess has gone through the draft's norm
@@ -47,7 +47,7 @@ inline constexpr DraftConvention kVllmDraft = {.zero_first_embedding = true,
 
 // Guesses one token further. Row t of a pass stands for position t of the sequence and knows its
 // state and the token after it; the guess is the token after that one. The keys and values of the
-// draft lie in the pass's caches beside those of the blocks.
+// draft lie in the pass's caches together with those of the blocks.
 class Draft {
  public:
   virtual ~Draft() = default;
@@ -87,9 +87,9 @@ class Model {
   virtual std::optional<prompt::ImageTokens> image_tokens() const { return std::nullopt; }
   // Its tensors are read only when this is called. Null if the checkpoint has none.
   virtual std::unique_ptr<Vision> vision(const Weights&) const { return nullptr; }
-  // What every text has to begin with, because the model was never trained without it.
+  // The token that every text begins with, for models that were trained with it only.
   virtual std::optional<int32_t> bos() const { return std::nullopt; }
-  // Numbers that a token keeps in Pass::shared between two blocks, at most.
+  // The most numbers that a token keeps in Pass::shared between two blocks.
   virtual int64_t shared_width() const { return 0; }
   // Where the blocks' list lies in this checkpoint, "model.language_model.layers": what AutoRound
   // calls block_name_to_quantize.
@@ -99,9 +99,9 @@ class Model {
   virtual std::unique_ptr<Head> head(const Weights& root) const = 0;
   // Null if the checkpoint has none.
   virtual std::unique_ptr<Draft> draft(const Weights& root) const = 0;
-  // Tensors that the checkpoint holds, but no pass reads.
+  // Tensors of the checkpoint that no pass reads.
   virtual std::vector<std::string> unused(const Weights&) const { return {}; }
-  // Where the draft lies, "mtp": the names of its tensors begin so, and no others. "" for none.
+  // The place of the draft, "mtp": the prefix of its tensors' names and of no others. "" for none.
   virtual std::string draft_path(const Weights&) const { return ""; }
 };
 

@@ -1,5 +1,5 @@
-// What a forward pass carries beside the activations: where tokens stand, which belong together,
-// and the caches that sequences keep between passes. Blocks read and write nothing but their
+// What a forward pass carries in addition to the activations: positions, sequence bounds, and the
+// caches that sequences keep between passes. Blocks read and write nothing but their
 // weights, their input and the Pass.
 #pragma once
 
@@ -26,7 +26,7 @@ struct Pass {
   // positions are of three axes, or `shared` holds such ones for blocks that run one at a time),
   // else `positions`.
   Tensor grid_positions() const;
-  // To be told to blocks that run one at a time. positions int64 [3, tokens].
+  // Stores them in `shared`, for blocks that run one at a time. positions int64 [3, tokens].
   void share_grid_positions(const Tensor& positions);
 
   // Whole sequences of these lengths, one after another, positions from 0.

@@ -1,6 +1,6 @@
-// What blocks tell later blocks of the same pass beside their output: named tensors with a row for
-// each token. A model whose blocks tell nothing leaves it empty, and then it costs nothing. Who
-// runs blocks one at a time keeps it from block to block without knowing what is in it.
+// What blocks pass to later blocks of the same pass in addition to their output: named tensors with
+// a row for each token. It is empty, and costs nothing, for models whose blocks pass nothing on.
+// Code that runs blocks one at a time keeps it from block to block and does not look inside.
 #pragma once
 
 #include <map>
@@ -24,7 +24,7 @@ class Shared {
   // Tokens one after another; all parts hold the same names.
   static Shared cat(const std::vector<Shared>& parts);
 
-  // What this has and `earlier` has not: what a block has added.
+  // What this has and `earlier` lacks: what a block has added.
   Shared beyond(const Shared& earlier) const;
   void add(const Shared& other);
 

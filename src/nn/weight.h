@@ -17,7 +17,7 @@ class Weight {
   Weight(std::string name, std::shared_ptr<ops::Stack> stack)
       : stored_(std::make_shared<Stored>(Stored{std::move(name), std::move(stack)})) {}
 
-  // Of the module; of a stack: the experts' module and the projection, "...mlp.experts.up_proj".
+  // The name of the module. A stack of experts is named "...mlp.experts.up_proj".
   const std::string& name() const { return stored_->name; }
   // Whether both are handles of one stored weight.
   bool is(const Weight& other) const { return stored_ == other.stored_; }
@@ -34,7 +34,7 @@ class Weight {
   }
   std::shared_ptr<ops::DenseStack> dense() const { return as<ops::DenseStack>(); }
 
-  // Who sees the inputs; null when nobody does. Set by Tapped (nn/tap.h).
+  // The tap that sees the inputs, or null. Set by Tapped (nn/tap.h).
   ops::InputTap* tap() const { return stored_->tap; }
 
  private:

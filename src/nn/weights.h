@@ -20,7 +20,7 @@
 namespace quern::nn {
 
 // Whether a tensor scales the keys or values of a layer's cache (compressed-tensors'
-// kv_cache_scheme): who makes the caches reads it, no module does.
+// kv_cache_scheme). The code that makes the caches reads it; no module does.
 bool is_cache_scale(const std::string& tensor);
 
 // Whether a packed module has a bias of zeros, as GPTQ's tools write for linears without one.
@@ -128,10 +128,10 @@ class Weights {
   Experts experts(const std::string& name, int64_t count, int64_t hidden, int64_t inner,
                   Activation activation = Activation::silu) const;
 
-  // Tensors of the checkpoint below this place that nobody has taken.
+  // Tensors of the checkpoint below this place that no module has taken.
   std::vector<std::string> untaken() const;
-  // Fails if there are any but scales of caches, because then config.json describes another model
-  // than the tensors.
+  // Fails if there are any, scales of caches apart, because config.json then describes another
+  // model than the tensors do.
   void expect_all_taken() const;
 
  private:

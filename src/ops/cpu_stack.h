@@ -21,7 +21,7 @@ struct InputForm {
 struct ArrangedInput {
   const float* x = nullptr;  // [tokens, columns], rows `stride` apart; must stay
   int64_t tokens = 0, stride = 0;
-  AlignedBytes memory = {};  // what the form needs beside x
+  AlignedBytes memory = {};  // what the form needs in addition to x
 };
 
 class CpuStack : public Stack {
@@ -39,7 +39,7 @@ class CpuStack : public Stack {
   virtual void product(const ArrangedInput& x, int64_t matrix, int64_t begin, int64_t end,
                        float* out, int64_t out_stride) const = 0;
 
-  // dx[t] (+)= dy[t] w, over all rows. Only of stacks that differentiable() says.
+  // dx[t] (+)= dy[t] w, over all rows. Only for stacks that are differentiable().
   virtual bool differentiable() const { return false; }
   virtual void input_gradient(const float* dy, int64_t tokens, int64_t dy_stride, int64_t matrix,
                               float* dx, int64_t dx_stride, bool accumulate) const;

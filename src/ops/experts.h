@@ -14,7 +14,7 @@ struct ExpertStacks {
   Activation activation = Activation::silu;
 };
 
-// Of the two inputs of an expert: that of gate and up, and that of down. Null: nobody looks.
+// Taps of the two inputs of an expert: that of gate and up, and that of down. Null for no tap.
 struct ExpertTaps {
   InputTap* in = nullptr;
   InputTap* out = nullptr;
