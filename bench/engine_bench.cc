@@ -10,7 +10,7 @@
 #include "bench/report.h"
 #include "engine/model_engine.h"
 #include "models/models.h"
-#include "ops/zero_pages.h"
+#include "tensor/memory.h"
 
 namespace quern {
 namespace {
@@ -44,7 +44,7 @@ class TimedEngine : public engine::ModelEngine {
 // Bytes per second at which all threads together read memory that no cache holds.
 double read_bandwidth() {
   constexpr int64_t kBytes = int64_t{1} << 30, kPiece = 4 << 20;
-  const Tensor memory = ops::zero_pages({kBytes / 8}, at::kLong);
+  const Tensor memory = zero_pages({kBytes / 8}, at::kLong);
   memory.data_ptr<int64_t>();
   const_cast<Tensor&>(memory).fill_(1);
   const int64_t* words = memory.const_data_ptr<int64_t>();

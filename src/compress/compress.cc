@@ -1,6 +1,5 @@
 #include "compress/compress.h"
 
-#include <malloc.h>
 #include <sys/resource.h>
 
 #include <algorithm>
@@ -21,6 +20,7 @@
 #include "compress/write.h"
 #include "models/models.h"
 #include "ops/rounding_stack.h"
+#include "tensor/memory.h"
 
 namespace quern::compress {
 namespace {
@@ -130,7 +130,7 @@ class Run {
     if (progress_.block_begins) progress_.block_begins(index, report.blocks, report.name);
     work(report);
     source_->files.release_all();
-    malloc_trim(0);
+    release_memory();
     report.seconds =
         std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
     report.peak_memory_bytes = peak_memory_bytes();

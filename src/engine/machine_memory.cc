@@ -1,7 +1,6 @@
 #include "engine/machine_memory.h"
 
 #include <fmt/format.h>
-#include <malloc.h>
 
 #include <algorithm>
 #include <charconv>
@@ -10,6 +9,8 @@
 #include <limits>
 #include <sstream>
 #include <string_view>
+
+#include "tensor/memory.h"
 
 namespace quern::engine {
 namespace {
@@ -88,12 +89,14 @@ int64_t of_this_process(std::string_view key) { return number_in("/proc/self/sta
 int64_t private_memory() { return of_this_process("RssAnon:"); }
 
 int64_t growth_during(const std::function<void()>& work) {
-  ::malloc_trim(0);  // what is kept for later would hide what the work takes
+  release_memory();  // what is kept for later would hide what the work takes
   const int64_t before = private_memory();
   std::ofstream("/proc/self/clear_refs") << 5;  // VmHWM starts again from what is held now
   work();
   // Pages of files only come in meanwhile, so at the peak there were no more of them than now.
-  return std::max<int64_t>(0, of_this_process("VmHWM:") - of_this_process("RssFile:") - before);
+  const int64_t peak = of_this_process("VmHWM:") - of_this_process("RssFile:");
+  release_memory();
+  return std::max<int64_t>(0, peak - before);
 }
 
 std::string bytes_text(int64_t bytes) {

@@ -4,7 +4,7 @@
 #include <set>
 
 #include "base/error.h"
-#include "ops/zero_pages.h"
+#include "tensor/memory.h"
 
 namespace quern::nn {
 namespace {
@@ -12,8 +12,8 @@ namespace {
 constexpr int64_t kTokens = kernels::KvBlock::kTokens;
 
 DeltaState make_state(const CacheLayout::Delta& shape, int64_t slots) {
-  return {ops::zero_pages({slots, shape.taps - 1, shape.channels}, at::kFloat),
-          ops::zero_pages({slots, shape.heads, shape.key_width, shape.value_width}, at::kFloat)};
+  return {zero_pages({slots, shape.taps - 1, shape.channels}, at::kFloat),
+          zero_pages({slots, shape.heads, shape.key_width, shape.value_width}, at::kFloat)};
 }
 
 }  // namespace

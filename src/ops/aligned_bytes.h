@@ -1,4 +1,4 @@
-// Memory that starts on a 64-byte line. A large piece is a mapping of its own on huge pages, which
+// Memory of tensor/memory.h: it starts on a 64-byte line, and large pieces lie on huge pages, which
 // save the kernels most of their address translation.
 #pragma once
 

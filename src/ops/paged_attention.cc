@@ -8,7 +8,7 @@
 #include "base/error.h"
 #include "base/threads.h"
 #include "kernels/kernels.h"
-#include "ops/zero_pages.h"
+#include "tensor/memory.h"
 
 namespace quern::ops {
 namespace {

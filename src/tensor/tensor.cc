@@ -4,10 +4,14 @@
 #include <fmt/ranges.h>
 
 #include "base/error.h"
+#include "tensor/memory.h"
 
 namespace quern {
 
-void prepare_torch() { at::set_num_threads(1); }
+void prepare_torch() {
+  at::set_num_threads(1);
+  use_own_memory();
+}
 
 std::string shape_text(at::IntArrayRef shape) {
   return fmt::format("[{}]", fmt::join(shape, ", "));
