@@ -30,12 +30,21 @@ void run_forward(const Job& job, at::TensorList inputs, Tensor& output) {
   });
 }
 
+// Room for the gradient of an input. The pieces fill their own views of it; what none of them reads
+// has the gradient zero.
+Tensor gradient_room(const Job& job, const Tensor& input, size_t which) {
+  Tensor room = at::empty_like(input, at::MemoryFormat::Contiguous);
+  int64_t filled = 0;  // views do not overlap
+  for (const Piece& piece : job.pieces) filled += piece.input(room, which).numel();
+  if (filled < room.numel()) room.zero_();
+  return room;
+}
+
 std::vector<Tensor> run_backward(const Job& job, const std::vector<Tensor>& inputs,
                                  const std::vector<bool>& wanted, const Tensor& output_gradient) {
   std::vector<Tensor> gradients(inputs.size());
   for (size_t which = 0; which < inputs.size(); ++which) {
-    if (wanted[which])
-      gradients[which] = at::zeros_like(inputs[which], at::MemoryFormat::Contiguous);
+    if (wanted[which]) gradients[which] = gradient_room(job, inputs[which], which);
   }
   parallel_for(static_cast<int64_t>(job.pieces.size()), [&](int64_t i) {
     const Piece& piece = job.pieces[i];
@@ -57,8 +66,8 @@ std::vector<Tensor> run_backward(const Job& job, const std::vector<Tensor>& inpu
                                        /*create_graph=*/false, /*allow_unused=*/true);
     at::NoGradGuard no_grad;
     for (size_t leaf = 0; leaf < leaves.size(); ++leaf) {
-      if (found[leaf].defined())
-        piece.input(gradients[leaf_of[leaf]], leaf_of[leaf]).copy_(found[leaf]);
+      Tensor to = piece.input(gradients[leaf_of[leaf]], leaf_of[leaf]);
+      found[leaf].defined() ? to.copy_(found[leaf]) : to.zero_();
     }
   });
   return gradients;
