@@ -15,11 +15,17 @@ namespace quern::bench {
 
 using Line = nlohmann::ordered_json;
 
+// Name, family and model: processors of one name can differ by a factor of two.
 inline std::string processor() {
+  std::string name = "unknown", family, model;
   std::ifstream file("/proc/cpuinfo");
-  for (std::string line; std::getline(file, line);)
-    if (line.starts_with("model name")) return line.substr(line.find(':') + 2);
-  return "unknown";
+  for (std::string line; std::getline(file, line) && !line.empty();) {
+    const std::string value = line.substr(std::min(line.size(), line.find(':') + 2));
+    if (line.starts_with("model name")) name = value;
+    if (line.starts_with("cpu family")) family = value;
+    if (line.starts_with("model\t")) model = value;
+  }
+  return family.empty() ? name : name + ", family " + family + ", model " + model;
 }
 
 // The commit that the sources are at, from their git folder.

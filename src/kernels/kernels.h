@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "kernels/bf16_matrix.h"
+#include "kernels/float_matrix.h"
 #include "kernels/floats.h"
 #include "kernels/int4.h"
 #include "kernels/rounding.h"
@@ -39,6 +40,8 @@ struct CpuKernels {
   // rounding.h says, by fused multiply-add; a row is read once for a few tokens.
   void (*dense_product)(const DenseShape& shape, const void* weight, const float* x, int64_t tokens,
                         int64_t begin, int64_t end, float* out);
+  // A product of fp32 matrices (float_matrix.h); scratch: kFloatScratch floats.
+  void (*float_product)(const FloatProduct& product, float* scratch);
   void (*floats_from_bf16)(const uint16_t* values, int64_t count, float* out);
   void (*floats_from_fp16)(const uint16_t* values, int64_t count, float* out);
 

@@ -6,7 +6,7 @@
 
 #include "base/error.h"
 #include "base/threads.h"
-#include "tensor/blas.h"
+#include "ops/float_matrix.h"
 
 namespace quern::ops {
 namespace {
@@ -39,8 +39,13 @@ struct Sight {
 void probabilities_of(const HeadView& head, int64_t begin, int64_t end, const Sight& sight,
                       double scale, float* probabilities) {
   const int64_t first = sight.first(begin), keys = sight.keys(begin, end), queries = end - begin;
-  sgemm(queries, keys, head.width, {head.q + begin * head.q_stride, head.q_stride},
-        {head.k + first * head.k_stride, head.k_stride, Transpose::yes}, probabilities, keys);
+  float_product({queries,
+                 keys,
+                 head.width,
+                 {head.q + begin * head.q_stride, head.q_stride},
+                 {head.k + first * head.k_stride, head.k_stride, /*transposed=*/true},
+                 probabilities,
+                 keys});
   for (int64_t i = 0; i < queries; ++i) {
     float* row = probabilities + i * keys;
     constexpr float kUnseen = -std::numeric_limits<float>::infinity();
@@ -86,8 +91,13 @@ void attend_tile(const Tensor& q, const Tensor& k, const Tensor& v, const QueryT
   probabilities_of(head, tile.begin, tile.end, sight, scale, probabilities.get());
   float* out = output.data_ptr<float>() + (tile.first_token + tile.begin) * output.stride(0) +
                tile.head * output.stride(1);
-  sgemm(queries, head.width, keys, {probabilities.get(), keys},
-        {head.v + sight.first(tile.begin) * head.v_stride, head.v_stride}, out, output.stride(0));
+  float_product({queries,
+                 head.width,
+                 keys,
+                 {probabilities.get(), keys},
+                 {head.v + sight.first(tile.begin) * head.v_stride, head.v_stride},
+                 out,
+                 output.stride(0)});
 }
 
 Tensor attention_forward(const Tensor& q, const Tensor& k, const Tensor& v, const Bounds& bounds,
@@ -148,23 +158,44 @@ void attention_backward_head(const Gradients& g, int64_t sequence_begin, int64_t
         return dx.data_ptr<float>() + (sequence_begin + first) * dx.stride(0) + kv_head * width;
       };
       if (g.dv.defined()) {
-        sgemm(keys, width, rows, {p.get(), keys, Transpose::yes}, {dy, stride}, of_keys(g.dv),
-              g.dv.stride(0), /*accumulate=*/true);
+        float_product({keys,
+                       width,
+                       rows,
+                       {p.get(), keys, /*transposed=*/true},
+                       {dy, stride},
+                       of_keys(g.dv),
+                       g.dv.stride(0),
+                       /*accumulate=*/true});
       }
-      sgemm(rows, keys, width, {dy, stride},
-            {view.v + first * view.v_stride, view.v_stride, Transpose::yes}, ds.get(), keys);
+      float_product({rows,
+                     keys,
+                     width,
+                     {dy, stride},
+                     {view.v + first * view.v_stride, view.v_stride, /*transposed=*/true},
+                     ds.get(),
+                     keys});
       for (int64_t i = 0; i < rows; ++i) {
         softmax_backward(p.get() + i * keys, dy + i * stride, y + i * stride, width, keys, g.scale,
                          ds.get() + i * keys);
       }
       float* dq = g.dq.data_ptr<float>() + (sequence_begin + begin) * g.dq.stride(0) +
                   head * g.dq.stride(1);
-      sgemm(rows, width, keys, {ds.get(), keys}, {view.k + first * view.k_stride, view.k_stride},
-            dq, g.dq.stride(0));
+      float_product({rows,
+                     width,
+                     keys,
+                     {ds.get(), keys},
+                     {view.k + first * view.k_stride, view.k_stride},
+                     dq,
+                     g.dq.stride(0)});
       if (g.dk.defined()) {
-        sgemm(keys, width, rows, {ds.get(), keys, Transpose::yes},
-              {view.q + begin * view.q_stride, view.q_stride}, of_keys(g.dk), g.dk.stride(0),
-              /*accumulate=*/true);
+        float_product({keys,
+                       width,
+                       rows,
+                       {ds.get(), keys, /*transposed=*/true},
+                       {view.q + begin * view.q_stride, view.q_stride},
+                       of_keys(g.dk),
+                       g.dk.stride(0),
+                       /*accumulate=*/true});
       }
     }
   }

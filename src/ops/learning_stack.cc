@@ -4,6 +4,7 @@
 
 #include "base/error.h"
 #include "ops/bf16_matrix.h"
+#include "ops/float_matrix.h"
 #include "ops/rows.h"
 
 namespace quern::ops {
@@ -62,8 +63,13 @@ void LearningStack::learn(const float* dy, int64_t dy_stride, const ArrangedInpu
       bf16_product(bf16_left_transposed(dy + row, count, x.tokens, dy_stride), x.memory, count,
                    x.tokens, columns(), gradient.data(), columns());
     } else {
-      sgemm(count, columns(), x.tokens, {dy + row, dy_stride, Transpose::yes}, {x.x, x.stride},
-            gradient.data(), columns());
+      float_product({count,
+                     columns(),
+                     x.tokens,
+                     {dy + row, dy_stride, /*transposed=*/true},
+                     {x.x, x.stride},
+                     gradient.data(),
+                     columns()});
     }
     step(matrix, row, count, gradient.data());
   }

@@ -5,7 +5,7 @@
 
 #include "base/error.h"
 #include "base/threads.h"
-#include "tensor/blas.h"
+#include "ops/float_matrix.h"
 
 namespace quern::ops {
 namespace {
@@ -13,10 +13,10 @@ namespace {
 constexpr int64_t kQueryTile = 128;
 
 // One head, as a matrix [patches, width].
-MatrixView head_of(const Tensor& x, int64_t first, int64_t head,
-                   Transpose transpose = Transpose::no) {
+kernels::FloatMatrix head_of(const Tensor& x, int64_t first, int64_t head,
+                             bool transposed = false) {
   return {x.const_data_ptr<float>() + first * x.stride(0) + head * x.stride(1), x.stride(0),
-          transpose};
+          transposed};
 }
 
 void attend_tile(const Tensor& q, const Tensor& k, const Tensor& v, int64_t head, int64_t first,
@@ -24,14 +24,19 @@ void attend_tile(const Tensor& q, const Tensor& k, const Tensor& v, int64_t head
   const int64_t patches = q.size(0), width = q.size(2);
   at::NoGradGuard no_grad;
   std::vector<float> memory(queries * patches);
-  sgemm(queries, patches, width, head_of(q, first, head), head_of(k, 0, head, Transpose::yes),
-        memory.data(), patches);
+  float_product({queries, patches, width, head_of(q, first, head),
+                 head_of(k, 0, head, /*transposed=*/true), memory.data(), patches});
   Tensor scores = at::from_blob(memory.data(), {queries, patches}, at::kFloat);
   scores.mul_(scale);
   at::softmax_out(scores, scores, -1);
   float* out = output.data_ptr<float>() + first * output.stride(0) + head * output.stride(1);
-  sgemm(queries, width, patches, {memory.data(), patches}, head_of(v, 0, head), out,
-        output.stride(0));
+  float_product({queries,
+                 width,
+                 patches,
+                 {memory.data(), patches},
+                 head_of(v, 0, head),
+                 out,
+                 output.stride(0)});
 }
 
 }  // namespace

@@ -4,6 +4,7 @@
 
 #include "base/error.h"
 #include "kernels/kernels.h"
+#include "ops/float_matrix.h"
 #include "ops/float_type.h"
 
 namespace quern::ops {
@@ -72,8 +73,14 @@ void rows_product_backward(const float* dy, int64_t tokens, int64_t dy_stride, c
   for (int64_t row = 0; row < rows; row += at_once) {
     const int64_t stop = std::min(rows, row + at_once);
     const float* w = rows_as_float(matrix, row, stop, thread_scratch());
-    sgemm(tokens, columns, stop - row, {dy + row, dy_stride}, {w, columns}, dx, dx_stride,
-          accumulate || row > 0);
+    float_product({tokens,
+                   columns,
+                   stop - row,
+                   {dy + row, dy_stride},
+                   {w, columns},
+                   dx,
+                   dx_stride,
+                   accumulate || row > 0});
   }
 }
 

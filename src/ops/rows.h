@@ -2,7 +2,8 @@
 // a larger product do.
 #pragma once
 
-#include "tensor/blas.h"
+#include <vector>
+
 #include "tensor/tensor.h"
 
 namespace quern::ops {

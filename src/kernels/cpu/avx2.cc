@@ -6,6 +6,7 @@
 #include <immintrin.h>
 
 #include "kernels/cpu/dense_lanes.h"
+#include "kernels/cpu/float_matrix_lanes.h"
 #include "kernels/cpu/int4_layout.h"
 #include "kernels/cpu/lanes_avx2.h"
 #include "kernels/cpu/repeat.h"
@@ -190,6 +191,7 @@ const CpuKernels kAvx2Kernels = {
     .quantize_activations = quantize_activations,
     .int4_product = int4_product,
     .dense_product = DenseKernels<Avx2Lanes>::product,
+    .float_product = FloatMatrixKernels<Avx2Lanes>::product,
     .floats_from_bf16 = DenseKernels<Avx2Lanes>::convert_bf16,
     .floats_from_fp16 = DenseKernels<Avx2Lanes>::convert_fp16,
     .attend = SequenceKernels<Avx2Lanes>::attend,

@@ -9,6 +9,7 @@
 #include <utility>
 
 #include "kernels/cpu/dense_lanes.h"
+#include "kernels/cpu/float_matrix_lanes.h"
 #include "kernels/cpu/int4_layout.h"
 #include "kernels/cpu/lanes_avx512.h"
 #include "kernels/cpu/repeat.h"
@@ -364,6 +365,7 @@ const CpuKernels kAvx512Kernels = {
     .quantize_activations = quantize_activations,
     .int4_product = int4_product,
     .dense_product = DenseKernels<Avx512Lanes>::product,
+    .float_product = FloatMatrixKernels<Avx512Lanes>::product,
     .floats_from_bf16 = DenseKernels<Avx512Lanes>::convert_bf16,
     .floats_from_fp16 = DenseKernels<Avx512Lanes>::convert_fp16,
     .attend = SequenceKernels<Avx512Lanes>::attend,

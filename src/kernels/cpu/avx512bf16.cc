@@ -6,6 +6,7 @@
 #include "kernels/bf16_matrix.h"
 #include "kernels/cpu/repeat.h"
 #include "kernels/cpu/tables.h"
+#include "kernels/cpu/transpose_avx512.h"
 
 namespace quern::kernels {
 namespace {
@@ -47,33 +48,6 @@ __m512i pair_rows(MatrixPlace<uint16_t> from, int64_t k, int64_t column, int64_t
       more ? _mm256_maskz_loadu_epi16(mask, row + from.stride) : _mm256_setzero_si256();
   return _mm512_or_si512(_mm512_cvtepu16_epi32(low),
                          _mm512_slli_epi32(_mm512_cvtepu16_epi32(high), 16));
-}
-
-// Rows become columns, in four rounds that each exchange halves: of 1, 2, 4 and 8 words.
-void transpose(__m512i (&w)[kLanes]) {
-  __m512i t[kLanes];
-  repeat<8>([&](auto i) {
-    t[2 * i] = _mm512_unpacklo_epi32(w[2 * i], w[2 * i + 1]);
-    t[2 * i + 1] = _mm512_unpackhi_epi32(w[2 * i], w[2 * i + 1]);
-  });
-  repeat<4>([&](auto i) {
-    w[4 * i] = _mm512_unpacklo_epi64(t[4 * i], t[4 * i + 2]);
-    w[4 * i + 1] = _mm512_unpackhi_epi64(t[4 * i], t[4 * i + 2]);
-    w[4 * i + 2] = _mm512_unpacklo_epi64(t[4 * i + 1], t[4 * i + 3]);
-    w[4 * i + 3] = _mm512_unpackhi_epi64(t[4 * i + 1], t[4 * i + 3]);
-  });
-  repeat<4>([&](auto i) {
-    t[i] = _mm512_shuffle_i32x4(w[i], w[i + 4], 0x88);
-    t[i + 4] = _mm512_shuffle_i32x4(w[i], w[i + 4], 0xdd);
-    t[i + 8] = _mm512_shuffle_i32x4(w[i + 8], w[i + 12], 0x88);
-    t[i + 12] = _mm512_shuffle_i32x4(w[i + 8], w[i + 12], 0xdd);
-  });
-  repeat<4>([&](auto i) {
-    w[i] = _mm512_shuffle_i32x4(t[i], t[i + 8], 0x88);
-    w[i + 8] = _mm512_shuffle_i32x4(t[i], t[i + 8], 0xdd);
-    w[i + 4] = _mm512_shuffle_i32x4(t[i + 4], t[i + 12], 0x88);
-    w[i + 12] = _mm512_shuffle_i32x4(t[i + 4], t[i + 12], 0xdd);
-  });
 }
 
 void left(MatrixPlace<float> from, int64_t rows, int64_t inner, uint16_t* arranged) {

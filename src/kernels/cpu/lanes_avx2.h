@@ -4,6 +4,7 @@
 
 #include <immintrin.h>
 
+#include "kernels/cpu/repeat.h"
 #include "kernels/sequence.h"
 
 namespace quern::kernels {
@@ -18,6 +19,8 @@ struct Avx2Lanes {
   };
   using Mask = Floats;  // all bits of a lane set, or none
   static constexpr int kDenseTile = 2;
+  // 12 sums, 2 registers of b and a number of a: of 16 registers.
+  static constexpr int kProductRows = 6, kProductVectors = 1;
 
   static constexpr int kNearest = _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC;
 
@@ -137,9 +140,42 @@ struct Avx2Lanes {
     const __m128 two = _mm_max_ps(four, _mm_movehl_ps(four, four));
     return _mm_cvtss_f32(_mm_max_ss(two, _mm_shuffle_ps(two, two, 1)));
   }
+  static void transpose(Floats (&square)[16]) {
+    __m256 quarters[4][8];  // low and high halves of the first 8 rows, then of the others
+    repeat<8>([&](auto i) {
+      quarters[0][i] = square[i].low;
+      quarters[1][i] = square[i].high;
+      quarters[2][i] = square[i + 8].low;
+      quarters[3][i] = square[i + 8].high;
+    });
+    repeat<4>([&](auto q) { transpose(quarters[q]); });
+    repeat<8>([&](auto i) {
+      square[i] = {quarters[0][i], quarters[2][i]};
+      square[i + 8] = {quarters[1][i], quarters[3][i]};
+    });
+  }
   static void prefetch(const void* p) { _mm_prefetch(static_cast<const char*>(p), _MM_HINT_T0); }
 
  private:
+  // Rows become columns, in three rounds that each exchange halves: of 1, 2 and 4 words.
+  static void transpose(__m256 (&w)[8]) {
+    __m256 t[8];
+    repeat<4>([&](auto i) {
+      t[2 * i] = _mm256_unpacklo_ps(w[2 * i], w[2 * i + 1]);
+      t[2 * i + 1] = _mm256_unpackhi_ps(w[2 * i], w[2 * i + 1]);
+    });
+    repeat<2>([&](auto i) {
+      w[4 * i] = _mm256_shuffle_ps(t[4 * i], t[4 * i + 2], 0x44);
+      w[4 * i + 1] = _mm256_shuffle_ps(t[4 * i], t[4 * i + 2], 0xee);
+      w[4 * i + 2] = _mm256_shuffle_ps(t[4 * i + 1], t[4 * i + 3], 0x44);
+      w[4 * i + 3] = _mm256_shuffle_ps(t[4 * i + 1], t[4 * i + 3], 0xee);
+    });
+    repeat<4>([&](auto i) {
+      t[i] = _mm256_permute2f128_ps(w[i], w[i + 4], 0x20);
+      t[i + 4] = _mm256_permute2f128_ps(w[i], w[i + 4], 0x31);
+    });
+    repeat<8>([&](auto i) { w[i] = t[i]; });
+  }
   // As sixteen int16. Packing interleaves the halves of both registers; the permutation puts them
   // in order.
   static __m256i halves_in_order(Ints a) {

@@ -4,6 +4,8 @@
 
 #include <immintrin.h>
 
+#include "kernels/cpu/repeat.h"
+#include "kernels/cpu/transpose_avx512.h"
 #include "kernels/sequence.h"
 
 namespace quern::kernels {
@@ -14,6 +16,8 @@ struct Avx512Lanes {
   using Ints = __m512i;
   using Mask = __mmask16;
   static constexpr int kDenseTile = 4;
+  // 24 sums, 2 vectors of b and a number of a: of 32 registers.
+  static constexpr int kProductRows = 12, kProductVectors = 2;
 
   static Floats splat(float x) { return _mm512_set1_ps(x); }
   static Floats load(const float* p) { return _mm512_loadu_ps(p); }
@@ -100,6 +104,12 @@ struct Avx512Lanes {
   }
   static float smallest(Floats a) { return _mm512_reduce_min_ps(a); }
   static float largest(Floats a) { return _mm512_reduce_max_ps(a); }
+  static void transpose(Floats (&square)[16]) {
+    __m512i words[16];
+    repeat<16>([&](auto i) { words[i] = _mm512_castps_si512(square[i]); });
+    kernels::transpose(words);
+    repeat<16>([&](auto i) { square[i] = _mm512_castsi512_ps(words[i]); });
+  }
   static void prefetch(const void* p) { _mm_prefetch(static_cast<const char*>(p), _MM_HINT_T0); }
 };
 

@@ -2,6 +2,7 @@
 #include <cmath>
 
 #include "kernels/cpu/dense_lanes.h"
+#include "kernels/cpu/float_matrix_lanes.h"
 #include "kernels/cpu/int4_layout.h"
 #include "kernels/cpu/rounding_lanes.h"
 #include "kernels/cpu/sequence_lanes.h"
@@ -21,6 +22,7 @@ struct PlainLanes {
     bool v[16];
   };
   static constexpr int kDenseTile = 4;
+  static constexpr int kProductRows = 4, kProductVectors = 1;
 
   template <class F>
   static Floats each(F f) {
@@ -141,6 +143,10 @@ struct PlainLanes {
     for (float x : a.v) out = x > out ? x : out;
     return out;
   }
+  static void transpose(Floats (&square)[16]) {
+    for (int i = 0; i < 16; ++i)
+      for (int j = 0; j < i; ++j) std::swap(square[i].v[j], square[j].v[i]);
+  }
   static void prefetch(const void*) {}
 };
 
@@ -210,6 +216,7 @@ const CpuKernels kReferenceKernels = {
     .quantize_activations = quantize_activations,
     .int4_product = int4_product,
     .dense_product = DenseKernels<PlainLanes>::product,
+    .float_product = FloatMatrixKernels<PlainLanes>::product,
     .floats_from_bf16 = DenseKernels<PlainLanes>::convert_bf16,
     .floats_from_fp16 = DenseKernels<PlainLanes>::convert_fp16,
     .attend = SequenceKernels<PlainLanes>::attend,

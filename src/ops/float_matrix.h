@@ -1,0 +1,12 @@
+// Products of fp32 matrices on the calling thread. Callers cut the work into tiles of fixed size
+// and run them by parallel_for.
+#pragma once
+
+#include "kernels/float_matrix.h"
+
+namespace quern::ops {
+
+// c (+)= a b (kernels/float_matrix.h, which says in which order an element is summed).
+void float_product(const kernels::FloatProduct& product);
+
+}  // namespace quern::ops
