@@ -4,6 +4,7 @@
 //   0]
 // CHECKPOINT is written by make_synthetic (see bench/README.md). Prints one JSON line.
 #include <ATen/Parallel.h>
+#include <sys/resource.h>
 
 #include <CLI/CLI.hpp>
 #include <algorithm>
@@ -13,6 +14,7 @@
 
 #include "base/threads.h"
 #include "base/version.h"
+#include "bench/report.h"
 #include "compress/autoround.h"
 #include "compress/calibrate.h"
 #include "compress/plan.h"
@@ -28,6 +30,13 @@ using Clock = std::chrono::steady_clock;
 
 double seconds_since(Clock::time_point start) {
   return std::chrono::duration<double>(Clock::now() - start).count();
+}
+
+// Pages that the system had to find for this process.
+double faults_so_far() {
+  rusage usage;
+  ::getrusage(RUSAGE_SELF, &usage);
+  return static_cast<double>(usage.ru_minflt);
 }
 
 double median(std::vector<double> values) {
@@ -181,24 +190,29 @@ void run(const Options& o) {
   tuning.iterations = o.iterations + 1;
   tuning.batch_size = o.samples;
   PythonRandom random(42);
+  std::vector<double> page_faults;
   auto start = Clock::now();
+  double faults = faults_so_far();
   compress::BlockWork work = {"block", *block, tasks, input, target, {}};
   work.iteration_done = [&](int iteration) {
-    const double seconds = seconds_since(start);
+    const double seconds = seconds_since(start), new_faults = faults_so_far() - faults;
     const double fp32_bare = floor_seconds(fp32_floor, o.threads);
     const double own_bare = floor_seconds(own_floor, o.threads);
     if (iteration > 0) {
       iteration_seconds.push_back(seconds);
+      page_faults.push_back(new_faults);
       fp32_floors.push_back(fp32_bare);
       own_floors.push_back(own_bare);
       fp32_ratios.push_back(seconds / fp32_bare);
       own_ratios.push_back(seconds / own_bare);
     }
     start = Clock::now();
+    faults = faults_so_far();
   };
   compress::auto_round(work, tuning, random);
   JsonValue line = {{"benchmark", "autoround_iteration"},
                     {"version", kVersion},
+                    {"processor", bench::processor()},
                     {"isa", kernels::cpu_kernels().name},
                     {"dtype", bf16 ? "bf16" : "fp32"},
                     {"threads", o.threads},
@@ -206,6 +220,7 @@ void run(const Options& o) {
                     {"experts", text.get<int>("num_experts")},
                     {"tuned_parameters", parameters},
                     {"seconds", median(iteration_seconds)},
+                    {"page_faults", median(page_faults)},
                     {"gemm_seconds", median(own_floors)},
                     {"gemm_gflops_per_second", own_floor.flops() / median(own_floors) / 1e9},
                     {"ratio", median(own_ratios)},

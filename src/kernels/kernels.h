@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "kernels/bf16_matrix.h"
+#include "kernels/delta_chunk.h"
 #include "kernels/float_matrix.h"
 #include "kernels/floats.h"
 #include "kernels/int4.h"
@@ -50,10 +51,20 @@ struct CpuKernels {
   void (*attend)(const KvBlock& shape, const uint8_t* block, const int32_t* begin,
                  const int32_t* end, const AttentionRows& rows);
   void (*delta_rule)(const DeltaHead& head);
+  // A chunk from `state` on, which becomes the one behind it; out's tokens are out_stride apart.
+  // `scratch`: delta_chunk_scratch() floats.
+  void (*delta_chunk)(const DeltaChunk& chunk, float* state, float* out, int64_t out_stride,
+                      float* scratch);
+  void (*delta_chunk_backward)(const DeltaChunk& chunk, const DeltaChunkGradient& gradient,
+                               float* scratch);
   void (*convolve)(const Convolution& convolution);
   // x / sqrt(|x|^2 + eps) * scale for rows that are `stride` apart; width is a multiple of 16.
   void (*unit_rows)(const float* x, int64_t rows, int64_t stride, int64_t width, float eps,
                     float scale, float* out);
+
+  // The gradient of unit_rows for x, from that for its output, [rows, width].
+  void (*unit_rows_backward)(const float* x, int64_t rows, int64_t stride, int64_t width, float eps,
+                             float scale, const float* d_out, float* d_x, int64_t d_x_stride);
 
   // AutoRound (rounding.h). `start` sets n = 0, alpha = beta = 1 and finds low and high, and says
   // whether all weights and the scales that they lead to are finite, without which nothing else is

@@ -11,70 +11,11 @@
 namespace quern::ops {
 namespace {
 
-constexpr int64_t kChunk = 64;
-constexpr double kNormEps = 1e-6;
 // Channels of a piece of the convolution.
 constexpr int64_t kConvChannels = 256;
 
 Tensor unit(const Tensor& x) {
-  return x * (x.square().sum(-1, /*keepdim=*/true) + kNormEps).rsqrt();
-}
-
-// [tokens, heads, width] -> [heads, chunks, 64, width], padded with zeros, which neither decay nor
-// add to a state.
-Tensor in_chunks(const Tensor& x, int64_t chunks) {
-  Tensor t = x.transpose(0, 1);
-  int64_t missing = chunks * kChunk - t.size(1);
-  if (missing > 0) t = at::constant_pad_nd(t, {0, 0, 0, missing});
-  return t.reshape({t.size(0), chunks, kChunk, x.size(2)});
-}
-
-// One sequence, key heads with their value heads. Within a chunk of C tokens, with G the running
-// sum of the decays and S0 the state at its start:
-//   (I + L) U = beta V - beta exp(G) K S0,  L_ij = beta_i (k_i . k_j) exp(G_i - G_j) for j < i
-//   o_i = exp(G_i) S0^T q_i + sum_{j <= i} (q_i . k_j) exp(G_i - G_j) u_j
-//   S1 = exp(G_C) S0 + sum_j exp(G_C - G_j) k_j u_j^T
-// Only differences G_i - G_j with j <= i are exponentiated, which are never positive.
-Tensor chunked(const DeltaInputs& in) {
-  const int64_t tokens = in.v.size(0), heads = in.v.size(1), key_width = in.k.size(2),
-                value_width = in.v.size(2);
-  const int64_t repeat = heads / in.k.size(1), chunks = (tokens + kChunk - 1) / kChunk;
-  auto to_value_heads = [&](const Tensor& x) {
-    return repeat == 1 ? x : x.repeat_interleave(repeat, 0);
-  };
-  Tensor q = to_value_heads(
-      in_chunks(unit(in.q) * std::pow(static_cast<double>(key_width), -0.5), chunks));
-  Tensor k = to_value_heads(in_chunks(unit(in.k), chunks));
-  Tensor v = in_chunks(in.v, chunks);
-  Tensor beta = in_chunks(in.beta.unsqueeze(-1), chunks);
-  Tensor total = in_chunks(in.decay.unsqueeze(-1), chunks).cumsum(2);  // G, [heads, chunks, 64, 1]
-
-  Tensor lower = at::ones({kChunk, kChunk}, at::kFloat).tril();
-  // exp(G_i - G_j) for j <= i, else 0.
-  Tensor between = (total - total.transpose(2, 3)).mul(lower).exp() * lower;
-  Tensor system = (k * beta).matmul(k.transpose(2, 3)) * between;
-  Tensor right = at::cat({v * beta, k * beta * total.exp()}, -1);
-  Tensor solved = at::linalg_solve_triangular(system, right, /*upper=*/false, /*left=*/true,
-                                              /*unitriangular=*/true);
-  Tensor u_own = solved.narrow(-1, 0, value_width),
-         k_carried = solved.narrow(-1, value_width, key_width);
-  Tensor q_from_state = q * total.exp();
-  Tensor scores = q.matmul(k.transpose(2, 3)) * between;
-  Tensor last = total.narrow(2, kChunk - 1, 1);
-  Tensor k_to_state = (k * (last - total).exp()).transpose(2, 3);
-  Tensor state_decay = last.exp();
-
-  Tensor state = at::zeros({heads, key_width, value_width}, at::kFloat);
-  std::vector<Tensor> outputs;
-  for (int64_t c = 0; c < chunks; ++c) {
-    Tensor u = u_own.select(1, c) - k_carried.select(1, c).matmul(state);
-    outputs.push_back(q_from_state.select(1, c).matmul(state) + scores.select(1, c).matmul(u));
-    state = state * state_decay.select(1, c) + k_to_state.select(1, c).matmul(u);
-  }
-  return at::stack(outputs, 1)
-      .reshape({heads, chunks * kChunk, value_width})
-      .narrow(1, 0, tokens)
-      .transpose(0, 1);
+  return x * (x.square().sum(-1, /*keepdim=*/true) + kDeltaNormEps).rsqrt();
 }
 
 void check_shapes(const DeltaInputs& in, const Tensor& state) {
@@ -108,6 +49,15 @@ void recur_head(const float* q, const float* k, const float* v, float decay, flo
 
 }  // namespace
 
+void check_delta_widths(const DeltaInputs& in) {
+  if (in.k.size(2) % 16 != 0 || in.v.size(2) % 16 != 0)
+    fail(
+        "linear attention with keys of {} and values of {} numbers cannot be computed: both must "
+        "be "
+        "multiples of 16",
+        in.k.size(2), in.v.size(2));
+}
+
 Tensor causal_conv_silu(const Tensor& x, const Tensor& weight, const Bounds& bounds) {
   const int64_t taps = weight.size(1), channels = x.size(1);
   QUERN_CHECK(weight.size(0) == channels);
@@ -134,24 +84,6 @@ Tensor causal_conv_silu(const Tensor& x, const Tensor& weight, const Bounds& bou
     return at::silu(sum);
   };
   return by_pieces(filter, {x, weight}, x.sizes(), std::move(pieces));
-}
-
-Tensor delta_rule(const DeltaInputs& in, const Bounds& bounds) {
-  const int64_t key_heads = in.k.size(1), repeat = in.v.size(1) / key_heads;
-  std::vector<Piece> pieces;
-  for (size_t s = 0; s + 1 < bounds.size(); ++s) {
-    for (int64_t head = 0; head < key_heads; ++head) {
-      const int64_t first = bounds[s], length = bounds[s + 1] - first;
-      auto key = [=](const Tensor& t) { return t.narrow(0, first, length).narrow(1, head, 1); };
-      auto value = [=](const Tensor& t) {
-        return t.narrow(0, first, length).narrow(1, head * repeat, repeat);
-      };
-      pieces.push_back(
-          {[=](const Tensor& t, size_t which) { return which < 2 ? key(t) : value(t); }, value});
-    }
-  }
-  auto f = [](const std::vector<Tensor>& x) { return chunked({x[0], x[1], x[2], x[3], x[4]}); };
-  return by_pieces(f, {in.q, in.k, in.v, in.decay, in.beta}, in.v.sizes(), std::move(pieces));
 }
 
 Tensor delta_rule_reference(const DeltaInputs& in, Tensor& state) {
@@ -206,7 +138,7 @@ void step_head(const DeltaInputs& in, const OngoingSequence& sequence, int64_t k
     std::vector<float> rows(static_cast<size_t>(tokens * key_width));
     kernels::cpu_kernels().unit_rows(
         x.const_data_ptr<float>() + sequence.first * x.stride(0) + key_head * x.stride(1), tokens,
-        x.stride(0), key_width, static_cast<float>(kNormEps), scale, rows.data());
+        x.stride(0), key_width, static_cast<float>(kDeltaNormEps), scale, rows.data());
     return rows;
   };
   const std::vector<float> q = unit_rows(in.q, 1 / std::sqrt(static_cast<float>(key_width))),
@@ -272,11 +204,7 @@ Tensor delta_rule_step(const DeltaInputs& given, std::span<const OngoingSequence
   const DeltaInputs in{dense_rows(given.q), dense_rows(given.k), dense_rows(given.v),
                        given.decay.contiguous(), given.beta.contiguous()};
   check_shapes(in, states[0]);
-  if (in.k.size(2) % 16 != 0 || in.v.size(2) % 16 != 0)
-    fail(
-        "linear attention with keys of {} and values of {} numbers cannot be run token by token: "
-        "both must be multiples of 16",
-        in.k.size(2), in.v.size(2));
+  check_delta_widths(in);
   Tensor factor = at::empty(in.decay.sizes(), at::kFloat);
   for (int64_t i = 0; i < factor.numel(); ++i)
     factor.data_ptr<float>()[i] = std::exp(in.decay.const_data_ptr<float>()[i]);

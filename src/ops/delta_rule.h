@@ -25,8 +25,15 @@ struct DeltaInputs {
   Tensor beta;   // [tokens, value heads]
 };
 
-// Whole sequences from a zero state, in chunks of 64 tokens: [tokens, value heads, value width].
-// Gradients flow to all inputs.
+// Added to |q|^2 and |k|^2 under the root that normalizes them.
+constexpr double kDeltaNormEps = 1e-6;
+
+// Fails unless both widths are multiples of 16.
+void check_delta_widths(const DeltaInputs& in);
+
+// Whole sequences from a zero state, in chunks of 64 tokens (kernels/delta_chunk.h): [tokens, value
+// heads, value width]. Gradients flow to all inputs; for them the state at the start of each chunk
+// is kept, and the rest computed again.
 Tensor delta_rule(const DeltaInputs& in, const Bounds& bounds);
 
 // One sequence of a pass that goes on from what slot `slot` of the caches keeps: its tokens are

@@ -2,7 +2,11 @@
 
 #include <gtest/gtest.h>
 
+#include <functional>
 #include <random>
+
+#include "base/error.h"
+#include "base/threads.h"
 
 namespace quern::ops {
 namespace {
@@ -42,7 +46,7 @@ TEST(DeltaRule, SequencesOfAPassGoOnFromTheirSlots) {
 
 TEST(DeltaRule, ChunksEqualTheRecurrence) {
   prepare_torch();
-  for (int64_t tokens : {1, 63, 64, 65, 200}) {
+  for (int64_t tokens : {1, 63, 64, 65, 130, 200}) {
     DeltaInputs in = random_inputs(tokens);
     Tensor state = at::zeros({4, 16, 16}), stepped = at::zeros({1, 4, 16, 16});
     Tensor expected = delta_rule_reference(in, state);
@@ -68,52 +72,141 @@ TEST(DeltaRule, AnyCutOfASequenceGivesTheSame) {
   }
 }
 
-TEST(DeltaRule, SequencesOfABatchDoNotMeet) {
-  prepare_torch();
-  DeltaInputs in = random_inputs(150);
-  Tensor both = delta_rule(in, {0, 70, 150});
-  EXPECT_LT(distance(both.slice(0, 0, 70), delta_rule(part(in, 0, 70), {0, 70})), 1e-6);
-  EXPECT_LT(distance(both.slice(0, 70), delta_rule(part(in, 70, 150), {0, 80})), 1e-6);
+// The chunks in LibTorch functions, for their values and gradients in any type: one sequence.
+Tensor chunks_in_torch(const std::vector<Tensor>& x) {
+  constexpr int64_t kChunk = 64;
+  const int64_t tokens = x[2].size(0), heads = x[2].size(1), key_width = x[1].size(2),
+                value_width = x[2].size(2), repeat = heads / x[1].size(1),
+                chunks = (tokens + kChunk - 1) / kChunk;
+  const auto options = x[0].options().requires_grad(false);
+  auto unit = [](const Tensor& t) { return t * (t.square().sum(-1, true) + 1e-6).rsqrt(); };
+  // [tokens, heads, width] -> [heads, chunks, 64, width], padded with zeros, which neither decay
+  // nor add to a state.
+  auto in_chunks = [&](const Tensor& t) {
+    const Tensor padded =
+        at::constant_pad_nd(t.transpose(0, 1), {0, 0, 0, chunks * kChunk - tokens});
+    return padded.reshape({t.size(1), chunks, kChunk, t.size(2)});
+  };
+  const Tensor q = in_chunks(unit(x[0]) / std::sqrt(static_cast<double>(key_width)))
+                       .repeat_interleave(repeat, 0),
+               k = in_chunks(unit(x[1])).repeat_interleave(repeat, 0), v = in_chunks(x[2]),
+               total = in_chunks(x[3].unsqueeze(-1)).cumsum(2),
+               beta = in_chunks(x[4].unsqueeze(-1));
+  const Tensor lower = at::ones({kChunk, kChunk}, options).tril();
+  const Tensor between = (total - total.transpose(2, 3)).mul(lower).exp() * lower;
+  const Tensor system = (k * beta).matmul(k.transpose(2, 3)) * between;
+  const Tensor solved = at::linalg_solve_triangular(
+      system, at::cat({v * beta, k * beta * total.exp()}, -1), /*upper=*/false, /*left=*/true,
+      /*unitriangular=*/true);
+  const Tensor u_own = solved.narrow(-1, 0, value_width),
+               k_carried = solved.narrow(-1, value_width, key_width),
+               q_from_state = q * total.exp(), scores = q.matmul(k.transpose(2, 3)) * between,
+               last = total.narrow(2, kChunk - 1, 1),
+               k_to_state = (k * (last - total).exp()).transpose(2, 3);
+  Tensor state = at::zeros({heads, key_width, value_width}, options);
+  std::vector<Tensor> outputs;
+  for (int64_t c = 0; c < chunks; ++c) {
+    const Tensor u = u_own.select(1, c) - k_carried.select(1, c).matmul(state);
+    outputs.push_back(q_from_state.select(1, c).matmul(state) + scores.select(1, c).matmul(u));
+    state = state * last.exp().select(1, c) + k_to_state.select(1, c).matmul(u);
+  }
+  return at::stack(outputs, 1)
+      .reshape({heads, chunks * kChunk, value_width})
+      .narrow(1, 0, tokens)
+      .transpose(0, 1);
 }
 
-TEST(DeltaRule, StrongDecayStaysFinite) {
+using Function = std::function<Tensor(const std::vector<Tensor>& inputs)>;
+
+// The output and the gradients of q, k, v, decay and beta, in the type of `type`.
+std::vector<Tensor> with_gradients(const DeltaInputs& in, const Tensor& dy, DType type,
+                                   const Function& f) {
+  std::vector<Tensor> leaves;
+  for (const Tensor& x : {in.q, in.k, in.v, in.decay, in.beta})
+    leaves.push_back(x.to(type).detach().clone().requires_grad_(true));
+  const Tensor y = f(leaves);
+  auto all = torch::autograd::grad({y}, leaves, {dy.to(type)});
+  all.push_back(y.detach());
+  return all;
+}
+
+Function chunks(const Bounds& bounds) {
+  return [bounds](const std::vector<Tensor>& x) {
+    return delta_rule({x[0], x[1], x[2], x[3], x[4]}, bounds);
+  };
+}
+
+TEST(DeltaRule, ValuesAndGradientsAreThoseOfTheChunksInDouble) {
+  prepare_torch();
+  for (int64_t tokens : {1, 63, 64, 65, 130}) {
+    for (double decay : {0.02, 2.0, 80.0}) {
+      DeltaInputs in = random_inputs(tokens);
+      in.decay = in.decay * (decay / 2);
+      const Tensor dy = at::randn({tokens, 4, 16});
+      const auto got = with_gradients(in, dy, at::kFloat, chunks({0, tokens})),
+                 expected = with_gradients(in, dy, at::kDouble, chunks_in_torch);
+      for (size_t i = 0; i < expected.size(); ++i)
+        EXPECT_LT(distance(got[i], expected[i]),
+                  2e-5 * (1 + expected[i].abs().max().item<double>()))
+            << "input " << i << " of " << tokens << " tokens, decay " << decay;
+    }
+  }
+}
+
+TEST(DeltaRule, SequencesOfABatchDoNotMeet) {
+  prepare_torch();
+  const DeltaInputs in = random_inputs(150);
+  const Tensor dy = at::randn({150, 4, 16});
+  const auto both = with_gradients(in, dy, at::kFloat, chunks({0, 70, 70, 150})),
+             first =
+                 with_gradients(part(in, 0, 70), dy.slice(0, 0, 70), at::kFloat, chunks({0, 70})),
+             second =
+                 with_gradients(part(in, 70, 150), dy.slice(0, 70), at::kFloat, chunks({0, 80}));
+  for (size_t i = 0; i < both.size(); ++i)
+    EXPECT_TRUE(at::equal(both[i], at::cat({first[i], second[i]}))) << i;
+}
+
+TEST(DeltaRule, InputsThatAreViewsGiveTheSame) {
+  prepare_torch();
+  const DeltaInputs in = random_inputs(70);
+  const Tensor wide = at::cat({in.q.flatten(1), in.k.flatten(1), in.v.flatten(1)}, 1);
+  const std::vector<Tensor> parts = wide.split_with_sizes({32, 32, 64}, 1);
+  const Tensor got = delta_rule({parts[0].unflatten(1, {2, 16}), parts[1].unflatten(1, {2, 16}),
+                                 parts[2].unflatten(1, {4, 16}), in.decay, in.beta},
+                                {0, 70});
+  EXPECT_TRUE(at::equal(got, delta_rule(in, {0, 70})));
+}
+
+TEST(DeltaRule, TheNumberOfThreadsDoesNotMatter) {
+  prepare_torch();
+  const DeltaInputs in = random_inputs(300);
+  const Tensor dy = at::randn({300, 4, 16});
+  const int before = threads();
+  set_threads(1);
+  const auto expected = with_gradients(in, dy, at::kFloat, chunks({0, 100, 300}));
+  for (int count : {2, 3}) {
+    set_threads(count);
+    const auto got = with_gradients(in, dy, at::kFloat, chunks({0, 100, 300}));
+    for (size_t i = 0; i < got.size(); ++i) EXPECT_TRUE(at::equal(got[i], expected[i])) << i;
+  }
+  set_threads(before);
+}
+
+// Behind exp(-80) a token sees itself alone: o = (q . k) beta v.
+TEST(DeltaRule, StrongDecayForgetsTheOthers) {
   prepare_torch();
   DeltaInputs in = random_inputs(130);
   in.decay = at::full({130, 4}, -80.0);
-  EXPECT_TRUE(delta_rule(in, {0, 130}).isfinite().all().item<bool>());
-}
-
-// The recurrence written with LibTorch functions, for its gradients.
-Tensor recurrence(const std::vector<Tensor>& x) {
   auto unit = [](const Tensor& t) { return t * (t.square().sum(-1, true) + 1e-6).rsqrt(); };
-  Tensor q = (unit(x[0]) / 4.0).repeat_interleave(2, 1), k = unit(x[1]).repeat_interleave(2, 1);
-  Tensor state = at::zeros({4, 16, 16});
-  std::vector<Tensor> outputs;
-  for (int64_t t = 0; t < q.size(0); ++t) {
-    state = state * x[3][t].exp().reshape({4, 1, 1});
-    Tensor u = x[4][t].unsqueeze(1) * (x[2][t] - (state * k[t].unsqueeze(2)).sum(1));
-    state = state + k[t].unsqueeze(2) * u.unsqueeze(1);
-    outputs.push_back((state * q[t].unsqueeze(2)).sum(1));
-  }
-  return at::stack(outputs);
+  const Tensor score = (unit(in.q) * unit(in.k)).sum(-1, true).repeat_interleave(2, 1) / 4;
+  EXPECT_LT(distance(delta_rule(in, {0, 130}), score * in.beta.unsqueeze(-1) * in.v), 1e-6);
 }
 
-TEST(DeltaRule, GradientsEqualTheRecurrences) {
+TEST(DeltaRule, WidthsThatTheKernelsCannotRunAreRefused) {
   prepare_torch();
-  DeltaInputs in = random_inputs(100);
-  Tensor dy = at::randn({100, 4, 16});
-  auto gradients = [&](auto&& f) {
-    std::vector<Tensor> leaves;
-    for (const Tensor& x : {in.q, in.k, in.v, in.decay, in.beta})
-      leaves.push_back(x.detach().clone().requires_grad_(true));
-    return torch::autograd::grad({f(leaves)}, leaves, {dy});
-  };
-  auto chunked = gradients([](const std::vector<Tensor>& x) {
-    return delta_rule({x[0], x[1], x[2], x[3], x[4]}, {0, 100});
-  });
-  auto expected = gradients(recurrence);
-  for (size_t i = 0; i < expected.size(); ++i)
-    EXPECT_LT(distance(chunked[i], expected[i]), 2e-5) << "input " << i;
+  const DeltaInputs in{at::randn({3, 2, 8}), at::randn({3, 2, 8}), at::randn({3, 4, 16}),
+                       -at::rand({3, 4}), at::rand({3, 4})};
+  EXPECT_THROW(delta_rule(in, {0, 3}), Error);
 }
 
 TEST(CausalConv, EqualsItsDefinitionAndGoesOn) {

@@ -5,6 +5,7 @@
 // those two in its 16-bit halves.
 #include <immintrin.h>
 
+#include "kernels/cpu/delta_chunk_lanes.h"
 #include "kernels/cpu/dense_lanes.h"
 #include "kernels/cpu/float_matrix_lanes.h"
 #include "kernels/cpu/int4_layout.h"
@@ -196,8 +197,11 @@ const CpuKernels kAvx2Kernels = {
     .floats_from_fp16 = DenseKernels<Avx2Lanes>::convert_fp16,
     .attend = SequenceKernels<Avx2Lanes>::attend,
     .delta_rule = SequenceKernels<Avx2Lanes>::delta_rule,
+    .delta_chunk = DeltaChunkKernels<Avx2Lanes>::forward,
+    .delta_chunk_backward = DeltaChunkKernels<Avx2Lanes>::backward,
     .convolve = SequenceKernels<Avx2Lanes>::convolve,
     .unit_rows = SequenceKernels<Avx2Lanes>::unit_rows,
+    .unit_rows_backward = SequenceKernels<Avx2Lanes>::unit_rows_backward,
     .rounding_start = RoundingKernels<Avx2Lanes>::start,
     .rounding_forward = RoundingKernels<Avx2Lanes>::forward,
     .rounding_codes = RoundingKernels<Avx2Lanes>::codes,

@@ -8,6 +8,7 @@
 
 #include <utility>
 
+#include "kernels/cpu/delta_chunk_lanes.h"
 #include "kernels/cpu/dense_lanes.h"
 #include "kernels/cpu/float_matrix_lanes.h"
 #include "kernels/cpu/int4_layout.h"
@@ -370,8 +371,11 @@ const CpuKernels kAvx512Kernels = {
     .floats_from_fp16 = DenseKernels<Avx512Lanes>::convert_fp16,
     .attend = SequenceKernels<Avx512Lanes>::attend,
     .delta_rule = SequenceKernels<Avx512Lanes>::delta_rule,
+    .delta_chunk = DeltaChunkKernels<Avx512Lanes>::forward,
+    .delta_chunk_backward = DeltaChunkKernels<Avx512Lanes>::backward,
     .convolve = SequenceKernels<Avx512Lanes>::convolve,
     .unit_rows = SequenceKernels<Avx512Lanes>::unit_rows,
+    .unit_rows_backward = SequenceKernels<Avx512Lanes>::unit_rows_backward,
     .rounding_start = RoundingKernels<Avx512Lanes>::start,
     .rounding_forward = RoundingKernels<Avx512Lanes>::forward,
     .rounding_codes = RoundingKernels<Avx512Lanes>::codes,

@@ -1,6 +1,7 @@
 // The definition of every kernel in plain C++: what the other tables must equal bit for bit.
 #include <cmath>
 
+#include "kernels/cpu/delta_chunk_lanes.h"
 #include "kernels/cpu/dense_lanes.h"
 #include "kernels/cpu/float_matrix_lanes.h"
 #include "kernels/cpu/int4_layout.h"
@@ -221,8 +222,11 @@ const CpuKernels kReferenceKernels = {
     .floats_from_fp16 = DenseKernels<PlainLanes>::convert_fp16,
     .attend = SequenceKernels<PlainLanes>::attend,
     .delta_rule = SequenceKernels<PlainLanes>::delta_rule,
+    .delta_chunk = DeltaChunkKernels<PlainLanes>::forward,
+    .delta_chunk_backward = DeltaChunkKernels<PlainLanes>::backward,
     .convolve = SequenceKernels<PlainLanes>::convolve,
     .unit_rows = SequenceKernels<PlainLanes>::unit_rows,
+    .unit_rows_backward = SequenceKernels<PlainLanes>::unit_rows_backward,
     .rounding_start = RoundingKernels<PlainLanes>::start,
     .rounding_forward = RoundingKernels<PlainLanes>::forward,
     .rounding_codes = RoundingKernels<PlainLanes>::codes,

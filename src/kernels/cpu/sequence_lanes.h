@@ -88,6 +88,26 @@ struct SequenceKernels {
     }
   }
 
+  // With n = 1 / sqrt(|x|^2 + eps): scale * n * (d_out - n^2 (x . d_out) x).
+  static void unit_rows_backward(const float* x, int64_t rows, int64_t stride, int64_t width,
+                                 float eps, float scale, const float* d_out, float* d_x,
+                                 int64_t d_x_stride) {
+    for (int64_t row = 0; row < rows; ++row) {
+      const float *from = x + row * stride, *d = d_out + row * width;
+      Floats squares = L::splat(0.0f), products = L::splat(0.0f);
+      for (int64_t i = 0; i < width; i += 16) {
+        squares = L::fma(L::load(from + i), L::load(from + i), squares);
+        products = L::fma(L::load(from + i), L::load(d + i), products);
+      }
+      const float square = L::sum(squares) + eps;
+      const Floats along = L::splat(-L::sum(products) / square),
+                   factor = L::div(L::splat(scale), L::root(L::splat(square)));
+      for (int64_t i = 0; i < width; i += 16)
+        L::store(d_x + row * d_x_stride + i,
+                 L::mul(factor, L::fma(along, L::load(from + i), L::load(d + i))));
+    }
+  }
+
  private:
   static constexpr int kRows = 4;
   static constexpr int64_t kTokens = KvBlock::kTokens;
