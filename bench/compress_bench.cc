@@ -17,6 +17,7 @@
 #include "bench/report.h"
 #include "compress/autoround.h"
 #include "compress/calibrate.h"
+#include "compress/compress.h"
 #include "compress/plan.h"
 #include "compress/recipe_options.h"
 #include "kernels/kernels.h"
@@ -162,10 +163,12 @@ void run(const Options& o) {
 
   at::manual_seed(1);
   const int64_t tokens = static_cast<int64_t>(o.samples) * o.length;
-  compress::Samples input{at::randn({tokens, model->hidden()}),
-                          std::vector<int64_t>(o.samples, o.length)};
+  compress::Samples input(std::vector<int64_t>(o.samples, o.length));
+  for (int64_t sample = 0; sample < input.count(); ++sample)
+    input.write({sample}, at::randn({o.length, model->hidden()}));
   std::vector<int64_t> pairs;
-  compress::Samples target = compress::run_block(*block, input, &pairs);
+  compress::Samples target = input;
+  compress::run_block(*block, target, &pairs);
 
   const std::vector<compress::Task> tasks = compress::tasks_of(sites, plan);
   int64_t parameters = 0;
@@ -186,15 +189,13 @@ void run(const Options& o) {
   floor_seconds(own_floor, o.threads);
 
   std::vector<double> iteration_seconds, fp32_floors, own_floors, fp32_ratios, own_ratios;
-  compress::AutoRoundOptions tuning;
-  tuning.iterations = o.iterations + 1;
-  tuning.batch_size = o.samples;
+  const compress::AutoRoundSettings settings{.iters = o.iterations + 1, .batch_size = o.samples};
+  const compress::CompressOptions options;
   PythonRandom random(42);
   std::vector<double> page_faults;
   auto start = Clock::now();
   double faults = faults_so_far();
-  compress::BlockWork work = {"block", *block, tasks, input, target, {}};
-  work.iteration_done = [&](int iteration) {
+  auto iteration_done = [&](int iteration, int) {
     const double seconds = seconds_since(start), new_faults = faults_so_far() - faults;
     const double fp32_bare = floor_seconds(fp32_floor, o.threads);
     const double own_bare = floor_seconds(own_floor, o.threads);
@@ -209,7 +210,8 @@ void run(const Options& o) {
     start = Clock::now();
     faults = faults_so_far();
   };
-  compress::auto_round(work, tuning, random);
+  compress::tune_rounding({"block", *block, tasks, input, target, options, random, iteration_done},
+                          settings, {});
   JsonValue line = {{"benchmark", "autoround_iteration"},
                     {"version", kVersion},
                     {"processor", bench::processor()},

@@ -130,11 +130,11 @@ compress::Calibration read_calibration(const CompressCommand& command,
 // What must be right before anything is read or written at length.
 void check(const CompressCommand& command, const compress::Recipe& recipe) {
   compress::check_methods(recipe);
-  if (needs_data(recipe) && command.data.empty())
+  if (compress::needs_data(recipe) && command.data.empty())
     fail(Exit::usage,
          "AutoRound learns from texts: add --data FILE (jsonl, json, csv, txt or parquet), or "
          "choose --method rtn, which needs none");
-  if (!needs_data(recipe) && !command.data.empty())
+  if (!compress::needs_data(recipe) && !command.data.empty())
     log_warning("rounding to nearest uses no data; --data is not read");
 }
 
@@ -161,7 +161,7 @@ compress::CompressReport compress_model(const std::shared_ptr<const nn::Source>&
                                         const CompressCommand& command,
                                         compress::CompressOptions options) {
   compress::Calibration calibration;
-  if (needs_data(recipe)) calibration = read_calibration(command, source);
+  if (compress::needs_data(recipe)) calibration = read_calibration(command, source);
   CompressProgress progress(command.json_lines ? ProgressStyle::json_lines : ProgressStyle::people);
   const FinishFirst finish(
       "interrupted: the block at hand is finished first; once more to stop at once");

@@ -1,8 +1,10 @@
 #include "cli/method_options.h"
 
-#include <algorithm>
+#include <fmt/ranges.h>
 
 #include "base/error.h"
+#include "compress/compress.h"
+#include "compress/method.h"
 #include "compress/recipe_read.h"
 
 namespace quern::cli {
@@ -20,8 +22,7 @@ std::vector<std::string> format_names() {
 compress::Recipe read_or_make(const MethodOptions& options) {
   if (!options.recipe_file.empty()) return compress::read_recipe(options.recipe_file);
   compress::RecipeOptions recipe = options.recipe;
-  recipe.method =
-      options.method == "rtn" ? compress::Method::round_to_nearest : compress::Method::auto_round;
+  recipe.method = options.method;
   for (const std::string& rule : options.layer_rules)
     recipe.layers.push_back(compress::parse_layer_rule(rule));
   return compress::make_recipe(recipe);
@@ -36,16 +37,10 @@ quant::Format format_of(const MethodOptions& options) {
                                      : quant::Format::compressed_tensors;
 }
 
-bool needs_data(const compress::Recipe& recipe) {
-  return std::ranges::any_of(recipe.steps, [](const compress::Step& step) {
-    return step.method == compress::Method::auto_round;
-  });
-}
-
 compress::Recipe recipe_of(const MethodOptions& options) {
   compress::Recipe recipe = read_or_make(options);
   recipe.drafts = options.calibrate_draft;
-  if (recipe.drafts && !needs_data(recipe))
+  if (recipe.drafts && !compress::needs_data(recipe))
     fail(Exit::usage, "--calibrate-draft: rounding to nearest calibrates nothing");
   return recipe;
 }
@@ -58,9 +53,11 @@ void declare_method(CLI::App& verb, MethodOptions& options) {
     option->excludes(recipe)->group("Method");
   };
   recipe->group("Method");
-  only_without_recipe(verb.add_option("--method", options.method, "auto-round or rtn")
-                          ->check(CLI::IsMember({"auto-round", "rtn"}))
-                          ->capture_default_str());
+  const std::vector<std::string> methods = compress::method_options();
+  only_without_recipe(
+      verb.add_option("--method", options.method, fmt::format("{}", fmt::join(methods, " or ")))
+          ->check(CLI::IsMember(methods))
+          ->capture_default_str());
   only_without_recipe(
       verb.add_option("--bits", options.recipe.bits, "Bits of a weight")->capture_default_str());
   only_without_recipe(verb.add_option("--group-size", options.recipe.group_size,

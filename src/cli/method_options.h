@@ -22,8 +22,6 @@ void declare_method(CLI::App& verb, MethodOptions& options);
 void declare_format(CLI::App& verb, MethodOptions& options);
 
 compress::Recipe recipe_of(const MethodOptions& options);
-// Whether a step of the recipe learns from data.
-bool needs_data(const compress::Recipe& recipe);
 // A recipe.yaml is llm-compressor's, and so is the format that it leads to.
 quant::Format format_of(const MethodOptions& options);
 

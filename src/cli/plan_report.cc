@@ -11,41 +11,19 @@
 #include "checkpoint/dtype.h"
 #include "cli/name_pattern.h"
 #include "cli/terminal.h"
+#include "compress/method.h"
 
 namespace quern::cli {
 namespace {
 
 using checkpoint::Fate;
-using compress::Method;
 
 std::string shape_text(const std::vector<int64_t>& shape) {
   return fmt::format("[{}]", fmt::join(shape, ", "));
 }
 
 std::string step_text(const compress::Step& step) {
-  std::string text = step.modifier + ": ";
-  switch (step.method) {
-    case Method::round_to_nearest:
-      text += "rounds to nearest";
-      break;
-    case Method::auto_round:
-      text += fmt::format("{} iterations, {} samples each", step.iters, step.batch_size);
-      break;
-    case Method::awq:
-      text += fmt::format("{} scales tried for each mapping", step.awq.grid);
-      if (!step.awq.mappings.empty())
-        text += fmt::format(", {} mappings", step.awq.mappings.size());
-      break;
-    case Method::gptq:
-      text += fmt::format("blocks of {} columns, dampening {}", step.hessian.block_size,
-                          step.hessian.dampening);
-      break;
-    case Method::sparse_gpt:
-      text += fmt::format("{:g}% of the weights become zero", 100 * step.sparsity.share);
-      if (step.sparsity.of > 0)
-        text += fmt::format(", {} of every {}", step.sparsity.zeros, step.sparsity.of);
-      break;
-  }
+  const std::string text = step.modifier + ": " + step.method->text(step);
   return step.fp8_kv_cache ? text + "; keys and values in FP8 when it is served" : text;
 }
 

@@ -3,10 +3,14 @@
 #include <algorithm>
 #include <cmath>
 #include <limits>
+#include <nlohmann/json.hpp>
 #include <numeric>
 
 #include "base/error.h"
 #include "base/threads.h"
+#include "compress/compress.h"
+#include "compress/rtn.h"
+#include "kernels/rounding.h"
 #include "ops/rounding_stack.h"
 
 namespace quern::compress {
@@ -17,11 +21,16 @@ constexpr int64_t kPiece = 64 * 1024;
 
 using Rounding = std::shared_ptr<ops::RoundingStack>;
 
+double learning_rate(const AutoRoundSettings& settings) {
+  return settings.lr.value_or(1.0 / settings.iters);
+}
+
 std::vector<Rounding> start_rounding(const std::vector<Task>& tasks,
+                                     const AutoRoundSettings& settings,
                                      const AutoRoundOptions& options) {
   ops::RoundingOptions rounding;
-  rounding.iterations = options.iterations;
-  rounding.lr = options.lr.value_or(1.0 / options.iterations);
+  rounding.iterations = settings.iters;
+  rounding.lr = learning_rate(settings);
   rounding.minmax_lr = options.minmax_lr.value_or(rounding.lr);
   rounding.momentum = options.momentum;
   rounding.tune_minmax = options.tune_minmax;
@@ -65,13 +74,12 @@ Tensor difference_of(const Tensor& a, const Tensor& b) {
   return out;
 }
 
-// target: fp32, of the shape of the rows.
-Forward run(const nn::Block& block, const Samples& input, const Tensor& target) {
+// Of some samples.
+Forward run(const BlockWork& work, const std::vector<int64_t>& batch) {
   at::AutoGradMode with_grad(true);
-  nn::Pass pass = nn::Pass::whole(input.lengths);
-  pass.shared = input.shared;
-  Tensor output = block(input.rows, pass);
-  Tensor difference = difference_of(output.detach(), target);
+  nn::Pass pass = work.input.pass(batch);
+  Tensor output = work.block(work.input.read(batch), pass);
+  Tensor difference = difference_of(output.detach(), work.target.read(batch));
   return {output, difference, squared_error(difference)};
 }
 
@@ -83,38 +91,23 @@ void send_back(const Forward& forward, double elements) {
   torch::autograd::backward({forward.output}, {dy});
 }
 
-// lengths: of the samples of the batch, whose rows lie one after another in `difference`.
-[[noreturn]] void fail_not_finite(const std::string& block, const std::vector<int64_t>& batch,
-                                  const std::vector<int64_t>& lengths, const Tensor& difference) {
+// difference: rows of the samples of the batch, one after another.
+[[noreturn]] void fail_not_finite(const BlockWork& work, const std::vector<int64_t>& batch,
+                                  const Tensor& difference) {
   int64_t row = 0;
-  for (size_t i = 0; i < batch.size(); ++i) {
-    if (!difference.narrow(0, row, lengths[i]).isfinite().all().item<bool>())
+  for (const int64_t sample : batch) {
+    const int64_t tokens = work.input.tokens(sample);
+    if (!difference.narrow(0, row, tokens).isfinite().all().item<bool>())
       fail(
           "{}: its output for calibration window {} is not finite: the checkpoint or the "
           "calibration data hold NaN or infinity",
-          block, batch[i]);
-    row += lengths[i];
+          work.name, sample);
+    row += tokens;
   }
-  fail("{}: its outputs are too large for the square of their error", block);
+  fail("{}: its outputs are too large for the square of their error", work.name);
 }
 
 }  // namespace
-
-Tensor Samples::rows_of(const std::vector<int64_t>& which) const {
-  std::vector<int64_t> begin(lengths.size() + 1, 0);
-  std::partial_sum(lengths.begin(), lengths.end(), begin.begin() + 1);
-  std::vector<Tensor> parts;
-  for (int64_t sample : which)
-    parts.push_back(at::arange(begin[sample], begin[sample + 1], at::kLong));
-  return at::cat(parts);
-}
-
-Samples Samples::pick(const std::vector<int64_t>& which) const {
-  const Tensor chosen = rows_of(which);
-  Samples picked{rows.index_select(0, chosen), {}, shared.pick(chosen)};
-  for (int64_t sample : which) picked.lengths.push_back(lengths[sample]);
-  return picked;
-}
 
 SampleOrder::SampleOrder(int64_t samples, int64_t per_iteration, PythonRandom& random)
     : order_(samples), per_iteration_(std::min(samples, per_iteration)), random_(random) {
@@ -132,46 +125,137 @@ std::vector<int64_t> SampleOrder::next() {
   return {begin, begin + per_iteration_};
 }
 
-Tuned auto_round(const BlockWork& work, const AutoRoundOptions& options, PythonRandom& random) {
-  const std::vector<Rounding> roundings = start_rounding(work.tasks, options);
-  const auto samples = static_cast<int64_t>(work.input.lengths.size());
-  SampleOrder order(
-      samples, static_cast<int64_t>(options.batch_size) * options.gradient_accumulation, random);
-  Tuned tuned{0, std::numeric_limits<double>::infinity(), 0};
-  for (int iteration = 0; iteration < options.iterations; ++iteration) {
+Loss tune_rounding(const BlockWork& work, const AutoRoundSettings& settings,
+                   const AutoRoundOptions& options) {
+  const std::vector<Rounding> roundings = start_rounding(work.tasks, settings, options);
+  const int64_t batch_size = settings.batch_size;
+  SampleOrder order(work.input.count(), batch_size * options.gradient_accumulation, work.random);
+  Loss loss{0, std::numeric_limits<double>::infinity(), 0};
+  for (int iteration = 0; iteration < settings.iters; ++iteration) {
     const std::vector<int64_t> chosen = order.next();
-    const auto count = static_cast<int64_t>(chosen.size());
-    const int64_t micro_batches = (count + options.batch_size - 1) / options.batch_size;
+    const int64_t count = std::ssize(chosen), micro_batches = (count + batch_size - 1) / batch_size;
     for (const Rounding& rounding : roundings)
       rounding->begin_iteration(iteration, static_cast<int>(micro_batches));
 
     double sum = 0, elements = 0;
     for (int64_t i = 0; i < micro_batches; ++i) {
       const std::vector<int64_t> batch(
-          chosen.begin() + i * options.batch_size,
-          chosen.begin() + std::min<int64_t>(count, (i + 1) * options.batch_size));
-      const Samples input = work.input.pick(batch);
-      Forward forward =
-          run(work.block, input, work.target.rows.index_select(0, work.target.rows_of(batch)));
-      if (!std::isfinite(forward.squared_error))
-        fail_not_finite(work.name, batch, input.lengths, forward.difference);
+          chosen.begin() + i * batch_size,
+          chosen.begin() + std::min<int64_t>(count, (i + 1) * batch_size));
+      Forward forward = run(work, batch);
+      if (!std::isfinite(forward.squared_error)) fail_not_finite(work, batch, forward.difference);
       sum += forward.squared_error;
       elements += static_cast<double>(forward.difference.numel());
       // The loss of the whole iteration is known before its last backward pass, which takes the
       // step.
-      const bool best = i + 1 == micro_batches && sum / elements < tuned.loss_after;
+      const bool best = i + 1 == micro_batches && sum / elements < loss.after;
       if (best) {
-        tuned.loss_after = sum / elements;
-        tuned.best_iteration = iteration;
+        loss.after = sum / elements;
+        loss.best_iteration = iteration;
       }
       for (const Rounding& rounding : roundings) rounding->keep_this(best);
       send_back(forward, static_cast<double>(forward.difference.numel()));
       for (const Rounding& rounding : roundings) rounding->end_micro_batch();
     }
-    if (iteration == 0) tuned.loss_before = sum / elements;
-    work.iteration_done(iteration);
+    if (iteration == 0) loss.before = sum / elements;
+    if (work.iteration_done) work.iteration_done(iteration, settings.iters);
   }
-  return tuned;
+  return loss;
+}
+
+namespace {
+
+void check(const AutoRoundSettings& settings, Exit code, const std::string& place) {
+  if (settings.iters >= 0 && settings.iters <= kernels::kMaxRoundingIterations &&
+      settings.batch_size >= 1 && (!settings.lr || *settings.lr > 0))
+    return;
+  fail(code, "{}: expected 0 <= iters <= {}, batch_size >= 1 and lr > 0", place,
+       kernels::kMaxRoundingIterations);
+}
+
+// AutoRound of no iterations is round to nearest; the modifier stays.
+void read(const Json& json, Step& step) {
+  AutoRoundSettings settings;
+  settings.iters = json.get<int>("iters", settings.iters);
+  settings.batch_size = json.get<int>("batch_size", settings.batch_size);
+  if (json.has("lr")) settings.lr = json.get<double>("lr");
+  check(settings, Exit::invalid_input, json.path());
+  if (settings.iters == 0) step.method = &rtn_method();
+  step.settings = settings;
+}
+
+void write(const Step& step, JsonValue& fields) {
+  const auto& settings = step.as<AutoRoundSettings>();
+  fields["iters"] = settings.iters;
+  fields["enable_torch_compile"] = false;
+  fields["batch_size"] = settings.batch_size;
+  if (settings.lr) fields["lr"] = *settings.lr;
+}
+
+void from_options(const RecipeOptions& options, Step& step) {
+  const AutoRoundSettings settings = {options.iters, options.lr, options.batch_size};
+  check(settings, Exit::usage, "--iters, --batch-size, --lr");
+  step.settings = settings;
+  if (settings.iters > 0) return;
+  step.method = &rtn_method();
+  step.modifier = step.method->modifier;
+}
+
+std::string text(const Step& step) {
+  const auto& settings = step.as<AutoRoundSettings>();
+  return fmt::format("{} iterations, {} samples each", settings.iters, settings.batch_size);
+}
+
+void describe(const Step& step, quant::ConfigDetails& details) {
+  const auto& settings = step.as<AutoRoundSettings>();
+  details.iters = settings.iters;
+  details.batch_size = settings.batch_size;
+  details.learning_rate = settings.lr;
+}
+
+std::string refusal(int64_t columns, const quant::Scheme& scheme) {
+  return kernels::rounding_refusal({.columns = columns,
+                                    .group = scheme.group_size < 0 ? columns : scheme.group_size,
+                                    .symmetric = scheme.symmetric});
+}
+
+// A code is round(w / s + V), and V a sum of steps lr (1 - t / iters). The state of iteration t has
+// taken the steps before t, so that of the last one has taken all but that.
+quant::Bound bound(const AutoRoundSettings& settings) {
+  const double iters = settings.iters, steps = (iters + 1) / 2 - 1 / iters;
+  return {quant::Bound::Kind::code_distance, 0.5 + learning_rate(settings) * steps};
+}
+
+Results run(const Step& step, const BlockWork& work) {
+  const auto& settings = step.as<AutoRoundSettings>();
+  Results results{.loss = tune_rounding(work, settings, work.options.tuning)};
+  for (const Task& task : work.tasks) {
+    Outcome outcome{task, {}, bound(settings)};
+    const auto tuned = task.weight.as<ops::RoundingStack>();
+    for (int64_t i = 0; i < tuned->matrices(); ++i) outcome.matrices.push_back(tuned->best(i));
+    results.outcomes.push_back(std::move(outcome));
+  }
+  return results;
+}
+
+}  // namespace
+
+const Method& auto_round_method() {
+  static const Method kMethod = {.modifier = "AutoRoundModifier",
+                                 .option = "auto-round",
+                                 .schemes = Schemes::earlier,
+                                 .needs_data = true,
+                                 .grid = quant::Grid::auto_round,
+                                 .fields = {"iters", "enable_torch_compile", "batch_size", "lr",
+                                            "device_ids", "disable_opt_rtn"},
+                                 .read = read,
+                                 .write = write,
+                                 .from_options = from_options,
+                                 .text = text,
+                                 .describe = describe,
+                                 .refusal = refusal,
+                                 .run = run};
+  return kMethod;
 }
 
 }  // namespace quern::compress

@@ -1,10 +1,9 @@
-// Activations between blocks while a model is compressed: what the original model computes, and
-// what the quantized blocks so far make of the same tokens.
+// Calibration windows through the stem and the blocks of a model.
 #pragma once
 
 #include <vector>
 
-#include "compress/autoround.h"
+#include "compress/samples.h"
 #include "nn/model.h"
 
 namespace quern::compress {
@@ -14,8 +13,9 @@ namespace quern::compress {
 Samples embed(const nn::Stem& stem, const std::vector<std::vector<int32_t>>& windows,
               const std::vector<std::vector<nn::PlacedImage>>& images = {}, bool by_grid = false);
 
-// Every sample through the block, a few at a time. Counts tokens per expert if asked to.
-Samples run_block(const nn::Block& block, const Samples& input,
-                  std::vector<int64_t>* pairs_per_expert = nullptr);
+// Every sample through the block, a few at a time: the output takes the place of the input. Counts
+// tokens per expert if asked to.
+void run_block(const nn::Block& block, Samples& samples,
+               std::vector<int64_t>* pairs_per_expert = nullptr);
 
 }  // namespace quern::compress

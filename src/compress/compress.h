@@ -29,7 +29,7 @@ struct CompressOptions {
   std::filesystem::path output;
   quant::Format format = quant::Format::auto_round;
   size_t max_shard_bytes = 5'000'000'000;
-  // Iterations, learning rate and batch size come from the recipe.
+  // What the recipe has no place for.
   AutoRoundOptions tuning;
   bool drop_unused = false;  // tensors that no pass reads are left out
   // Set from outside to stop: the block that is being worked on is finished, then compress() fails
@@ -39,6 +39,9 @@ struct CompressOptions {
 
 // Fails with Exit::infeasible, naming the step, when this build lacks the method of one.
 void check_methods(const Recipe& recipe);
+
+// Whether a step of the recipe learns from calibration data.
+bool needs_data(const Recipe& recipe);
 
 // Writes everything but what verification adds: shards, index, config.json and
 // quantization_config.json, recipe.yaml, the source's other files, quantization_errors.json and

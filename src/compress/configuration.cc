@@ -5,6 +5,7 @@
 
 #include "base/file.h"
 #include "checkpoint/config_patch.h"
+#include "compress/method.h"
 #include "quant/config.h"
 
 namespace quern::compress {
@@ -23,13 +24,13 @@ std::vector<std::string> places_of(const Plan& plan, const std::string& blocks,
   return places;
 }
 
-// The last step that tuned something; null if none did.
-const Step* tuning_step(const Plan& plan, const Recipe& recipe) {
+// The last step that quantized something and of which the configuration has something to say; null
+// if there is none.
+const Step* last_described(const Plan& plan, const Recipe& recipe) {
   const Step* last = nullptr;
   for (const Verdict& verdict : plan.verdicts) {
     const Step& step = recipe.steps[verdict.step];
-    if (verdict.scheme && step.method == Method::auto_round && (!last || last < &step))
-      last = &step;
+    if (verdict.scheme && step.method->describe && (!last || last < &step)) last = &step;
   }
   return last;
 }
@@ -41,11 +42,7 @@ quant::ConfigDetails details_of(const std::shared_ptr<const nn::Source>& source,
   quant::ConfigDetails details;
   details.draft = model.draft_path(weights);
   details.blocks = places_of(plan, model.blocks_path(weights), details.draft);
-  if (const Step* step = tuning_step(plan, recipe)) {
-    details.iters = step->iters;
-    details.batch_size = step->batch_size;
-    details.learning_rate = step->lr;
-  }
+  if (const Step* step = last_described(plan, recipe)) step->method->describe(*step, details);
   if (!calibration.windows.empty()) {
     details.samples = static_cast<int64_t>(calibration.windows.size());
     details.sequence_length = static_cast<int64_t>(calibration.windows[0].size());

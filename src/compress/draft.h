@@ -4,7 +4,7 @@
 
 #include <vector>
 
-#include "compress/autoround.h"
+#include "compress/samples.h"
 #include "nn/model.h"
 
 namespace quern::compress {

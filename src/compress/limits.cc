@@ -5,30 +5,28 @@
 #include <string>
 
 #include "base/error.h"
+#include "compress/method.h"
 #include "kernels/int4.h"
-#include "kernels/rounding.h"
 
 namespace quern::compress {
 namespace {
 
 // Empty, or why the linear cannot be quantized so.
-std::string refusal(const LinearInfo& linear, const quant::Scheme& scheme, bool tuned) {
+std::string refusal(const LinearInfo& linear, const quant::Scheme& scheme, const Method& method) {
   const int64_t group = scheme.group_size < 0 ? linear.columns : scheme.group_size;
   std::string why = kernels::int4_refusal({.rows = linear.rows,
                                            .columns = linear.columns,
                                            .group = group,
                                            .symmetric = scheme.symmetric});
-  if (why.empty() && tuned)
-    why = kernels::rounding_refusal(
-        {.columns = linear.columns, .group = group, .symmetric = scheme.symmetric});
+  if (why.empty() && method.refusal) why = method.refusal(linear.columns, scheme);
   return why;
 }
 
-std::string groups_that_work(const LinearInfo& linear, quant::Scheme scheme, bool tuned) {
+std::string groups_that_work(const LinearInfo& linear, quant::Scheme scheme, const Method& method) {
   std::vector<std::string> sizes;
   for (const int64_t size : {32, 64, 128, 256, -1}) {
     scheme.group_size = size;
-    if (!refusal(linear, scheme, tuned).empty()) continue;
+    if (!refusal(linear, scheme, method).empty()) continue;
     sizes.push_back(size > 0 ? std::to_string(size)
                              : fmt::format("-1 for the whole row ({})", linear.columns));
   }
@@ -44,12 +42,12 @@ void check_limits(const Recipe& recipe, const std::vector<LinearInfo>& linears,
   int more = -1;
   for (size_t i = 0; i < linears.size(); ++i) {
     if (!verdicts[i].scheme) continue;
-    const bool tuned = recipe.steps[verdicts[i].step].method == Method::auto_round;
-    const std::string why = refusal(linears[i], *verdicts[i].scheme, tuned);
+    const Method& method = *recipe.steps[verdicts[i].step].method;
+    const std::string why = refusal(linears[i], *verdicts[i].scheme, method);
     if (why.empty()) continue;
     if (++more == 0)
       first = fmt::format("{}: {}; {}", linears[i].name, why,
-                          groups_that_work(linears[i], *verdicts[i].scheme, tuned));
+                          groups_that_work(linears[i], *verdicts[i].scheme, method));
   }
   if (more < 0) return;
   fail(Exit::infeasible, "recipe: {}{}", first,

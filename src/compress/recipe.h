@@ -3,6 +3,7 @@
 // options with AutoRound's meanings (recipe_options.h).
 #pragma once
 
+#include <any>
 #include <cstdint>
 #include <optional>
 #include <string>
@@ -13,13 +14,7 @@
 
 namespace quern::compress {
 
-// What a step does to the linears that it gets. All but sparse_gpt quantize if they have schemes.
-//   round_to_nearest  also AutoRound of 0 iterations
-//   auto_round        rounding and clipping learnt from the block's output
-//   awq               moves scale from activations to weights first (or for a later step)
-//   gptq              rounds column after column and lets the rest make up for the error
-//   sparse_gpt        sets a share of the weights to zero, and lets the rest make up for it
-enum class Method { round_to_nearest, auto_round, awq, gptq, sparse_gpt };
+struct Method;  // compress/method.h
 
 // Whose meaning the rules of a recipe have.
 //   llm_compressor  a plain entry is a full name or a class, "re:" is a Python regular expression
@@ -43,35 +38,6 @@ struct SchemeGroup {
   ActOrder act_order = ActOrder::none;
 };
 
-// AWQ divides what the first pattern names (norms or linears) by a scale for each channel, and
-// multiplies the columns of the linears that read it by the same. Patterns are as in targets.
-struct AwqMapping {
-  std::string smooth_layer;
-  std::vector<std::string> balance_layers;
-};
-
-// Whether the scale also depends on the weights; `both` tries both.
-enum class DuoScaling { off, on, both };
-
-struct AwqSettings {
-  std::vector<AwqMapping> mappings = {};  // none: those of the architecture
-  DuoScaling duo_scaling = DuoScaling::on;
-  int grid = 20;  // scales that are tried
-};
-
-// GPTQ and SparseGPT.
-struct HessianSettings {
-  int64_t block_size = 128;  // columns before the rest of the matrix is brought up to date
-  double dampening = 0.01;   // of the mean of the diagonal
-};
-
-// SparseGPT.
-struct Sparsity {
-  double share = 0;           // of the weights that become zero
-  int64_t zeros = 0, of = 0;  // "2:4": zeros among so many neighbours; 0: anywhere
-  std::vector<std::string> targets = {};
-};
-
 // A different treatment of some linears: 16 bits (kept), or another group size or symmetry.
 struct LayerRule {
   std::string pattern;
@@ -83,19 +49,24 @@ struct LayerRule {
 // One modifier.
 struct Step {
   std::string modifier;  // "AutoRoundModifier"
-  Method method = Method::round_to_nearest;
-  // None: the linears that an earlier step chose (AutoRound, GPTQ), or that a later one will (AWQ).
-  std::vector<SchemeGroup> groups;
-  std::vector<std::string> ignore;
+  // What carries it out, never null: that of the modifier's row, or a simpler one that its settings
+  // come to.
+  const Method* method = nullptr;
+  // None: the linears that an earlier step chose, or that a later one will (Method::schemes).
+  std::vector<SchemeGroup> groups = {};
+  // Of a method without schemes: the linears that it prepares for a later step.
+  std::vector<std::string> targets = {};
+  std::vector<std::string> ignore = {};
   std::vector<LayerRule> layers = {};  // auto_round style only
-  int iters = 200;                     // this and the next two: AutoRound
-  std::optional<double> lr = {};       // none: 1 / iters
-  int batch_size = 8;
-  AwqSettings awq = {};
-  HessianSettings hessian = {};
-  Sparsity sparsity = {};
+  // Of the modifier's method, whose file alone knows their type.
+  std::any settings = {};
   // Servers keep keys and values in 8-bit floats (E4M3) with one scale a tensor.
   bool fp8_kv_cache = false;
+
+  template <class Settings>
+  const Settings& as() const {
+    return std::any_cast<const Settings&>(settings);
+  }
 };
 
 struct Recipe {

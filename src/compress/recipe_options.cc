@@ -1,10 +1,12 @@
 #include "compress/recipe_options.h"
 
+#include <fmt/ranges.h>
+
 #include <algorithm>
 #include <charconv>
 
 #include "base/error.h"
-#include "kernels/rounding.h"
+#include "compress/method.h"
 
 namespace quern::compress {
 
@@ -47,23 +49,19 @@ Recipe make_recipe(const RecipeOptions& options) {
     fail(Exit::usage, "--group-size {}: expected 32, 64, 128, or -1 for one scale a row",
          options.group_size);
   }
-  if (options.iters < 0 || options.iters > kernels::kMaxRoundingIterations ||
-      options.batch_size < 1 || (options.lr && !(*options.lr > 0))) {
-    fail(Exit::usage, "expected 0 <= --iters <= {}, --batch-size >= 1 and --lr > 0",
-         kernels::kMaxRoundingIterations);
-  }
-  bool tunes = options.method == Method::auto_round && options.iters > 0;
+  const Method* method = method_of_option(options.method);
+  if (!method)
+    fail(Exit::usage, "--method {}: expected one of {}", options.method,
+         fmt::join(method_options(), ", "));
   SchemeGroup group{.name = "group_0",
                     .targets = {"Linear"},
                     .scheme = {.group_size = options.group_size, .symmetric = options.symmetric}};
-  Step step{.modifier = tunes ? "AutoRoundModifier" : "QuantizationModifier",
-            .method = tunes ? Method::auto_round : Method::round_to_nearest,
+  Step step{.modifier = std::string(method->modifier),
+            .method = method,
             .groups = {group},
             .ignore = options.ignore,
-            .layers = options.layers,
-            .iters = tunes ? options.iters : 0,
-            .lr = options.lr,
-            .batch_size = options.batch_size};
+            .layers = options.layers};
+  method->from_options(options, step);
   return {.style = RuleStyle::auto_round, .steps = {step}};
 }
 

@@ -16,7 +16,7 @@ LayerRule parse_layer_rule(std::string_view text);
 
 // What the command line says instead of a file.
 struct RecipeOptions {
-  Method method = Method::auto_round;
+  std::string method = "auto-round";  // Method::option
   int bits = 4;
   int64_t group_size = 128;  // -1: one scale for each row
   bool symmetric = true;

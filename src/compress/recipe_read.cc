@@ -1,13 +1,14 @@
 #include "compress/recipe_read.h"
 
 #include <algorithm>
-#include <charconv>
 #include <nlohmann/json.hpp>
 
 #include "base/error.h"
 #include "base/nearest.h"
 #include "base/yaml.h"
-#include "kernels/rounding.h"
+#include "compress/act_order.h"
+#include "compress/method.h"
+#include "compress/recipe_fields.h"
 
 namespace quern::compress {
 namespace {
@@ -37,7 +38,6 @@ const Names kWeightFields = {"num_bits", "type",     "symmetric",       "group_s
                              "zp_dtype", "observer", "block_structure", "observer_kwargs"};
 const Names kSearchFields = {"maxshrink", "patience",          "grid", "norm", "chunk_size",
                              "expand",    "averaging_constant"};
-const Names kMappingFields = {"smooth_layer", "balance_layers", "activation_hook_target"};
 
 bool contains(const Names& names, const std::string& name) {
   return std::ranges::find(names, name) != names.end();
@@ -47,22 +47,6 @@ Names joined(std::initializer_list<Names> lists) {
   Names all;
   for (const Names& list : lists) all.insert(all.end(), list.begin(), list.end());
   return all;
-}
-
-void check_fields(const Json& json, const Names& known) {
-  if (!json.is_object()) fail("{}: expected fields with values", json.path());
-  for (const std::string& key : json.keys()) {
-    if (contains(known, key)) continue;
-    fail("{}: there is no field \"{}\"; did you mean \"{}\"? Known: {}", json.path(), key,
-         nearest(key, known), fmt::join(known, ", "));
-  }
-}
-
-// A list of words, or one word.
-Names words(const Json& json, const std::string& key, const Names& otherwise) {
-  if (!json.has(key)) return otherwise;
-  Json value = json.at(key);
-  return value.is_string() ? Names{value.as<std::string>()} : value.as<Names>();
 }
 
 std::string upper(std::string text) {
@@ -103,19 +87,6 @@ quant::ShrinkSearch shrink_of(const Json& json) {
          json.path());
   }
   return search;
-}
-
-// "static" and "weight" are one: columns are rounded in the order of their activations' size, and
-// stored where they were.
-ActOrder act_order_of(const Json& json) {
-  if (!json.has("actorder") || json.at("actorder").value() == false) return ActOrder::none;
-  const Json value = json.at("actorder");
-  const auto name = value.is_string() ? upper(value.as<std::string>()) : "GROUP";
-  if (name == "STATIC" || name == "WEIGHT") return ActOrder::by_activation;
-  fail(
-      "{}: the actorder {} is not supported, because it stores columns in another order; say "
-      "static, which rounds in the same order and keeps them in place",
-      json.path(), value.value().dump());
 }
 
 void read_weights(const Json& weights, SchemeGroup& group) {
@@ -219,135 +190,16 @@ void read_quantization(const Json& json, Step& step) {
   } else if (json.has("scheme")) {
     step.groups = read_presets(json, words(json, "targets", {"Linear"}));
   } else if (json.has("targets") || json.has("ignore") ||
-             (step.method == Method::round_to_nearest && !step.fp8_kv_cache)) {
+             (step.method->schemes == Schemes::own && !step.fp8_kv_cache)) {
     fail("{}: neither scheme nor config_groups says how to quantize, for example scheme: W4A16",
          json.path());
   }
   read_observers(json, step.groups);
   for (const SchemeGroup& group : step.groups) {
-    if (group.act_order != ActOrder::none && step.method != Method::gptq)
+    if (group.act_order != ActOrder::none && !step.method->act_order)
       fail("{}: actorder belongs to GPTQModifier", json.path());
   }
 }
-
-void read_auto_round(const Json& json, Step& step) {
-  step.iters = json.get<int>("iters", step.iters);
-  step.batch_size = json.get<int>("batch_size", step.batch_size);
-  if (json.has("lr")) step.lr = json.get<double>("lr");
-  if (step.iters < 0 || step.iters > kernels::kMaxRoundingIterations || step.batch_size < 1 ||
-      (step.lr && !(*step.lr > 0))) {
-    fail("{}: expected 0 <= iters <= {}, batch_size >= 1 and lr > 0", json.path(),
-         kernels::kMaxRoundingIterations);
-  }
-  if (step.iters == 0) step.method = Method::round_to_nearest;
-}
-
-void read_awq(const Json& json, Step& step) {
-  if (json.has("mappings")) {
-    const Json mappings = json.at("mappings");
-    for (size_t i = 0; i < mappings.size(); ++i) {
-      const Json entry = mappings.at(i);
-      check_fields(entry, kMappingFields);
-      step.awq.mappings.push_back(
-          {entry.get<std::string>("smooth_layer"), words(entry, "balance_layers", {})});
-      if (step.awq.mappings.back().balance_layers.empty())
-        fail("{}: balance_layers is missing", entry.path());
-    }
-  }
-  if (json.has("duo_scaling")) {
-    const JsonValue& duo = json.at("duo_scaling").value();
-    if (!duo.is_boolean() && duo != "both")
-      fail("{}: duo_scaling is {}; expected true, false or both", json.path(), duo.dump());
-    step.awq.duo_scaling = duo == "both" ? DuoScaling::both
-                           : duo == true ? DuoScaling::on
-                                         : DuoScaling::off;
-  }
-  step.awq.grid = json.get<int>("n_grid", step.awq.grid);
-  if (step.awq.grid < 1 || step.awq.grid > 10000)
-    fail("{}: expected 1 <= n_grid <= 10000", json.path());
-}
-
-void read_hessian(const Json& json, Step& step) {
-  step.hessian.block_size = json.get<int64_t>("block_size", step.hessian.block_size);
-  step.hessian.dampening = json.get<double>("dampening_frac", step.hessian.dampening);
-  if (step.hessian.block_size < 1 || !(step.hessian.dampening > 0))
-    fail("{}: expected block_size >= 1 and dampening_frac > 0", json.path());
-}
-
-// The modifier's actorder fills in where a group has none; its default is static.
-void read_gptq(const Json& json, Step& step) {
-  read_hessian(json, step);
-  const bool written = json.value().contains("actorder");
-  const ActOrder order = written ? act_order_of(json) : ActOrder::by_activation;
-  for (SchemeGroup& group : step.groups) {
-    if (json.has("actorder") && group.act_order != ActOrder::none && group.act_order != order)
-      fail("{}: the actorder of {} is another one", json.path(), group.name);
-    if (group.act_order == ActOrder::none) group.act_order = order;
-  }
-}
-
-// "2:4": two of every four weights in a row become zero; "0:0": any.
-void read_mask(const Json& json, Sparsity& sparsity) {
-  const auto text = json.get<std::string>("mask_structure", "0:0");
-  const size_t colon = text.find(':');
-  auto number = [&](std::string_view digits) {
-    int64_t value = -1;
-    const auto [end, error] = std::from_chars(digits.begin(), digits.end(), value);
-    if (error != std::errc() || end != digits.end() || value < 0 || value > 1024)
-      fail("{}: mask_structure is \"{}\"; expected \"2:4\", or \"0:0\" for none", json.path(),
-           text);
-    return value;
-  };
-  if (colon == std::string::npos) number("");
-  sparsity.zeros = number(std::string_view(text).substr(0, colon));
-  sparsity.of = number(std::string_view(text).substr(colon + 1));
-  if (sparsity.zeros > sparsity.of || (sparsity.of > 0) != (sparsity.zeros > 0)) number("");
-}
-
-void read_sparse_gpt(const Json& json, Step& step) {
-  read_hessian(json, step);
-  for (const char* key : {"sparsity_profile", "owl_m", "owl_lmbda"}) {
-    if (json.has(key)) fail("{}: {} is not supported", json.path(), key);
-  }
-  if (json.get<bool>("preserve_sparsity_mask", false))
-    fail("{}: preserve_sparsity_mask is not supported", json.path());
-  if (json.at("sparsity").is_array())
-    fail("{}: one sparsity for each layer is not supported; give a number", json.path());
-  step.sparsity.share = json.get<double>("sparsity");
-  if (!(step.sparsity.share > 0 && step.sparsity.share < 1))
-    fail("{}: sparsity is {}; expected a number between 0 and 1", json.path(), step.sparsity.share);
-  read_mask(json, step.sparsity);
-  step.sparsity.targets = words(json, "targets", {"Linear"});
-}
-
-struct Modifier {
-  std::string name;
-  Method method;
-  bool quantizes;  // has the fields that say how
-  Names fields;    // of its own
-  void (*read)(const Json&, Step&);
-};
-
-const std::vector<Modifier> kModifiers = {
-    {"AutoRoundModifier",
-     Method::auto_round,
-     true,
-     {"iters", "enable_torch_compile", "batch_size", "lr", "device_ids", "disable_opt_rtn"},
-     read_auto_round},
-    {"AWQModifier",
-     Method::awq,
-     true,
-     {"mappings", "offload_device", "duo_scaling", "n_grid"},
-     read_awq},
-    {"GPTQModifier", Method::gptq, true, {"block_size", "dampening_frac", "actorder"}, read_gptq},
-    {"QuantizationModifier", Method::round_to_nearest, true, {}, [](const Json&, Step&) {}},
-    {"SparseGPTModifier",
-     Method::sparse_gpt,
-     false,
-     {"sparsity", "sparsity_profile", "mask_structure", "owl_m", "owl_lmbda", "targets", "ignore",
-      "block_size", "dampening_frac", "preserve_sparsity_mask"},
-     read_sparse_gpt},
-};
 
 // Of llm-compressor, and not of ours.
 const Names kForeign = {"ConstantPruningModifier",  "LogarithmicEqualizationModifier",
@@ -355,12 +207,10 @@ const Names kForeign = {"ConstantPruningModifier",  "LogarithmicEqualizationModi
                         "REAPPruningModifier",      "SmoothQuantModifier",
                         "SpinQuantModifier",        "WandaPruningModifier"};
 
-const Modifier& modifier_named(const std::string& name, const std::string& path) {
+const Method& method_named(const std::string& name, const std::string& path) {
+  if (const Method* method = method_of_modifier(name)) return *method;
   Names known;
-  for (const Modifier& modifier : kModifiers) {
-    if (modifier.name == name) return modifier;
-    known.push_back(modifier.name);
-  }
+  for (const Method* method : methods()) known.emplace_back(method->modifier);
   if (contains(kForeign, name)) {
     fail("{}: {} is not supported; known: {}", path, name, fmt::join(known, ", "));
   }
@@ -368,24 +218,20 @@ const Modifier& modifier_named(const std::string& name, const std::string& path)
        nearest(name, joined({known, kForeign})));
 }
 
-Step read_step(const Json& json, const Modifier& modifier) {
-  check_fields(json, joined({modifier.quantizes ? kQuantizationFields : Names{}, modifier.fields,
-                             kCommonFields}));
-  Step step{.modifier = modifier.name,
-            .method = modifier.method,
-            .groups = {},
+Step read_step(const Json& json, const Method& method) {
+  const bool quantizes = method.schemes != Schemes::none;
+  check_fields(json,
+               joined({quantizes ? kQuantizationFields : Names{}, method.fields, kCommonFields}));
+  Step step{.modifier = std::string(method.modifier),
+            .method = &method,
             .ignore = words(json, "ignore", {})};
-  if (modifier.quantizes) read_quantization(json, step);
-  modifier.read(json, step);
+  if (quantizes) read_quantization(json, step);
+  method.read(json, step);
   return step;
 }
 
-bool rounds(const Step& step) {
-  return step.method != Method::awq && step.method != Method::sparse_gpt;
-}
-
-// A step without schemes goes on with those of the step before it (AutoRound, GPTQ), or prepares
-// the weights for the step after it (AWQ, SparseGPT).
+// A step without schemes goes on with those of a step before it, or prepares the weights for a step
+// after it.
 void check_chain(const Recipe& recipe, const std::string& origin) {
   if (recipe.steps.empty()) {
     fail(
@@ -397,12 +243,12 @@ void check_chain(const Recipe& recipe, const std::string& origin) {
   const Step* schemes = nullptr;
   const Step* waits = nullptr;
   for (const Step& step : recipe.steps) {
-    if (step.method == Method::sparse_gpt && schemes)
-      fail("{}: SparseGPTModifier must come before {}, which quantizes", origin, schemes->modifier);
-    if (step.groups.empty() && rounds(step) && !step.fp8_kv_cache && !schemes)
+    if (step.method->schemes == Schemes::none && schemes)
+      fail("{}: {} must come before {}, which quantizes", origin, step.modifier, schemes->modifier);
+    if (step.groups.empty() && rounds(*step.method) && !step.fp8_kv_cache && !schemes)
       fail("{}: {} has neither scheme nor config_groups, and no modifier before it has", origin,
            step.modifier);
-    if (step.groups.empty() && !rounds(step)) waits = &step;
+    if (step.groups.empty() && !rounds(*step.method)) waits = &step;
     if (!step.groups.empty()) schemes = &step, waits = nullptr;
   }
   if (waits || !schemes) {
@@ -426,7 +272,7 @@ Recipe parse_recipe(const JsonValue& document, const std::string& origin) {
       if (!group.ends_with("_modifiers") || !modifiers.at(group).is_object()) continue;
       Json list = modifiers.at(group);
       for (const std::string& name : list.keys()) {
-        recipe.steps.push_back(read_step(list.at(name), modifier_named(name, list.path())));
+        recipe.steps.push_back(read_step(list.at(name), method_named(name, list.path())));
       }
     }
   }

@@ -9,6 +9,7 @@
 
 #include "base/yaml.h"
 #include "compress/auto_round_rules.h"
+#include "compress/method.h"
 
 namespace quern::compress {
 namespace {
@@ -88,14 +89,6 @@ JsonValue group_json(const SchemeGroup& group) {
   return {{"targets", group.targets}, {"weights", weights}};
 }
 
-JsonValue awq_mappings(const std::vector<AwqMapping>& mappings) {
-  JsonValue list = JsonValue::array();
-  for (const AwqMapping& mapping : mappings)
-    list.push_back(
-        {{"smooth_layer", mapping.smooth_layer}, {"balance_layers", mapping.balance_layers}});
-  return list;
-}
-
 // How a step quantizes; nothing for one that does not.
 void add_quantization(JsonValue& json, const Step& step) {
   if (step.fp8_kv_cache)
@@ -117,39 +110,10 @@ void add_quantization(JsonValue& json, const Step& step) {
   json["bypass_divisibility_checks"] = false;
 }
 
-void add_hessian(JsonValue& json, const HessianSettings& hessian) {
-  json["block_size"] = hessian.block_size;
-  json["dampening_frac"] = hessian.dampening;
-}
-
-void add_method(JsonValue& json, const Step& step) {
-  if (step.modifier == "AutoRoundModifier") {
-    json["iters"] = step.iters;
-    json["enable_torch_compile"] = false;
-    json["batch_size"] = step.batch_size;
-    if (step.lr) json["lr"] = *step.lr;
-  } else if (step.method == Method::awq) {
-    if (!step.awq.mappings.empty()) json["mappings"] = awq_mappings(step.awq.mappings);
-    json["duo_scaling"] = step.awq.duo_scaling == DuoScaling::on;
-    if (step.awq.duo_scaling == DuoScaling::both) json["duo_scaling"] = "both";
-    json["n_grid"] = step.awq.grid;
-  } else if (step.method == Method::gptq) {
-    add_hessian(json, step.hessian);
-    // Groups of one modifier may differ; without a word GPTQ takes static for those that have none.
-    json["actorder"] = nullptr;
-  } else if (step.method == Method::sparse_gpt) {
-    json["sparsity"] = step.sparsity.share;
-    json["mask_structure"] = fmt::format("{}:{}", step.sparsity.zeros, step.sparsity.of);
-    json["targets"] = step.sparsity.targets;
-    json["ignore"] = step.ignore;
-    add_hessian(json, step.hessian);
-  }
-}
-
 JsonValue step_json(const Step& step) {
   JsonValue json = JsonValue::object();
   add_quantization(json, step);
-  add_method(json, step);
+  method_of_modifier(step.modifier)->write(step, json);
   return json;
 }
 

@@ -37,6 +37,10 @@ struct Progress {
   std::function<void(const BlockReport&)> block_done;
 };
 
+// Does `work` on the block: tells when it begins and ends, and measures it.
+BlockReport timed(BlockReport begun, const Progress& progress,
+                  const std::function<void(BlockReport&)>& work);
+
 struct CompressReport {
   std::vector<std::string> warnings;  // of the recipe
   std::vector<std::string> dropped;   // tensors of the source that were left out

@@ -7,6 +7,7 @@
 
 #include "base/error.h"
 #include "compress/limits.h"
+#include "compress/method.h"
 #include "compress/rules.h"
 
 namespace quern::compress {
@@ -26,11 +27,11 @@ void apply(StepRules& rules, size_t step, const std::vector<LinearInfo>& linears
   rules.report_unmatched(linears, resolution.warnings);
 }
 
-// SparseGPT has targets as others have, and no scheme.
+// A method without schemes has targets as others have.
 void apply_pruning(const Step& step, size_t index, const Names& names,
                    const std::vector<LinearInfo>& linears, Resolution& resolution) {
   Step rules_of = step;
-  rules_of.groups = {{.name = "", .targets = step.sparsity.targets, .scheme = {}}};
+  rules_of.groups = {{.name = "", .targets = step.targets, .scheme = {}}};
   const auto rules = llm_compressor_rules(rules_of, names);
   for (size_t i = 0; i < linears.size(); ++i) {
     const auto verdict = rules->decide(linears[i]);
@@ -102,11 +103,11 @@ Resolution resolve(const Recipe& recipe, const std::vector<LinearInfo>& listed) 
   }
   for (size_t i = 0; i < recipe.steps.size(); ++i) {
     const Step& step = recipe.steps[i];
-    if (step.method == Method::sparse_gpt) {
+    if (step.method->schemes == Schemes::none) {
       apply_pruning(step, i, names, linears, resolution);
     } else if (step.groups.empty()) {
-      const bool rounds = step.method == Method::auto_round || step.method == Method::gptq;
-      if (!rounds) continue;  // prepares weights, or is for the cache alone
+      // Otherwise it prepares weights, or is for the cache alone.
+      if (step.method->schemes != Schemes::earlier) continue;
       for (Verdict& verdict : resolution.verdicts) verdict.step = i;  // what earlier steps chose
     } else if (recipe.style == RuleStyle::auto_round) {
       apply(*auto_round_rules(step, names), i, linears, resolution);

@@ -4,6 +4,12 @@
 
 namespace quern::compress {
 
+int64_t matrices_of(const std::vector<Task>& tasks) {
+  int64_t matrices = 0;
+  for (const Task& task : tasks) matrices += task.weight.matrices();
+  return matrices;
+}
+
 std::vector<Task> tasks_of(const std::vector<nn::LinearSite>& sites, const Plan& plan) {
   std::vector<Task> tasks;
   for (const nn::LinearSite& site : sites) {

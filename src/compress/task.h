@@ -6,6 +6,7 @@
 
 #include "compress/plan.h"
 #include "nn/weights.h"
+#include "quant/record.h"
 
 namespace quern::compress {
 
@@ -23,7 +24,10 @@ struct Task {
 struct Outcome {
   Task task;
   std::vector<quant::QuantWeight> matrices;
+  quant::Bound bound;  // of each, for `verify`
 };
+
+int64_t matrices_of(const std::vector<Task>& tasks);
 
 // The weights of these sites that the plan quantizes, each once, in the order of the sites.
 std::vector<Task> tasks_of(const std::vector<nn::LinearSite>& sites, const Plan& plan);

@@ -18,8 +18,8 @@ Writer::Writer(const std::filesystem::path& output, const nn::Source& source, co
       shards_(output, plan.tensors, &source.files, {.max_shard_bytes = max_shard_bytes}) {}
 
 void Writer::write(const std::string& module, const Tensor& original,
-                   const quant::QuantWeight& packed) {
-  quant::MatrixRecord record = quant::record_of(original, packed);
+                   const quant::QuantWeight& packed, const quant::Bound& bound) {
+  quant::MatrixRecord record = quant::record_of(original, packed, bound);
   {
     const std::lock_guard lock(records_mutex_);
     records_[module] = std::move(record);
@@ -30,7 +30,8 @@ void Writer::write(const std::string& module, const Tensor& original,
 
 void Writer::write(const Outcome& outcome) {
   parallel_for(std::ssize(outcome.matrices), [&](int64_t matrix) {
-    write(outcome.task.modules[matrix], outcome.task.originals[matrix], outcome.matrices[matrix]);
+    write(outcome.task.modules[matrix], outcome.task.originals[matrix], outcome.matrices[matrix],
+          outcome.bound);
   });
 }
 

@@ -25,7 +25,8 @@ class Writer {
   void finish();
 
  private:
-  void write(const std::string& module, const Tensor& original, const quant::QuantWeight& packed);
+  void write(const std::string& module, const Tensor& original, const quant::QuantWeight& packed,
+             const quant::Bound& bound);
 
   std::filesystem::path output_;
   const nn::Source& source_;

@@ -6,7 +6,6 @@
 #include "base/threads.h"
 #include "checkpoint/dtype.h"
 #include "eval/checks.h"
-#include "eval/code_distance.h"
 #include "quant/dequantize.h"
 #include "quant/grid.h"
 #include "quant/matrix_rows.h"
@@ -42,7 +41,6 @@ quant::Grid grid_of(quant::Format format) {
 // How far codes are from weight / scale after clamping to the range of their group.
 struct Distances {
   int64_t far = 0;  // codes beyond the limit
-  int64_t zero_scales = 0;
   double worst = 0;
   int64_t row = 0, column = 0;  // of the worst
 };
@@ -51,10 +49,7 @@ void add_row(Distances& distances, int64_t row, const float* weight, const uint8
              const float* scales, const uint8_t* zeros, int64_t groups, int64_t group,
              double limit) {
   for (int64_t g = 0; g < groups; ++g) {
-    if (scales[g] == 0) {
-      ++distances.zero_scales;
-      continue;
-    }
+    if (scales[g] == 0) continue;  // check_scales() has said so
     const double zero = zeros ? zeros[g] : 8;
     for (int64_t column = g * group; column < (g + 1) * group; ++column) {
       const double wanted = std::clamp(weight[column] / scales[g] + zero, 0.0, 15.0);
@@ -114,9 +109,11 @@ class MatrixChecker {
       check_.scheme = weight.scheme.text();
       if (!same_shape(weight)) return;
       check_scale_dtype(weight);
-      check_codes(weight);
-      check_error(weight);
-      if (record_) check_record(weight);
+      check_scales(weight);
+      check_.relative_error = quant::relative_error(module_.weight, weight);
+      if (!std::isfinite(check_.relative_error))
+        add(name(code_name(format_)), "stands for numbers that are not finite");
+      if (record_) compare(weight);
       complete_ = true;
     } catch (const Error& error) {
       add(module_.name, error.what());
@@ -152,25 +149,38 @@ class MatrixChecker {
                     checkpoint::dtype_name(wanted)));
   }
 
-  void check_codes(const QuantWeight& weight) {
-    const Distances d = distances_of(module_.weight, weight, limits_.code_distance);
-    if (d.zero_scales > 0) {
+  // A group whose scale is zero holds nothing, whatever its codes are.
+  void check_scales(const QuantWeight& weight) {
+    const int64_t zeros = weight.scales.eq(0).sum().item<int64_t>();
+    if (zeros > 0)
       add(name(scale_name(format_)),
-          fmt::format("{} of {} scales are zero", d.zero_scales, weight.scales.numel()));
-    }
+          fmt::format("{} of {} scales are zero", zeros, weight.scales.numel()));
+  }
+
+  void check_codes(const QuantWeight& weight, double limit) {
+    const Distances d = distances_of(module_.weight, weight, limit);
     if (d.far == 0) return;
     add(name(code_name(format_)),
         fmt::format("{} of {} codes are more than {} from weight / scale, the worst by {:.1f} in "
                     "row {}, column {} (group {}): codes or {} are not those of this weight",
-                    d.far, module_.weight.numel(), limits_.code_distance, d.worst, d.row, d.column,
+                    d.far, module_.weight.numel(), limit, d.worst, d.row, d.column,
                     d.column * weight.scales.size(1) / weight.columns, scale_name(format_)));
+  }
+
+  // With what compress recorded, and with the bound of the method where it has one.
+  void compare(const QuantWeight& weight) {
+    if (record_->bound.kind == quant::Bound::Kind::code_distance) {
+      check_.bounded = true;
+      check_codes(weight, record_->bound.limit);
+      check_error(weight);
+    }
+    check_record(weight);
   }
 
   void check_error(const QuantWeight& weight) {
     const QuantWeight nearest = quant::round_to_nearest(
         module_.weight, weight.scheme, {.grid = grid_of(format_), .name = module_.source});
     const double least = quant::relative_error(module_.weight, nearest);
-    check_.relative_error = quant::relative_error(module_.weight, weight);
     check_.error_ratio = check_.relative_error == least ? 1 : check_.relative_error / least;
     if (check_.error_ratio <= limits_.error_ratio) return;
     add(name(code_name(format_)),
@@ -224,10 +234,8 @@ std::vector<const Module*> packed_modules(const Pair& pair) {
 
 }  // namespace
 
-void check_matrices(const Pair& pair, const MatrixLimits& usual, VerifyReport& report) {
+void check_matrices(const Pair& pair, const MatrixLimits& limits, VerifyReport& report) {
   if (!pair.artifact->quantization) return;
-  MatrixLimits limits = usual;
-  limits.code_distance = code_distance(pair.artifact->files, usual.code_distance);
   const auto record = quant::read_records(pair.artifact->files.folder());
   report.has_record = record.has_value();
   const std::vector<const Module*> modules = packed_modules(pair);

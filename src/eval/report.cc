@@ -1,6 +1,7 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <iterator>
 #include <nlohmann/json.hpp>
 
 #include "eval/verify.h"
@@ -34,15 +35,19 @@ Extremes extremes_of(const std::vector<MatrixCheck>& matrices, double MatrixChec
 
 std::string matrices_text(const VerifyReport& report) {
   const Extremes error = extremes_of(report.matrices, &MatrixCheck::relative_error);
-  const Extremes ratio = extremes_of(report.matrices, &MatrixCheck::error_ratio);
-  std::string text = fmt::format(
-      "matrices   {}, relative error {:.4f} to {:.4f}, {:.2f} to {:.2f} times round-to-nearest",
-      report.matrices.size(), error.least, error.most, ratio.least, ratio.most);
-  if (report.has_record) {
-    const auto recorded = std::ranges::count_if(report.matrices, &MatrixCheck::recorded);
-    text += fmt::format("; {} as compress recorded", recorded);
+  std::string text = fmt::format("matrices   {}, relative error {:.4f} to {:.4f}",
+                                 report.matrices.size(), error.least, error.most);
+  if (!report.has_record)
+    return text + "; none was compared with its weight, because there is no record of them\n";
+  std::vector<MatrixCheck> bounded;
+  std::ranges::copy_if(report.matrices, std::back_inserter(bounded), &MatrixCheck::bounded);
+  if (!bounded.empty()) {
+    const Extremes ratio = extremes_of(bounded, &MatrixCheck::error_ratio);
+    text += fmt::format(", {:.2f} to {:.2f} times round-to-nearest", ratio.least, ratio.most);
   }
-  return text + "\n";
+  const auto recorded = std::ranges::count_if(report.matrices, &MatrixCheck::recorded);
+  return text + fmt::format("; {} as compress recorded, {} within the bound of their method\n",
+                            recorded, bounded.size());
 }
 
 std::string quality_text(const Comparison& c) {
@@ -98,7 +103,8 @@ std::string to_text(const VerifyReport& report) {
 JsonValue to_json(const VerifyReport& report) {
   JsonValue json = {{"passed", report.passed()},      {"tensors", report.tensors},
                     {"copied", report.copied},        {"dropped", report.dropped},
-                    {"findings", JsonValue::array()}, {"matrices", JsonValue::array()}};
+                    {"findings", JsonValue::array()}, {"matrices_compared", report.has_record},
+                    {"matrices", JsonValue::array()}};
   for (const Finding& finding : report.findings) {
     json["findings"].push_back({{"severity", severity_name(finding.severity)},
                                 {"tensor", finding.tensor},
@@ -107,9 +113,9 @@ JsonValue to_json(const VerifyReport& report) {
   for (const MatrixCheck& matrix : report.matrices) {
     JsonValue entry = {{"module", matrix.module},
                        {"scheme", matrix.scheme},
-                       {"relative_error", matrix.relative_error},
-                       {"error_ratio", matrix.error_ratio}};
+                       {"relative_error", matrix.relative_error}};
     if (report.has_record) entry["recorded"] = matrix.recorded;
+    if (matrix.bounded) entry["error_ratio"] = matrix.error_ratio;
     json["matrices"].push_back(std::move(entry));
   }
   if (report.quality) json["quality"] = to_json(*report.quality);

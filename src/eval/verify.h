@@ -28,12 +28,9 @@ struct Finding {
 // "model.norm.weight: is missing"
 std::string to_text(const Finding& finding);
 
-// How far a quantized matrix may be from the weight that it stands for. The distances of a code are
-// those from weight / scale, after clamping to what the group can hold: 0.5 at most when rounded to
-// nearest; AutoRound may round to the other side, which is 1 at most unless the artifact's recipe
-// has a larger learning rate (eval/code_distance.h).
+// How far a matrix may be from the weight that it stands for, where its method bounds the distance
+// of its codes (quant::Bound).
 struct MatrixLimits {
-  double code_distance = 1;
   // Its error over that of round-to-nearest with the same scheme. AutoRound trades error of the
   // weight for error of the output: 0.92 to 1.24 on a small Qwen3.6 (llm-compressor's and ours, 100
   // and 200 iterations). Flipping the lowest bit of every code makes it 3.6, the root of 13.
@@ -62,6 +59,7 @@ struct MatrixCheck {
   double relative_error = 0;  // |w - dequantized| / |w|
   double error_ratio = 0;     // over that of round-to-nearest; 1 when both are 0
   bool recorded = false;      // error and hash equal what compress wrote down
+  bool bounded = false;       // its codes were held against the bound of its method
 };
 
 // What the artifact says when left to itself.
@@ -76,7 +74,9 @@ struct VerifyReport {
   int64_t copied = 0;             // of those, byte-identical in the artifact
   int64_t dropped = 0;            // of those, left out of the artifact; no pass reads them
   std::vector<MatrixCheck> matrices;
-  bool has_record = false;  // quantization_errors.json is there
+  // quantization_errors.json is there. Without it nothing says what the method of a matrix may do
+  // to it, so none was compared with its weight.
+  bool has_record = false;
   std::optional<Comparison> quality;
   std::optional<Sample> sample;
 

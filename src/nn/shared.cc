@@ -16,12 +16,6 @@ Shared Shared::narrow(int64_t first, int64_t tokens) const {
   return part;
 }
 
-Shared Shared::pick(const Tensor& rows) const {
-  Shared part;
-  for (const auto& [name, all] : tensors_) part.set(name, all.index_select(0, rows));
-  return part;
-}
-
 Shared Shared::cat(const std::vector<Shared>& parts) {
   Shared whole;
   for (const auto& [name, first] : parts.at(0).tensors_) {
@@ -29,6 +23,13 @@ Shared Shared::cat(const std::vector<Shared>& parts) {
     for (const Shared& part : parts) rows.push_back(part.at(name));
     whole.set(name, at::cat(rows));
   }
+  return whole;
+}
+
+Shared Shared::with_floats(DType dtype) const {
+  Shared whole;
+  for (const auto& [name, rows] : tensors_)
+    whole.set(name, rows.is_floating_point() ? rows.to(dtype) : rows);
   return whole;
 }
 

@@ -18,11 +18,13 @@ class Shared {
   // Only of what the stem or an earlier block has set.
   const Tensor& at(const std::string& name) const;
 
-  // Some tokens: as views, or copied in the order of `rows`, int64 [n].
+  // Some tokens, as views.
   Shared narrow(int64_t first, int64_t tokens) const;
-  Shared pick(const Tensor& rows) const;
   // Tokens one after another; all parts hold the same names.
   static Shared cat(const std::vector<Shared>& parts);
+
+  // The same with its floating-point numbers in this type.
+  Shared with_floats(DType dtype) const;
 
   // What this has and `earlier` lacks: what a block has added.
   Shared beyond(const Shared& earlier) const;

@@ -2,14 +2,29 @@
 
 #include <nlohmann/json.hpp>
 
+#include "base/error.h"
 #include "base/file.h"
 #include "base/json_objects.h"
 #include "quant/dequantize.h"
 
 namespace quern::quant {
 
-MatrixRecord record_of(const Tensor& original, const QuantWeight& weight) {
-  return {relative_error(original, weight), digest(weight)};
+namespace {
+
+constexpr const char* kCodeDistance = "code_distance";
+
+// Fails on a kind that is not known: a reader that passed it over would promise less than is said.
+Bound read_bound(const Json& json) {
+  for (const std::string& kind : json.keys())
+    if (kind != kCodeDistance)
+      fail("{}: there is no bound \"{}\" in this version of quern", json.path(), kind);
+  return {Bound::Kind::code_distance, json.get<double>(kCodeDistance)};
+}
+
+}  // namespace
+
+MatrixRecord record_of(const Tensor& original, const QuantWeight& weight, const Bound& bound) {
+  return {relative_error(original, weight), digest(weight), bound};
 }
 
 std::string digest(const QuantWeight& weight) {
@@ -24,8 +39,12 @@ std::string digest(const QuantWeight& weight) {
 
 JsonValue to_json(const MatrixRecords& records) {
   JsonValue list = JsonValue::object();
-  for (const auto& [module, record] : records)
-    append(list, module, {{"relative_error", record.relative_error}, {"sha256", record.sha256}});
+  for (const auto& [module, record] : records) {
+    JsonValue entry = {{"relative_error", record.relative_error}, {"sha256", record.sha256}};
+    if (record.bound.kind == Bound::Kind::code_distance)
+      entry["bound"] = {{kCodeDistance, record.bound.limit}};
+    append(list, module, std::move(entry));
+  }
   return list;
 }
 
@@ -35,8 +54,11 @@ std::optional<MatrixRecords> read_records(const std::filesystem::path& folder) {
   const JsonValue document = read_json(file);
   const Json json(document, file.string());
   MatrixRecords records;
-  for (const auto& [module, entry] : entries(json))
-    records[module] = {entry.get<double>("relative_error"), entry.get<std::string>("sha256")};
+  for (const auto& [module, entry] : entries(json)) {
+    MatrixRecord& record = records[module];
+    record = {entry.get<double>("relative_error"), entry.get<std::string>("sha256")};
+    if (entry.has("bound")) record.bound = read_bound(entry.at("bound"));
+  }
   return records;
 }
 

@@ -1,6 +1,7 @@
 // What compress writes down of every matrix that it quantized, so that a later reader can prove
 // that nothing has changed since: quantization_errors.json,
-//   {"<module>": {"relative_error": 0.0931..., "sha256": "<hex>"}, ...}
+//   {"<module>": {"relative_error": 0.0931..., "sha256": "<hex>",
+//                 "bound": {"code_distance": 1}}, ...}
 #pragma once
 
 #include <filesystem>
@@ -16,14 +17,26 @@ namespace quern::quant {
 
 inline constexpr const char* kRecordFile = "quantization_errors.json";
 
+// What the method that made a matrix promises of its codes, beside the error that is recorded.
+//   none           nothing: GPTQ moves codes by several steps, others change the weight first
+//   code_distance  |q - clamp(w / s + z, 0, 15)| <= limit for every code
+struct Bound {
+  enum class Kind { none, code_distance };
+  Kind kind = Kind::none;
+  double limit = 0;
+
+  bool operator==(const Bound&) const = default;
+};
+
 struct MatrixRecord {
   double relative_error = 0;  // |w - dequantized| / |w|; see quant/dequantize.h
   std::string sha256;         // digest() of its QuantWeight
+  Bound bound = {};
 };
 using MatrixRecords = std::map<std::string, MatrixRecord>;  // by module name
 
 // `original` is the matrix that `weight` stands for.
-MatrixRecord record_of(const Tensor& original, const QuantWeight& weight);
+MatrixRecord record_of(const Tensor& original, const QuantWeight& weight, const Bound& bound);
 
 // Hexadecimal SHA-256 over the bytes of the codes, then the scales, then the zeros if there are
 // any.

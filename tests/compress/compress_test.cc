@@ -51,9 +51,7 @@ TEST_F(CompressTest, MicroBatchesTuneAsTheWholeBatchDoes) {
 // Iteration 0 is round-to-nearest and is kept when nothing better comes.
 TEST_F(CompressTest, OneIterationIsRoundToNearest) {
   run("qwen36", auto_round_options(1), calibration(2, 40, 512), "tuned");
-  RecipeOptions nearest;
-  nearest.method = Method::round_to_nearest;
-  nearest.iters = 0;
+  const RecipeOptions nearest = nearest_options();
   run("qwen36", nearest, {}, "nearest");
   EXPECT_EQ(read_file(folder_ / "tuned" / "quantization_errors.json"),
             read_file(folder_ / "nearest" / "quantization_errors.json"));
@@ -91,9 +89,7 @@ TEST_F(CompressTest, StopsAfterTheBlock) {
     ++done;
     stop = true;
   };
-  RecipeOptions nearest;
-  nearest.method = Method::round_to_nearest;
-  nearest.iters = 0;
+  const RecipeOptions nearest = nearest_options();
   try {
     compress(std::make_shared<nn::Source>(test_data("qwen36")), make_recipe(nearest), {}, options,
              progress);
@@ -106,9 +102,7 @@ TEST_F(CompressTest, StopsAfterTheBlock) {
 
 TEST_F(CompressTest, RefusesToTuneWithoutDataOrTwice) {
   EXPECT_THROW(run("qwen36", auto_round_options(5), {}, "out"), Error);
-  RecipeOptions nearest;
-  nearest.method = Method::round_to_nearest;
-  nearest.iters = 0;
+  const RecipeOptions nearest = nearest_options();
   run("qwen36", nearest, {}, "first");
   fs::create_directories(folder_ / "second");
   CompressOptions options;

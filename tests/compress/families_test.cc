@@ -173,8 +173,9 @@ INSTANTIATE_TEST_SUITE_P(, DraftTest,
 TEST_P(DraftTest, TunedOnRealStates) {
   const auto& [model, place, linears] = GetParam();
   const bool trained = std::string(model) == "tiny-qwen3.6";
-  Recipe recipe = make_recipe(auto_round_options(20));
-  recipe.steps[0].batch_size = 6;
+  RecipeOptions options = auto_round_options(20);
+  options.batch_size = 6;
+  Recipe recipe = make_recipe(options);
   recipe.drafts = true;
   const Calibration data = trained ? rows(6, 64) : calibration(6, 64, 512);
   const CompressReport report = run(model, recipe, data, "out");
@@ -229,14 +230,14 @@ TEST_F(FamiliesTest, DraftsSeePictures) {
   const Samples last = embed(*stem, windows, images, /*by_grid=*/true);
 
   const Samples input = draft_input(*draft, *stem, *head, windows, images, last);
-  ASSERT_EQ(input.lengths, (std::vector<int64_t>{19, 19}));
-  const Tensor embedded = input.rows.narrow(1, 0, 256);
-  EXPECT_TRUE(embedded.narrow(0, 2, 6).equal(images[0][0].features));
-  EXPECT_TRUE(embedded.narrow(0, 8, 11).equal(last.rows.narrow(0, 9, 11)));
-  EXPECT_TRUE(embedded.narrow(0, 19, 19).equal(last.rows.narrow(0, 21, 19)));
-  nn::Pass pass, before;
-  pass.shared = input.shared;
-  before.shared = last.shared;
+  ASSERT_EQ(input.count(), 2);
+  for (const int64_t sample : {0, 1}) EXPECT_EQ(input.tokens(sample), 19);
+  const Tensor embedded = input.read({0, 1}).narrow(1, 0, 256), rows = last.read({0, 1});
+  const Tensor features = images[0][0].features.to(at::kBFloat16).to(at::kFloat);
+  EXPECT_TRUE(embedded.narrow(0, 2, 6).equal(features));
+  EXPECT_TRUE(embedded.narrow(0, 8, 11).equal(rows.narrow(0, 9, 11)));
+  EXPECT_TRUE(embedded.narrow(0, 19, 19).equal(rows.narrow(0, 21, 19)));
+  const nn::Pass pass = input.pass({0, 1}), before = last.pass({0, 1});
   const Tensor places = before.grid_positions();
   EXPECT_TRUE(
       pass.grid_positions().equal(at::cat({places.narrow(1, 0, 19), places.narrow(1, 20, 19)}, 1)));

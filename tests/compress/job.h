@@ -79,6 +79,6 @@ inline RecipeOptions auto_round_options(int iters) {
   return options;
 }
 
-inline RecipeOptions nearest_options() { return {.method = Method::round_to_nearest, .iters = 0}; }
+inline RecipeOptions nearest_options() { return {.method = "rtn"}; }
 
 }  // namespace quern::compress

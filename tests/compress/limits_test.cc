@@ -4,6 +4,7 @@
 #include <gtest/gtest.h>
 
 #include "base/error.h"
+#include "compress/autoround.h"
 #include "compress/plan.h"
 #include "compress/recipe_options.h"
 #include "models/models.h"
@@ -13,9 +14,8 @@ namespace quern::compress {
 namespace {
 
 Recipe recipe(int64_t group, int iters = 0) {
-  return make_recipe({.method = iters > 0 ? Method::auto_round : Method::round_to_nearest,
-                      .group_size = group,
-                      .iters = iters});
+  return make_recipe(
+      {.method = iters > 0 ? "auto-round" : "rtn", .group_size = group, .iters = iters});
 }
 
 // What resolve() says of one linear; empty if it is content.
@@ -75,7 +75,7 @@ TEST(Limits, OfFormatsAreInfeasibleToo) {
 
 TEST(Limits, OfIterations) {
   EXPECT_THROW(recipe(128, 5001), Error);
-  EXPECT_EQ(recipe(128, 5000).steps[0].iters, 5000);
+  EXPECT_EQ(recipe(128, 5000).steps[0].as<AutoRoundSettings>().iters, 5000);
 }
 
 // The whole job makes nothing.

@@ -11,10 +11,14 @@
 #include "base/file.h"
 #include "base/json.h"
 #include "base/yaml.h"
+#include "compress/autoround.h"
+#include "compress/awq.h"
+#include "compress/method.h"
 #include "compress/recipe_options.h"
 #include "compress/recipe_read.h"
 #include "compress/recipe_yaml.h"
 #include "compress/resolve.h"
+#include "compress/sparsegpt.h"
 
 namespace quern::compress {
 namespace {
@@ -143,9 +147,9 @@ TEST(PublishedRecipe, ResolvesAsWrittenOnSarvam) {
     GTEST_SKIP() << "the model cards are not there: set QUERN_ASSETS to the folder with cards/";
   Recipe recipe = parse(*text);
   ASSERT_EQ(recipe.steps.size(), 1u);
-  EXPECT_EQ(recipe.steps[0].method, Method::auto_round);
-  EXPECT_EQ(recipe.steps[0].iters, 200);
-  EXPECT_EQ(recipe.steps[0].batch_size, 1);
+  EXPECT_EQ(recipe.steps[0].method, &auto_round_method());
+  EXPECT_EQ(recipe.steps[0].as<AutoRoundSettings>().iters, 200);
+  EXPECT_EQ(recipe.steps[0].as<AutoRoundSettings>().batch_size, 1);
   Resolution resolution = resolve(recipe, sarvam());
   EXPECT_EQ(resolution.quantized(), 18 * 128 * 3);
   EXPECT_EQ(verdict_of(resolution, "model.layers.10.mlp.experts.127.up_proj").scheme,
@@ -188,7 +192,7 @@ TEST(PublishedOptions, TheirRecipeFileGivesTheSameVerdicts) {
   EXPECT_EQ(resolution.quantized(), 30849);
   Recipe stored = parse(recipe_yaml(recipe, resolution));
   EXPECT_EQ(stored.style, RuleStyle::llm_compressor);
-  EXPECT_EQ(stored.steps[0].iters, 400);
+  EXPECT_EQ(stored.steps[0].as<AutoRoundSettings>().iters, 400);
   Resolution again = resolve(stored, qwen36());
   for (size_t i = 0; i < resolution.verdicts.size(); ++i) {
     ASSERT_EQ(again.verdicts[i].scheme, resolution.verdicts[i].scheme) << again.verdicts[i].name;
@@ -370,8 +374,8 @@ TEST(LlmCompressorStyle, WholeNumbersMayBeWrittenAsFloats) {
   const Recipe recipe = parse(
       "s_stage: {m_modifiers: {AutoRoundModifier: {scheme: W4A16, iters: 200.0, batch_size: "
       "4.0}}}");
-  EXPECT_EQ(recipe.steps[0].iters, 200);
-  EXPECT_EQ(recipe.steps[0].batch_size, 4);
+  EXPECT_EQ(recipe.steps[0].as<AutoRoundSettings>().iters, 200);
+  EXPECT_EQ(recipe.steps[0].as<AutoRoundSettings>().batch_size, 4);
   EXPECT_TRUE(has(message_of([] {
                     parse(
                         "s_stage: {m_modifiers: {AutoRoundModifier: {scheme: W4A16, iters: "
@@ -472,6 +476,7 @@ TEST(Errors, RecipesThatAreNotUnderstood) {
     EXPECT_TRUE(has(message_of([&] { parse(yaml); }), part)) << yaml;
   }
   EXPECT_TRUE(has(message_of([] { make_recipe({.bits = 3}); }), "only 4"));
+  EXPECT_TRUE(has(message_of([] { make_recipe({.method = "gptq"}); }), "auto-round, rtn"));
   EXPECT_TRUE(has(message_of([] { parse_layer_rule("lm_head"); }), "PATTERN=bits:16"));
   EXPECT_TRUE(has(message_of([] { parse_layer_rule("a=bits:5"); }), "PATTERN=bits:16"));
 }
@@ -492,13 +497,11 @@ void expect_same_after_writing(const Recipe& recipe, const std::vector<LinearInf
     EXPECT_EQ(a.modifier, b.modifier);
     EXPECT_EQ(a.method, b.method);
     EXPECT_EQ(a.fp8_kv_cache, b.fp8_kv_cache);
-    EXPECT_EQ(a.hessian.block_size, b.hessian.block_size);
-    EXPECT_EQ(a.hessian.dampening, b.hessian.dampening);
-    EXPECT_EQ(a.sparsity.share, b.sparsity.share);
-    EXPECT_EQ(a.sparsity.of, b.sparsity.of);
-    EXPECT_EQ(a.awq.duo_scaling, b.awq.duo_scaling);
-    EXPECT_EQ(a.awq.grid, b.awq.grid);
-    EXPECT_EQ(a.awq.mappings.size(), b.awq.mappings.size());
+    JsonValue of_a = JsonValue::object(), of_b = JsonValue::object();
+    method_of_modifier(a.modifier)->write(a, of_a);
+    method_of_modifier(b.modifier)->write(b, of_b);
+    EXPECT_EQ(of_a, of_b);
+    EXPECT_EQ(a.targets, b.targets);
   }
   const Resolution after = resolve(again, linears);
   for (size_t i = 0; i < linears.size(); ++i) {
@@ -517,12 +520,14 @@ TEST(PublishedRecipe, AwqOfExpertsIsReadAsWritten) {
   const Recipe recipe = parse(*text);
   ASSERT_EQ(recipe.steps.size(), 1u);
   const Step& step = recipe.steps[0];
-  EXPECT_EQ(step.method, Method::awq);
-  ASSERT_EQ(step.awq.mappings.size(), 2u);
-  EXPECT_EQ(step.awq.mappings[0].smooth_layer, "re:.*post_attention_layernorm$");
-  EXPECT_EQ(step.awq.mappings[0].balance_layers,
+  EXPECT_EQ(step.modifier, "AWQModifier");
+  EXPECT_EQ(step.method->run, nullptr);
+  const auto& settings = step.as<AwqSettings>();
+  ASSERT_EQ(settings.mappings.size(), 2u);
+  EXPECT_EQ(settings.mappings[0].smooth_layer, "re:.*post_attention_layernorm$");
+  EXPECT_EQ(settings.mappings[0].balance_layers,
             (std::vector<std::string>{"re:.*gate_proj$", "re:.*up_proj$"}));
-  EXPECT_EQ(step.awq.duo_scaling, DuoScaling::on);
+  EXPECT_EQ(settings.duo_scaling, DuoScaling::on);
   EXPECT_EQ(step.groups.at(0).observer, quant::Observer::mse);
   const Resolution resolution = resolve(recipe, sarvam());
   EXPECT_EQ(resolution.quantized(), 18 * 128 * 3);
@@ -539,8 +544,8 @@ s_stage:
 )");
   const Resolution resolution = resolve(recipe, sarvam());
   EXPECT_EQ(verdict_of(resolution, "model.layers.3.mlp.experts.7.up_proj").step, 1u);
-  EXPECT_EQ(recipe.steps[0].awq.duo_scaling, DuoScaling::both);
-  EXPECT_EQ(recipe.steps[0].awq.grid, 10);
+  EXPECT_EQ(recipe.steps[0].as<AwqSettings>().duo_scaling, DuoScaling::both);
+  EXPECT_EQ(recipe.steps[0].as<AwqSettings>().grid, 10);
   expect_same_after_writing(recipe, sarvam());
 }
 
@@ -562,7 +567,7 @@ quant_stage:
       kv_cache_scheme: {num_bits: 8, type: float, strategy: tensor, dynamic: false, symmetric: true}
 )");
   ASSERT_EQ(recipe.steps.size(), 2u);
-  EXPECT_EQ(recipe.steps[0].sparsity.share, 0.1);
+  EXPECT_EQ(recipe.steps[0].as<SparseGptSettings>().share, 0.1);
   EXPECT_EQ(recipe.steps[1].groups[0].act_order, ActOrder::by_activation);
   EXPECT_TRUE(recipe.steps[1].fp8_kv_cache);
   const Resolution resolution = resolve(recipe, sarvam());
@@ -613,9 +618,10 @@ quant_stage:
   const Step& step = recipe.steps.at(0);
   EXPECT_FALSE(step.groups.at(0).scheme.symmetric);
   EXPECT_EQ(step.groups[0].targets, std::vector<std::string>{"Linear"});
-  EXPECT_EQ(step.iters, 50);
-  EXPECT_EQ(step.lr, 0.01);
-  EXPECT_EQ(step.batch_size, 2);
+  const auto& settings = step.as<AutoRoundSettings>();
+  EXPECT_EQ(settings.iters, 50);
+  EXPECT_EQ(settings.lr, 0.01);
+  EXPECT_EQ(settings.batch_size, 2);
 }
 
 }  // namespace

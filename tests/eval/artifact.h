@@ -58,7 +58,8 @@ inline void write_artifact(const std::filesystem::path& source_folder,
                                        checkpoint::Fate::quantized, module.source});
       tensors.emplace_back(name, tensor);
     }
-    records[module.name] = quant::record_of(module.weight, weight);
+    records[module.name] =
+        quant::record_of(module.weight, weight, {quant::Bound::Kind::code_distance, 0.5});
   }
   std::vector<checkpoint::PlannedTensor> plan;
   for (const std::string& name : source->files.names()) {

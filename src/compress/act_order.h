@@ -1,0 +1,13 @@
+// The order of columns in GPTQ's schemes.
+#pragma once
+
+#include "base/json.h"
+#include "compress/recipe.h"
+
+namespace quern::compress {
+
+// The field "actorder". "static" and "weight" are one: columns are rounded in the order of their
+// activations' size, and stored where they were. Fails on an order that stores them elsewhere.
+ActOrder act_order_of(const Json& json);
+
+}  // namespace quern::compress

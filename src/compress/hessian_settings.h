@@ -1,0 +1,18 @@
+// Settings of the methods that let the rest of a row make up for the error of a column.
+#pragma once
+
+#include <cstdint>
+
+#include "base/json.h"
+
+namespace quern::compress {
+
+struct HessianSettings {
+  int64_t block_size = 128;  // columns before the rest of the matrix is brought up to date
+  double dampening = 0.01;   // of the mean of the diagonal
+};
+
+HessianSettings read_hessian(const Json& json);
+void write_hessian(const HessianSettings& settings, JsonValue& fields);
+
+}  // namespace quern::compress

@@ -1,0 +1,52 @@
+#include "compress/rtn.h"
+
+#include "base/threads.h"
+#include "compress/compress.h"
+
+namespace quern::compress {
+namespace {
+
+// No code is further from w / s + z than this after rounding: half, and what the peers' own
+// roundings of the quotient add.
+constexpr double kDistance = 0.5;
+
+Results run(const Step& step, const BlockWork& work) {
+  Results results;
+  for (const Task& task : work.tasks)
+    results.outcomes.push_back(nearest(task, step, work.options.format));
+  return results;
+}
+
+}  // namespace
+
+Outcome nearest(const Task& task, const Step& step, quant::Format format) {
+  quant::RtnOptions rtn;
+  rtn.grid = step.method->grid.value_or(format == quant::Format::compressed_tensors
+                                            ? quant::Grid::compressed_tensors
+                                            : quant::Grid::auto_round);
+  rtn.observer = task.verdict->observer;
+  rtn.shrink = task.verdict->shrink;
+  rtn.name = task.weight.name();
+  Outcome outcome{task,
+                  std::vector<quant::QuantWeight>(task.originals.size()),
+                  {quant::Bound::Kind::code_distance, kDistance}};
+  // A single matrix is rounded by all threads, because a loop of one item leaves them free.
+  parallel_for(std::ssize(task.originals), [&](int64_t matrix) {
+    outcome.matrices[matrix] = quant::round_to_nearest(task.originals[matrix], task.scheme, rtn);
+  });
+  return outcome;
+}
+
+const Method& rtn_method() {
+  static const Method kMethod = {
+      .modifier = "QuantizationModifier",
+      .option = "rtn",
+      .read = [](const Json&, Step&) {},
+      .write = [](const Step&, JsonValue&) {},
+      .from_options = [](const RecipeOptions&, Step&) {},
+      .text = [](const Step&) { return std::string("rounds to nearest"); },
+      .run = run};
+  return kMethod;
+}
+
+}  // namespace quern::compress

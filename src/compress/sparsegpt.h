@@ -1,0 +1,17 @@
+// SparseGPT (Frantar and Alistarh, "SparseGPT: Massive Language Models Can Be Accurately Pruned in
+// One-Shot", 2023): sets a share of the weights to zero and lets the rest make up for it.
+#pragma once
+
+#include <cstdint>
+
+#include "compress/hessian_settings.h"
+
+namespace quern::compress {
+
+struct SparseGptSettings {
+  HessianSettings hessian = {};
+  double share = 0;           // of the weights that become zero
+  int64_t zeros = 0, of = 0;  // "2:4": zeros among so many neighbours; 0: anywhere
+};
+
+}  // namespace quern::compress
