@@ -7,6 +7,7 @@ use crate::methods::Args;
 use crate::python::{fail, type_name};
 use minijinja::Error;
 use minijinja::value::{Enumerator, Object, ObjectRepr, Tuple, Value, ValueKind};
+use std::collections::HashSet;
 use std::sync::Arc;
 
 /// What an item is compared by: the item, or attributes of it.
@@ -160,23 +161,64 @@ pub fn dictsort(value: &Value, args: &mut Args) -> Result<Value, Error> {
     sorted(&key, keyed(&key, pairs)?, reverse).map(values)
 }
 
+/// What Python compares by value and hash: 1, 1.0 and True are one.
+#[derive(PartialEq, Eq, Hash)]
+enum Scalar {
+    None,
+    Undefined,
+    Text(String),
+    Whole(i128),
+    Fraction(u64),
+}
+
+impl Scalar {
+    fn of(value: &Value) -> Option<Scalar> {
+        match value.kind() {
+            ValueKind::None => Some(Scalar::None),
+            ValueKind::Undefined => Some(Scalar::Undefined),
+            ValueKind::String => Some(Scalar::Text(value.as_str()?.to_string())),
+            ValueKind::Bool => Some(Scalar::Whole(value.is_true() as i128)),
+            ValueKind::Number if value.is_integer() => i128::try_from(value.clone()).ok().map(Scalar::Whole),
+            ValueKind::Number => {
+                let number = f64::try_from(value.clone()).ok()?;
+                let whole = number.fract() == 0.0 && number.abs() < 1e38;
+                Some(if whole { Scalar::Whole(number as i128) } else { Scalar::Fraction(number.to_bits()) })
+            }
+            _ => None,
+        }
+    }
+}
+
 pub fn unique(value: &Value, args: &mut Args) -> Result<Value, Error> {
     let case_sensitive = args.flag("case_sensitive")?;
     let key = Key::new(args.next("attribute")?, case_sensitive)?;
-    let mut seen: Vec<Keyed> = Vec::new();
-    for (key, item) in keyed(&key, items_of(value)?)? {
-        if matches!(key[0].kind(), ValueKind::Map | ValueKind::Seq) && !key[0].is_tuple() {
-            return fail(format!("unhashable type: '{}'", type_name(&key[0])));
+    let mut scalars = HashSet::new();
+    let mut others: Vec<Value> = Vec::new();
+    let mut found = Vec::new();
+    for (mut key, item) in keyed(&key, items_of(value)?)? {
+        let key = key.remove(0);
+        if matches!(key.kind(), ValueKind::Map | ValueKind::Seq) && !key.is_tuple() {
+            return fail(format!("unhashable type: '{}'", type_name(&key)));
         }
-        let mut known = false;
-        for (other, _) in &seen {
-            known = known || equal(&other[0], &key[0])?;
-        }
-        if !known {
-            seen.push((key, item));
+        let new = match Scalar::of(&key) {
+            Some(scalar) => scalars.insert(scalar),
+            None => {
+                visit(others.len())?;
+                let mut known = false;
+                for other in &others {
+                    known = known || equal(other, &key)?;
+                }
+                if !known {
+                    others.push(key);
+                }
+                !known
+            }
+        };
+        if new {
+            found.push(item);
         }
     }
-    Ok(values(seen))
+    Ok(Value::from(found))
 }
 
 fn extreme(value: &Value, args: &mut Args, greatest: bool) -> Result<Value, Error> {
