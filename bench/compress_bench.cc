@@ -23,6 +23,7 @@
 #include "kernels/kernels.h"
 #include "models/models.h"
 #include "ops/bf16_matrix.h"
+#include "tests/formats.h"
 
 namespace quern {
 namespace {
@@ -157,9 +158,8 @@ void run(const Options& o) {
   auto block = model->block(weights.listing(&sites), o.block);
   compress::RecipeOptions recipe;
   recipe.iters = 200;
-  const compress::Plan plan =
-      compress::make_plan(*source, compress::list_sites(source, *model),
-                          compress::make_recipe(recipe), quant::Format::auto_round);
+  const compress::Plan plan = compress::make_plan(*source, compress::list_sites(source, *model),
+                                                  compress::make_recipe(recipe), kAutoGptq);
 
   at::manual_seed(1);
   const int64_t tokens = static_cast<int64_t>(o.samples) * o.length;

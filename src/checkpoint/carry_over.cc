@@ -17,7 +17,7 @@ namespace quern::checkpoint {
 namespace fs = std::filesystem;
 namespace {
 
-void copy_file(const Checkpoint& source, const fs::path& name, const fs::path& folder) {
+void copy_file(const Files& source, const fs::path& name, const fs::path& folder) {
   const Descriptor from = source.open(name);
   struct stat status{};
   if (::fstat(from.get(), &status) != 0 || !S_ISREG(status.st_mode))
@@ -47,13 +47,13 @@ bool is_weight_file(const fs::path& file) {
                      [&](std::string_view ending) { return name.ends_with(ending); });
 }
 
-std::vector<fs::path> other_files(const Checkpoint& source) {
+std::vector<fs::path> other_files(const Files& source) {
   std::vector<fs::path> files = source.files();
   std::erase_if(files, is_weight_file);
   return files;
 }
 
-CarriedOver copy_other_files(const Checkpoint& source, const fs::path& folder,
+CarriedOver copy_other_files(const Files& source, const fs::path& folder,
                              const std::vector<fs::path>& except) {
   CarriedOver result;
   for (const fs::path& file : source.files()) {

@@ -5,7 +5,7 @@
 #include <filesystem>
 #include <vector>
 
-#include "checkpoint/checkpoint.h"
+#include "checkpoint/files.h"
 
 namespace quern::checkpoint {
 
@@ -17,11 +17,11 @@ struct CarriedOver {
 // Copies every other file of `source` into `folder`, byte for byte, subfolders included, except
 // those named in `except` (relative paths, for instance "config.json"). Fails when a link leads out
 // of the source's folder.
-CarriedOver copy_other_files(const Checkpoint& source, const std::filesystem::path& folder,
+CarriedOver copy_other_files(const Files& source, const std::filesystem::path& folder,
                              const std::vector<std::filesystem::path>& except = {});
 
 // The files that a copy takes over, if nothing is excepted.
-std::vector<std::filesystem::path> other_files(const Checkpoint& source);
+std::vector<std::filesystem::path> other_files(const Files& source);
 
 // Whether a file holds weights, or says where they are, going by its name.
 bool is_weight_file(const std::filesystem::path& file);

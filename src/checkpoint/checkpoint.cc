@@ -65,10 +65,6 @@ Checkpoint::Checkpoint(const fs::path& folder) : folder_(folder) {
 
 Json Checkpoint::config() const { return Json(*config_, (folder() / "config.json").string()); }
 
-std::string Checkpoint::architecture() const {
-  return config().at("architectures").at(0).as<std::string>();
-}
-
 void Checkpoint::open_single() {
   Descriptor file = folder_.open(kSingle);
   shards_.push_back(std::make_unique<const SafetensorsFile>(file.get(), folder() / kSingle));

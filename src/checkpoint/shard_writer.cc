@@ -20,7 +20,7 @@ constexpr const char* kIndex = "model.safetensors.index.json";
 // The source's shards, each opened once.
 class SourceFiles {
  public:
-  explicit SourceFiles(const Checkpoint& source) : source_(source) {
+  explicit SourceFiles(const Files& source) : source_(source) {
     for (const fs::path& shard : source.shards()) files_.emplace(shard, source.open(shard));
   }
 
@@ -30,7 +30,7 @@ class SourceFiles {
   }
 
  private:
-  const Checkpoint& source_;
+  const Files& source_;
   std::map<fs::path, Descriptor> files_;
 };
 
@@ -89,7 +89,7 @@ size_t planned_bytes(std::span<const PlannedTensor> plan) {
   return bytes;
 }
 
-ShardWriter::ShardWriter(fs::path folder, std::vector<PlannedTensor> plan, const Checkpoint* source,
+ShardWriter::ShardWriter(fs::path folder, std::vector<PlannedTensor> plan, const Files* source,
                          const ShardOptions& options)
     : folder_(std::move(folder)), plan_(std::move(plan)), source_(source) {
   check_plan();

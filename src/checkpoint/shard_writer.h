@@ -12,7 +12,7 @@
 #include <unordered_map>
 #include <vector>
 
-#include "checkpoint/checkpoint.h"
+#include "checkpoint/files.h"
 #include "checkpoint/safetensors_writer.h"
 #include "tensor/tensor.h"
 
@@ -61,8 +61,8 @@ class ShardWriter {
   // Fails, before anything is written, when the plan leaves out a tensor of `source` or does not
   // fit it; nullptr: there is no source. The source must outlive the writer. Thread-safe after
   // construction.
-  ShardWriter(std::filesystem::path folder, std::vector<PlannedTensor> plan,
-              const Checkpoint* source, const ShardOptions& options = {});
+  ShardWriter(std::filesystem::path folder, std::vector<PlannedTensor> plan, const Files* source,
+              const ShardOptions& options = {});
 
   // CPU tensor of the planned dtype and shape, contiguous or not; each name once. Not for those
   // with Fate::copied.
@@ -92,7 +92,7 @@ class ShardWriter {
 
   std::filesystem::path folder_;
   std::vector<PlannedTensor> plan_;
-  const Checkpoint* source_;
+  const Files* source_;
   std::vector<std::unique_ptr<SafetensorsWriter>> shards_;
   std::unordered_map<std::string_view, Place> places_;
   size_t total_bytes_ = 0;

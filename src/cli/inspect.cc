@@ -14,17 +14,15 @@
 namespace quern::cli {
 namespace {
 
-// Modules that are stored in 4 bits, counted by scheme.
+// Packed modules, counted by scheme.
 std::map<std::string, int64_t> count_schemes(const nn::Source& source) {
   std::map<std::string, int64_t> counts;
   if (!source.quantization) return counts;
   for (const std::string& name : source.files.names()) {
-    for (const std::string ending : {".qweight", ".weight_packed"}) {
-      if (!name.ends_with(ending)) continue;
-      const auto scheme =
-          source.quantization->scheme_of(name.substr(0, name.size() - ending.size()));
-      ++counts[scheme ? scheme->text() : "packed, but not in quantization_config"];
-    }
+    const auto module = quant::packed_module(name);
+    if (!module) continue;
+    const auto scheme = source.quantization->scheme_of(*module);
+    ++counts[scheme ? scheme->text() : "packed, but not in quantization_config"];
   }
   return counts;
 }
@@ -41,13 +39,13 @@ JsonValue json_of(const nn::Source& source, const TensorTree& tree) {
                     {"tensors", source.files.names().size()},
                     {"bytes", source.files.total_bytes()},
                     {"groups", tree.json()}};
-  if (source.quantization) json["format"] = quant::format_name(source.quantization->format());
+  if (source.quantization) json["format"] = std::string(source.quantization->format().name);
   for (const auto& shard : source.files.shards()) json["shards"].push_back(shard.string());
   return json;
 }
 
 std::string text_of(const nn::Source& source, const TensorTree& tree) {
-  const checkpoint::Checkpoint& files = source.files;
+  const checkpoint::Files& files = source.files;
   std::string text = fmt::format(
       "{}\n  architecture  {}\n  tensors       {} in {} shard{}\n  size          {} ({}, {} "
       "bytes)\n",
@@ -56,7 +54,7 @@ std::string text_of(const nn::Source& source, const TensorTree& tree) {
       files.shards().size() == 1 ? "" : "s", bytes_text(files.total_bytes()),
       gib_text(files.total_bytes()), count_text(static_cast<int64_t>(files.total_bytes())));
   if (source.quantization)
-    text += fmt::format("  format        {}\n", quant::format_name(source.quantization->format()));
+    text += fmt::format("  format        {}\n", std::string(source.quantization->format().name));
   for (const auto& [scheme, modules] : count_schemes(source))
     text += fmt::format("  quantized     {} linears as {}\n", count_text(modules), scheme);
   return text + "\n" + tree.text(standard_output());

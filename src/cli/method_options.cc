@@ -10,12 +10,9 @@
 namespace quern::cli {
 namespace {
 
-constexpr quant::Format kFormats[] = {quant::Format::auto_round, quant::Format::compressed_tensors,
-                                      quant::Format::gptq};
-
 std::vector<std::string> format_names() {
   std::vector<std::string> names;
-  for (quant::Format format : kFormats) names.emplace_back(quant::format_name(format));
+  for (const quant::Format* format : quant::formats()) names.emplace_back(format->name);
   return names;
 }
 
@@ -30,11 +27,9 @@ compress::Recipe read_or_make(const MethodOptions& options) {
 
 }  // namespace
 
-quant::Format format_of(const MethodOptions& options) {
-  for (quant::Format format : kFormats)
-    if (quant::format_name(format) == options.format) return format;
-  return options.recipe_file.empty() ? quant::Format::auto_round
-                                     : quant::Format::compressed_tensors;
+const quant::Format& format_of(const MethodOptions& options) {
+  if (const quant::Format* format = quant::format_named(options.format)) return *format;
+  return *quant::format_named(options.recipe_file.empty() ? "auto_gptq" : "compressed-tensors");
 }
 
 compress::Recipe recipe_of(const MethodOptions& options) {

@@ -6,7 +6,7 @@
 #include <vector>
 
 #include "compress/recipe_options.h"
-#include "quant/pack.h"
+#include "quant/format.h"
 
 namespace quern::cli {
 
@@ -23,6 +23,6 @@ void declare_format(CLI::App& verb, MethodOptions& options);
 
 compress::Recipe recipe_of(const MethodOptions& options);
 // A recipe.yaml is llm-compressor's, and so is the format that it leads to.
-quant::Format format_of(const MethodOptions& options);
+const quant::Format& format_of(const MethodOptions& options);
 
 }  // namespace quern::cli

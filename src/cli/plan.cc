@@ -33,7 +33,7 @@ void warn_of_missing_methods(const compress::Recipe& recipe, std::vector<std::st
 
 void run(const PlanCommand& command, bool json) {
   const compress::Recipe recipe = recipe_of(command.method);
-  const quant::Format format = format_of(command.method);
+  const quant::Format& format = format_of(command.method);
   const auto source = std::make_shared<const nn::Source>(command.source);
   const auto model = models::make_model(source->files.config());
   std::vector<std::string> dropped;

@@ -29,7 +29,8 @@ std::string step_text(const compress::Step& step) {
 
 // What one matrix becomes; the names without the module's.
 std::vector<quant::PlannedTensor> tensors_of(const nn::LinearSite& site,
-                                             const quant::Scheme& scheme, quant::Format format) {
+                                             const quant::Scheme& scheme,
+                                             const quant::Format& format) {
   auto tensors =
       quant::planned(site.name, site.weight.rows(), site.weight.columns(), scheme, format);
   for (quant::PlannedTensor& tensor : tensors) tensor.name.erase(0, site.name.size() + 1);
@@ -50,7 +51,7 @@ void add(Totals& totals, int64_t linears, size_t source_bytes, size_t output_byt
 }
 
 void group_linears(const std::vector<nn::LinearSite>& sites, const compress::Plan& plan,
-                   quant::Format format, PlanReport& report) {
+                   const quant::Format& format, PlanReport& report) {
   std::unordered_map<std::string, size_t> places;
   for (size_t i = 0; i < sites.size(); ++i) {
     const nn::LinearSite& site = sites[i];
@@ -279,11 +280,11 @@ JsonValue totals_json(const Totals& totals) {
 
 PlanReport report_plan(const nn::Source& source, const std::vector<nn::LinearSite>& sites,
                        const compress::Recipe& recipe, const compress::Plan& plan,
-                       quant::Format format) {
+                       const quant::Format& format) {
   PlanReport report;
   report.folder = source.files.folder().string();
   report.architecture = source.files.architecture();
-  report.format = quant::format_name(format);
+  report.format = std::string(format.name);
   for (const compress::Step& step : recipe.steps) report.steps.push_back(step_text(step));
   report.warnings = plan.warnings;
   group_linears(sites, plan, format, report);

@@ -53,7 +53,7 @@ struct PlanReport {
 
 PlanReport report_plan(const nn::Source& source, const std::vector<nn::LinearSite>& sites,
                        const compress::Recipe& recipe, const compress::Plan& plan,
-                       quant::Format format);
+                       const quant::Format& format);
 
 std::string to_text(const PlanReport& report);
 JsonValue to_json(const PlanReport& report);

@@ -9,7 +9,7 @@
 #include "base/error.h"
 #include "base/log.h"
 #include "base/threads.h"
-#include "checkpoint/checkpoint.h"
+#include "checkpoint/files.h"
 #include "cli/interrupt.h"
 #include "cli/program.h"
 #include "cli/terminal.h"

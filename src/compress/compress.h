@@ -13,7 +13,7 @@
 #include "compress/recipe.h"
 #include "compress/report.h"
 #include "nn/weights.h"
-#include "quant/pack.h"
+#include "quant/format.h"
 
 namespace quern::compress {
 
@@ -27,7 +27,7 @@ struct Calibration {
 struct CompressOptions {
   // A folder that exists and is empty (checkpoint::OutputFolder::path).
   std::filesystem::path output;
-  quant::Format format = quant::Format::auto_round;
+  quant::Format format = *quant::format_named("auto_gptq");
   size_t max_shard_bytes = 5'000'000'000;
   // What the recipe has no place for.
   AutoRoundOptions tuning;

@@ -63,7 +63,7 @@ void write_configuration(const std::shared_ptr<const nn::Source>& source, const 
   write_file(options.output / "config.json",
              checkpoint::with_key(source->files.text("config.json"), "quantization_config", config,
                                   file.string()));
-  if (options.format != quant::Format::compressed_tensors)
+  if (options.format.own_config_file)
     write_file(options.output / "quantization_config.json", to_text(config));
 }
 

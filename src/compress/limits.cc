@@ -13,6 +13,8 @@ namespace {
 
 // Empty, or why the linear cannot be quantized so.
 std::string refusal(const LinearInfo& linear, const quant::Scheme& scheme, const Method& method) {
+  if (scheme.element != &quant::kInt4)
+    return fmt::format("the kernels multiply int4, not {}", scheme.element->name);
   const int64_t group = scheme.group_size < 0 ? linear.columns : scheme.group_size;
   std::string why = kernels::int4_refusal({.rows = linear.rows,
                                            .columns = linear.columns,

@@ -81,7 +81,7 @@ std::vector<LinearInfo> linears_of(const std::vector<nn::LinearSite>& sites) {
 // Every tensor of the source in its order, as it is or as the tensors that its matrices become.
 std::vector<checkpoint::PlannedTensor> plan_tensors(const nn::Source& source,
                                                     const std::vector<nn::LinearSite>& sites,
-                                                    const Plan& plan, quant::Format format,
+                                                    const Plan& plan, const quant::Format& format,
                                                     const std::vector<std::string>& dropped) {
   const std::set<std::string> without(dropped.begin(), dropped.end());
   const auto parts_of = by_source(sites, plan);
@@ -127,12 +127,20 @@ std::vector<nn::LinearSite> list_sites(const std::shared_ptr<const nn::Source>& 
   model.draft(weights);
   list_towers(*source, weights.untaken(), sites);
   const std::set<std::string> without(dropped.begin(), dropped.end());
+  std::map<std::string, std::vector<std::string>> absent;  // by unit
+  for (const nn::LinearSite& site : sites)
+    if (without.contains(site.source)) absent[site.fused].push_back(site.name);
   std::erase_if(sites, [&](const nn::LinearSite& site) { return without.contains(site.source); });
+  for (nn::LinearSite& site : sites) {
+    auto parts = absent.extract(site.fused);
+    if (site.fused.empty() || !parts) continue;
+    site.absent.insert(site.absent.end(), parts.mapped().begin(), parts.mapped().end());
+  }
   return sites;
 }
 
 Plan make_plan(const nn::Source& source, const std::vector<nn::LinearSite>& sites,
-               const Recipe& recipe, quant::Format format,
+               const Recipe& recipe, const quant::Format& format,
                const std::vector<std::string>& dropped) {
   if (source.quantization) {
     fail(
@@ -155,10 +163,10 @@ Plan make_plan(const nn::Source& source, const std::vector<nn::LinearSite>& site
     }
     if (verdict.scheme) {
       verdict.scheme->scale_dtype =
-          quant::scale_dtype(format, sites[i].weight.dense()->matrix(0).scalar_type());
+          format.scale_dtype(sites[i].weight.dense()->matrix(0).scalar_type());
     }
     plan.place_[verdict.name] = i;
-    plan.modules.push_back({verdict.name, verdict.scheme, sites[i].fused});
+    plan.modules.push_back(nn::module_scheme(sites[i], verdict.scheme));
   }
   plan.tensors = plan_tensors(source, sites, plan, format, dropped);
   plan.source_bytes = source.files.total_bytes();
@@ -167,7 +175,7 @@ Plan make_plan(const nn::Source& source, const std::vector<nn::LinearSite>& site
 }
 
 Plan make_plan(const std::shared_ptr<const nn::Source>& source, const nn::Model& model,
-               const Recipe& recipe, quant::Format format, bool drop_unused) {
+               const Recipe& recipe, const quant::Format& format, bool drop_unused) {
   std::vector<std::string> dropped;
   if (drop_unused) dropped = model.unused(nn::Weights(source));
   return make_plan(*source, list_sites(source, model, dropped), recipe, format, dropped);

@@ -11,7 +11,7 @@
 #include "compress/resolve.h"
 #include "nn/model.h"
 #include "quant/config.h"
-#include "quant/pack.h"
+#include "quant/format.h"
 
 namespace quern::compress {
 
@@ -28,7 +28,7 @@ struct Plan {
 
  private:
   friend Plan make_plan(const nn::Source&, const std::vector<nn::LinearSite>&, const Recipe&,
-                        quant::Format, const std::vector<std::string>&);
+                        const quant::Format&, const std::vector<std::string>&);
   std::unordered_map<std::string, size_t> place_;
 };
 
@@ -42,11 +42,11 @@ std::vector<nn::LinearSite> list_sites(const std::shared_ptr<const nn::Source>& 
 // `dropped`: tensors of the source that are left out. Fails when the checkpoint is quantized
 // already, and as resolve() does.
 Plan make_plan(const nn::Source& source, const std::vector<nn::LinearSite>& sites,
-               const Recipe& recipe, quant::Format format,
+               const Recipe& recipe, const quant::Format& format,
                const std::vector<std::string>& dropped = {});
 // The same of all linears of a model, with or without the tensors that no pass reads.
 Plan make_plan(const std::shared_ptr<const nn::Source>& source, const nn::Model& model,
-               const Recipe& recipe, quant::Format format, bool drop_unused);
+               const Recipe& recipe, const quant::Format& format, bool drop_unused);
 
 // Bytes of the finished folder, at most: the planned tensors, the source's other files, and what is
 // written about every matrix.

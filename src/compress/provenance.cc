@@ -52,7 +52,7 @@ JsonValue provenance(const nn::Source& source, const fs::path& output,
   JsonValue document;
   document["quern"] = kVersion;
   document["isa"] = kernels::cpu_kernels().name;
-  document["format"] = quant::format_name(options.format);
+  document["format"] = std::string(options.format.name);
   document["source"] = {{"name", fs::canonical(source.files.folder()).filename().string()},
                         {"bytes", report.source_bytes},
                         {"sha256", hashes(source.files.folder(), source.files.shards())}};

@@ -42,9 +42,10 @@ LayerRule parse_layer_rule(std::string_view text) {
 }
 
 Recipe make_recipe(const RecipeOptions& options) {
-  if (options.bits != 4) {
-    fail(Exit::usage, "--bits {}: only 4 is supported", options.bits);
-  }
+  const quant::Element* element = quant::element_of("int", options.bits);
+  if (!element)
+    fail(Exit::usage, "--bits {}: the elements that quern knows are {}", options.bits,
+         quant::element_names());
   if (options.group_size <= 0 && options.group_size != -1) {
     fail(Exit::usage, "--group-size {}: expected 32, 64, 128, or -1 for one scale a row",
          options.group_size);
@@ -53,9 +54,11 @@ Recipe make_recipe(const RecipeOptions& options) {
   if (!method)
     fail(Exit::usage, "--method {}: expected one of {}", options.method,
          fmt::join(method_options(), ", "));
-  SchemeGroup group{.name = "group_0",
-                    .targets = {"Linear"},
-                    .scheme = {.group_size = options.group_size, .symmetric = options.symmetric}};
+  SchemeGroup group{
+      .name = "group_0",
+      .targets = {"Linear"},
+      .scheme = {
+          .element = element, .group_size = options.group_size, .symmetric = options.symmetric}};
   Step step{.modifier = std::string(method->modifier),
             .method = method,
             .groups = {group},

@@ -94,9 +94,11 @@ void read_weights(const Json& weights, SchemeGroup& group) {
   auto require = [&](bool condition, std::string_view what) {
     if (!condition) fail("{}: {}", weights.path(), what);
   };
-  int bits = weights.get<int>("num_bits", 8);
-  require(bits == 4, fmt::format("num_bits is {}; only 4 is supported", bits));
-  require(weights.get<std::string>("type", "int") == "int", "only the type int is supported");
+  const int bits = weights.get<int>("num_bits", 8);
+  const auto type = weights.get<std::string>("type", "int");
+  const quant::Element* element = quant::element_of(type, bits);
+  require(element, fmt::format("num_bits {} of the type {} is not supported; known: {}", bits, type,
+                               quant::element_names()));
   require(!weights.has("dynamic") || weights.at("dynamic").value() == false,
           "weights cannot be quantized dynamically");
   require(!weights.has("block_structure"), "the strategy block is not supported");
@@ -109,7 +111,8 @@ void read_weights(const Json& weights, SchemeGroup& group) {
                       strategy));
   require((strategy == "group") == (size > 0),
           fmt::format("group_size {} does not go with the strategy {}", size, strategy));
-  group.scheme = {.group_size = strategy == "group" ? size : -1,
+  group.scheme = {.element = element,
+                  .group_size = strategy == "group" ? size : -1,
                   .symmetric = weights.get<bool>("symmetric", true)};
   group.act_order = act_order_of(weights);
   if (weights.has("observer")) group.observer = observer_of(weights, "observer");

@@ -73,8 +73,9 @@ void name_drafts(Step& step, size_t index, const Resolution& resolution) {
 }
 
 JsonValue group_json(const SchemeGroup& group) {
-  JsonValue weights = {
-      {"num_bits", group.scheme.bits}, {"type", "int"}, {"symmetric", group.scheme.symmetric}};
+  JsonValue weights = {{"num_bits", group.scheme.element->bits},
+                       {"type", group.scheme.element->type},
+                       {"symmetric", group.scheme.symmetric}};
   bool channel = group.scheme.group_size == -1;
   if (!channel) weights["group_size"] = group.scheme.group_size;
   weights["strategy"] = channel ? "channel" : "group";

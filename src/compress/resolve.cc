@@ -40,12 +40,6 @@ void apply_pruning(const Step& step, size_t index, const Names& names,
   rules->report_unmatched(linears, resolution.warnings);
 }
 
-// The experts of a block are one module in vLLM.
-std::string expert_unit(const std::string& name) {
-  size_t experts = name.find(".experts.");
-  return experts == std::string::npos ? "" : name.substr(0, experts + 8);
-}
-
 std::string described(const Verdict& verdict) {
   std::string form = verdict.scheme ? verdict.scheme->text() : "unquantized";
   return fmt::format("{} is {} ({})", verdict.name, form, verdict.reason);
@@ -54,16 +48,15 @@ std::string described(const Verdict& verdict) {
 void check_units(const std::vector<LinearInfo>& linears, const Resolution& resolution) {
   std::unordered_map<std::string, size_t> first;
   for (size_t i = 0; i < linears.size(); ++i) {
-    for (const std::string& unit : {linears[i].unit, expert_unit(linears[i].name)}) {
-      if (unit.empty()) continue;
-      size_t other = first.emplace(unit, i).first->second;
-      const Verdict &a = resolution.verdicts[other], &b = resolution.verdicts[i];
-      if (a.scheme == b.scheme) continue;
-      fail(
-          "recipe: vLLM loads {} as one, so its parts must be stored alike, but {} and {}; name "
-          "both or neither",
-          unit, described(a), described(b));
-    }
+    const std::string& unit = linears[i].unit;
+    if (unit.empty()) continue;
+    size_t other = first.emplace(unit, i).first->second;
+    const Verdict &a = resolution.verdicts[other], &b = resolution.verdicts[i];
+    if (a.scheme == b.scheme) continue;
+    fail(
+        "recipe: vLLM loads {} as one, so its parts must be stored alike, but {} and {}; name "
+        "both or neither",
+        unit, described(a), described(b));
   }
 }
 

@@ -19,11 +19,9 @@ Results run(const Step& step, const BlockWork& work) {
 
 }  // namespace
 
-Outcome nearest(const Task& task, const Step& step, quant::Format format) {
+Outcome nearest(const Task& task, const Step& step, const quant::Format& format) {
   quant::RtnOptions rtn;
-  rtn.grid = step.method->grid.value_or(format == quant::Format::compressed_tensors
-                                            ? quant::Grid::compressed_tensors
-                                            : quant::Grid::auto_round);
+  rtn.grid = step.method->grid.value_or(format.grid);
   rtn.observer = task.verdict->observer;
   rtn.shrink = task.verdict->shrink;
   rtn.name = task.weight.name();

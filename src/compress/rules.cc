@@ -36,7 +36,7 @@ std::string_view role_name(Role role) {
 bool reaches(const LinearInfo& linear, Hit hit, const std::string& rule) {
   if (linear.role == Role::ordinary || linear.role == Role::stem || hit == Hit::name) return true;
   return linear.role == Role::lm_head && hit == Hit::expression &&
-         rule.find("lm_head") != std::string::npos;
+         rule.find(linear.name.substr(linear.name.rfind('.') + 1)) != std::string::npos;
 }
 
 Verdict kept(const LinearInfo& linear, std::string reason) {

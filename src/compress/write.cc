@@ -11,7 +11,7 @@
 namespace quern::compress {
 
 Writer::Writer(const std::filesystem::path& output, const nn::Source& source, const Plan& plan,
-               quant::Format format, size_t max_shard_bytes)
+               const quant::Format& format, size_t max_shard_bytes)
     : output_(output),
       source_(source),
       format_(format),

@@ -15,7 +15,7 @@ class Writer {
  public:
   // `output`: a folder that exists and is empty.
   Writer(const std::filesystem::path& output, const nn::Source& source, const Plan& plan,
-         quant::Format format, size_t max_shard_bytes);
+         const quant::Format& format, size_t max_shard_bytes);
 
   // Every matrix of a weight.
   void write(const Outcome& outcome);

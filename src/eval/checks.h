@@ -24,7 +24,7 @@ struct Pair {
 };
 
 // Whether any of the tensors of a packed module is there.
-bool is_packed(const checkpoint::Checkpoint& files, const std::string& module);
+bool is_packed(const checkpoint::Files& files, const std::string& module);
 
 // Every tensor of the source is there, quantized or byte for byte, and there is nothing else.
 void check_tensors(const Pair& pair, VerifyReport& report);

@@ -29,7 +29,7 @@ void check_unit(const nn::Source& artifact, const std::string& unit,
 }
 
 // auto-round writes its settings twice; readers differ in which they read.
-void check_copies(const checkpoint::Checkpoint& files, VerifyReport& report) {
+void check_copies(const checkpoint::Files& files, VerifyReport& report) {
   const char* second = "quantization_config.json";
   if (!files.config().has("quantization_config") || !files.has_file(second)) return;
   // Keys may stand in another order.

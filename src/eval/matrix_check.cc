@@ -25,19 +25,6 @@ constexpr double kRecordSlack = 1e-9;
 
 constexpr int64_t kBytesAtOnce = 256 << 20;  // of the source's weights
 
-// The packed tensors that readers of a format multiply by.
-std::string scale_name(quant::Format format) {
-  return format == quant::Format::compressed_tensors ? "weight_scale" : "scales";
-}
-std::string code_name(quant::Format format) {
-  return format == quant::Format::compressed_tensors ? "weight_packed" : "qweight";
-}
-
-quant::Grid grid_of(quant::Format format) {
-  return format == quant::Format::compressed_tensors ? quant::Grid::compressed_tensors
-                                                     : quant::Grid::auto_round;
-}
-
 // How far codes are from weight / scale after clamping to the range of their group.
 struct Distances {
   int64_t far = 0;  // codes beyond the limit
@@ -46,13 +33,14 @@ struct Distances {
 };
 
 void add_row(Distances& distances, int64_t row, const float* weight, const uint8_t* codes,
-             const float* scales, const uint8_t* zeros, int64_t groups, int64_t group,
-             double limit) {
+             const float* scales, const uint8_t* zeros, const quant::Element& element,
+             int64_t groups, int64_t group, double limit) {
+  const double highest = element.codes() - 1;
   for (int64_t g = 0; g < groups; ++g) {
     if (scales[g] == 0) continue;  // check_scales() has said so
-    const double zero = zeros ? zeros[g] : 8;
+    const double zero = zeros ? zeros[g] : element.middle();
     for (int64_t column = g * group; column < (g + 1) * group; ++column) {
-      const double wanted = std::clamp(weight[column] / scales[g] + zero, 0.0, 15.0);
+      const double wanted = std::clamp(weight[column] / scales[g] + zero, 0.0, highest);
       const double distance = std::abs(wanted - codes[column]);
       if (distance > limit + kDistanceSlack) ++distances.far;
       if (distance <= distances.worst) continue;
@@ -67,6 +55,7 @@ void add_row(Distances& distances, int64_t row, const float* weight, const uint8
 Distances distances_of(const Tensor& weight, const QuantWeight& quantized, double limit) {
   const int64_t rows = weight.size(0), columns = weight.size(1);
   const int64_t groups = quantized.scales.size(1);
+  const quant::Element& element = *quantized.scheme.element;
   const quant::MatrixRows originals(weight, "weight"), codes(quantized.codes, "codes"),
       scales(quantized.scales, "scales");
   std::vector<float> original(columns), scale(groups);
@@ -75,11 +64,11 @@ Distances distances_of(const Tensor& weight, const QuantWeight& quantized, doubl
   for (int64_t row = 0; row < rows; ++row) {
     quant::widen(originals[row], weight.scalar_type(), columns, original.data());
     quant::widen(scales[row], quantized.scales.scalar_type(), groups, scale.data());
-    quant::unpack_nibbles(static_cast<const uint8_t*>(codes[row]), columns, code.data());
+    element.unpack(static_cast<const uint8_t*>(codes[row]), columns, code.data());
     const uint8_t* zeros = quantized.zeros.defined()
                                ? quantized.zeros.const_data_ptr<uint8_t>() + row * groups
                                : nullptr;
-    add_row(distances, row, original.data(), code.data(), scale.data(), zeros, groups,
+    add_row(distances, row, original.data(), code.data(), scale.data(), zeros, element, groups,
             columns / groups, limit);
   }
   return distances;
@@ -112,7 +101,7 @@ class MatrixChecker {
       check_scales(weight);
       check_.relative_error = quant::relative_error(module_.weight, weight);
       if (!std::isfinite(check_.relative_error))
-        add(name(code_name(format_)), "stands for numbers that are not finite");
+        add(name(format_.codes()), "stands for numbers that are not finite");
       if (record_) compare(weight);
       complete_ = true;
     } catch (const Error& error) {
@@ -129,23 +118,23 @@ class MatrixChecker {
   void add(const std::string& tensor, const std::string& message) {
     findings_.push_back({Severity::error, tensor, message});
   }
-  std::string name(const std::string& part) const { return module_.name + "." + part; }
+  std::string name(std::string_view part) const { return fmt::format("{}.{}", module_.name, part); }
 
   bool same_shape(const QuantWeight& weight) {
     const int64_t rows = module_.weight.size(0), columns = module_.weight.size(1);
     if (weight.rows() == rows && weight.columns == columns) return true;
-    add(name(code_name(format_)), fmt::format("is [{}, {}], but [{}, {}] in the source",
-                                              weight.rows(), weight.columns, rows, columns));
+    add(name(format_.codes()), fmt::format("is [{}, {}], but [{}, {}] in the source", weight.rows(),
+                                           weight.columns, rows, columns));
     return false;
   }
 
   void check_scale_dtype(const QuantWeight& weight) {
-    const DType wanted = quant::scale_dtype(format_, module_.weight.scalar_type());
+    const DType wanted = format_.scale_dtype(module_.weight.scalar_type());
     const DType found = weight.scales.scalar_type();
     if (found == wanted) return;
-    add(name(scale_name(format_)),
+    add(name(format_.scales()),
         fmt::format("is {}, but readers of {} take {} and would round it",
-                    checkpoint::dtype_name(found), quant::format_name(format_),
+                    checkpoint::dtype_name(found), std::string(format_.name),
                     checkpoint::dtype_name(wanted)));
   }
 
@@ -153,18 +142,18 @@ class MatrixChecker {
   void check_scales(const QuantWeight& weight) {
     const int64_t zeros = weight.scales.eq(0).sum().item<int64_t>();
     if (zeros > 0)
-      add(name(scale_name(format_)),
+      add(name(format_.scales()),
           fmt::format("{} of {} scales are zero", zeros, weight.scales.numel()));
   }
 
   void check_codes(const QuantWeight& weight, double limit) {
     const Distances d = distances_of(module_.weight, weight, limit);
     if (d.far == 0) return;
-    add(name(code_name(format_)),
+    add(name(format_.codes()),
         fmt::format("{} of {} codes are more than {} from weight / scale, the worst by {:.1f} in "
                     "row {}, column {} (group {}): codes or {} are not those of this weight",
                     d.far, module_.weight.numel(), limit, d.worst, d.row, d.column,
-                    d.column * weight.scales.size(1) / weight.columns, scale_name(format_)));
+                    d.column * weight.scales.size(1) / weight.columns, format_.scales()));
   }
 
   // With what compress recorded, and with the bound of the method where it has one.
@@ -179,11 +168,11 @@ class MatrixChecker {
 
   void check_error(const QuantWeight& weight) {
     const QuantWeight nearest = quant::round_to_nearest(
-        module_.weight, weight.scheme, {.grid = grid_of(format_), .name = module_.source});
+        module_.weight, weight.scheme, {.grid = format_.grid, .name = module_.source});
     const double least = quant::relative_error(module_.weight, nearest);
     check_.error_ratio = check_.relative_error == least ? 1 : check_.relative_error / least;
     if (check_.error_ratio <= limits_.error_ratio) return;
-    add(name(code_name(format_)),
+    add(name(format_.codes()),
         fmt::format("the relative error is {:.4f}, {:.1f} times that of round-to-nearest ({:.4f}); "
                     "at most {} times is allowed",
                     check_.relative_error, check_.error_ratio, least, limits_.error_ratio));
@@ -195,7 +184,7 @@ class MatrixChecker {
     const bool same_error = distance <= kRecordSlack * record_->relative_error;
     check_.recorded = same_bytes && same_error;
     if (!same_bytes) {
-      add(name(code_name(format_)),
+      add(name(format_.codes()),
           fmt::format("is not what compress wrote: its hash differs from that in {} (relative "
                       "error then {:.6f}, now {:.6f})",
                       quant::kRecordFile, record_->relative_error, check_.relative_error));
@@ -212,7 +201,7 @@ class MatrixChecker {
   const Module& module_;
   const MatrixLimits& limits_;
   const quant::MatrixRecord* record_;
-  quant::Format format_;
+  const quant::Format& format_;
   MatrixCheck check_;
   std::vector<Finding> findings_;
   bool complete_ = false;

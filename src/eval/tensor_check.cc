@@ -1,3 +1,4 @@
+#include <algorithm>
 #include <cmath>
 #include <set>
 #include <unordered_map>
@@ -10,13 +11,8 @@
 namespace quern::eval {
 namespace {
 
-using checkpoint::Checkpoint;
+using checkpoint::Files;
 using checkpoint::TensorInfo;
-
-// What the tensors of a packed module are called after its name, in any format.
-constexpr std::string_view kPackedParts[] = {
-    "weight_packed", "weight_scale", "weight_shape", "weight_zero_point", "weight_g_idx", "qweight",
-    "qzeros",        "scales",       "g_idx"};
 
 std::string kind_of(const TensorInfo& tensor) {
   return fmt::format("{} {}", checkpoint::dtype_name(tensor.dtype), shape_text(tensor.shape));
@@ -91,9 +87,9 @@ class TensorCheck {
     for (const Module* module : modules) {
       if (!is_packed(artifact_, module->name)) continue;
       ++count;
-      for (std::string_view part : kPackedParts) {
-        expected_.insert(fmt::format("{}.{}", module->name, part));
-      }
+      for (const quant::Format* format : quant::formats())
+        for (std::string_view part : format->parts)
+          expected_.insert(fmt::format("{}.{}", module->name, part));
       if (nn::has_zero_bias(artifact_, module->name)) expected_.insert(module->name + ".bias");
     }
     return count;
@@ -131,7 +127,7 @@ class TensorCheck {
     }
   }
 
-  const Checkpoint &source_, &artifact_;
+  const Files &source_, &artifact_;
   const std::set<std::string>& unused_;
   VerifyReport& report_;
   std::unordered_map<std::string, std::vector<const Module*>> modules_;  // by the source's tensor
@@ -140,11 +136,13 @@ class TensorCheck {
 
 }  // namespace
 
-bool is_packed(const Checkpoint& files, const std::string& module) {
-  for (std::string_view part : kPackedParts) {
-    if (files.has(fmt::format("{}.{}", module, part))) return true;
-  }
-  return false;
+bool is_packed(const Files& files, const std::string& module) {
+  const auto has = [&](std::string_view part) {
+    return files.has(fmt::format("{}.{}", module, part));
+  };
+  return std::ranges::any_of(quant::formats(), [&](const quant::Format* format) {
+    return std::ranges::any_of(format->parts, has);
+  });
 }
 
 void check_tensors(const Pair& pair, VerifyReport& report) { TensorCheck(pair, report).run(); }

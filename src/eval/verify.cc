@@ -42,7 +42,7 @@ VerifyReport verify(const std::filesystem::path& artifact, const std::filesystem
   if (!pair.artifact) return report;
   pair.unused = unused_tensors(pair.source);
   std::erase_if(pair.modules, [&](const Module& module) {
-    const checkpoint::Checkpoint& files = pair.artifact->files;
+    const checkpoint::Files& files = pair.artifact->files;
     return pair.unused.contains(module.source) && !files.has(module.source) &&
            !is_packed(files, module.name);
   });

@@ -81,7 +81,11 @@ class Attention {
     std::vector<Part>& of_keys = makes_keys_ ? read : unread;
     of_keys.push_back({"k_proj", keys});
     if (!layer_.key_is_value) of_keys.push_back({"v_proj", keys});
-    qkv_ = w.merged("qkv_proj", read, c.hidden);
+    std::vector<std::string> absent;
+    for (const Part& part : unread)
+      if (!w.has_linear(part.name)) absent.push_back(part.name);
+    if (layer_.key_is_value) absent.push_back("v_proj");
+    qkv_ = w.merged("qkv_proj", read, c.hidden, Bias::none, absent);
     q_norm_ = w.norm("q_norm", layer_.head_dim, c.eps);
     for (const Part& part : unread)
       if (w.has_linear(part.name)) w.unread("qkv_proj", part, c.hidden);

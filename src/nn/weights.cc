@@ -25,7 +25,7 @@ struct FusedPlace {
 };
 
 // quantization_config of config.json, or of a file of its own, where AutoRound writes it too.
-std::optional<quant::QuantizationConfig> read_quantization(const checkpoint::Checkpoint& files) {
+std::optional<quant::QuantizationConfig> read_quantization(const checkpoint::Files& files) {
   auto compile = [](const std::string& pattern) -> quant::Match {
     return [compiled = std::make_shared<prompt::Pattern>(pattern)](std::string_view text) {
       return compiled->match(text);
@@ -60,17 +60,25 @@ bool is_embedding_table(const std::string& module) {
          last.find("proj") == std::string_view::npos;
 }
 
+quant::ModuleScheme module_scheme(const LinearSite& site, std::optional<quant::Scheme> scheme) {
+  // A draft layer's head lies in its block.
+  const bool head = site.role == Role::lm_head && site.in_block.empty();
+  return {site.name, std::move(scheme), site.fused, site.absent, site.in_block, site.expert, head};
+}
+
 bool is_tied(const LinearSite& site) {
   return is_embedding_table(site.source.substr(0, site.source.rfind('.')));
 }
 
-bool has_zero_bias(const checkpoint::Checkpoint& files, const std::string& module) {
+bool has_zero_bias(const checkpoint::Files& files, const std::string& module) {
   const std::string bias = module + ".bias";
   return files.has(bias) && files.tensor(bias).eq(0).all().item<bool>();
 }
 
-Source::Source(const std::filesystem::path& folder)
-    : files(folder), quantization(read_quantization(files)) {}
+Source::Source(const std::filesystem::path& folder) : Source(checkpoint::open_model(folder)) {}
+
+Source::Source(std::unique_ptr<const checkpoint::Files> model)
+    : opened(std::move(model)), files(*opened), quantization(read_quantization(files)) {}
 
 Weights::Weights(std::shared_ptr<const Source> source)
     : source_(std::move(source)), taken_(std::make_shared<std::set<std::string>>()) {}
@@ -79,6 +87,12 @@ Weights Weights::operator/(const std::string& name) const {
   Weights below = *this;
   below.prefix_ += name + ".";
   return below;
+}
+
+Weights Weights::operator/(int index) const {
+  Weights block = *this / std::to_string(index);
+  block.block_ = block.prefix_.size();
+  return block;
 }
 
 Weights Weights::listing(std::vector<LinearSite>* sites, std::vector<LinearSite>* slices,
@@ -168,7 +182,8 @@ Embedding Weights::embedding(const std::string& name, int64_t rows, int64_t widt
 }
 
 bool Weights::is_packed(const std::string& module) const {
-  return source_->files.has(module + ".weight_packed") || source_->files.has(module + ".qweight");
+  return quant::is_packed(module,
+                          [&](const std::string& name) { return source_->files.has(name); });
 }
 
 void Weights::take_packed(const std::string& module, const Whole& whole) const {
@@ -178,11 +193,8 @@ void Weights::take_packed(const std::string& module, const Whole& whole) const {
   const auto scheme = config.scheme_of(module);
   if (!scheme)
     fail("{}: has packed tensors, but quantization_config says that it is not quantized", module);
-  for (const auto& planned :
-       quant::planned(module, whole.rows.size(), whole.columns.size(), *scheme, config.format()))
-    taken_->insert(planned.name);
-  // Tensors that from_disk() has compared with what they must hold.
-  for (const std::string& name : quant::implied(module, config.format())) taken_->insert(name);
+  for (std::string_view part : config.format().parts)
+    taken_->insert(fmt::format("{}.{}", module, part));
   if (has_zero_bias(source_->files, module)) taken_->insert(module + ".bias");
 }
 
@@ -252,6 +264,7 @@ Weight Weights::load_stack(const std::string& place, const std::string& projecti
 void Weights::list(const LinearSite& site) const {
   if (!sites_) return;
   sites_->push_back(site);
+  if (block_ > 0) sites_->back().in_block = site.name.substr(block_);
   if (draft_ && site.role == Role::ordinary) sites_->back().role = Role::draft;
 }
 
@@ -306,7 +319,7 @@ Weight Weights::part(const std::string& fused, const Part& part, int64_t columns
 }
 
 Linear Weights::merged(const std::string& fused, const std::vector<Part>& parts, int64_t columns,
-                       Bias bias) const {
+                       Bias bias, const std::vector<std::string>& absent) const {
   Axis all(0);
   std::vector<int64_t> rows;
   for (const Part& one : parts) {
@@ -325,6 +338,8 @@ Linear Weights::merged(const std::string& fused, const std::vector<Part>& parts,
     weights.push_back(part(fused, one, columns));
     biases.push_back(bias_of(one.name, one.rows, bias, Split::rows));
   }
+  for (const std::string& name : absent)
+    if (sites_) sites_->back().absent.push_back(prefix_ + name);
   return Linear(std::move(weights), std::move(rows),
                 bias == Bias::none ? Tensor() : at::cat(biases));
 }
@@ -357,7 +372,7 @@ Experts Weights::experts(const std::string& name, int64_t count, int64_t hidden,
             fused ? place + "." + fused_place(projection, 0).tensor : tensor_of(module);
         const std::string input =
             projection == std::string_view("down_proj") ? place + ".down_proj" : place;
-        list({module, weight, e, source, input, place, Role::ordinary});
+        list({module, weight, e, source, input, place, Role::ordinary, {}, {}, /*expert=*/true});
       }
     }
   }

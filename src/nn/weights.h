@@ -9,7 +9,7 @@
 #include <string>
 #include <vector>
 
-#include "checkpoint/checkpoint.h"
+#include "checkpoint/files.h"
 #include "nn/experts.h"
 #include "nn/linear.h"
 #include "nn/norm.h"
@@ -24,7 +24,7 @@ namespace quern::nn {
 bool is_cache_scale(const std::string& tensor);
 
 // Whether a packed module has a bias of zeros, as GPTQ's tools write for linears without one.
-bool has_zero_bias(const checkpoint::Checkpoint& files, const std::string& module);
+bool has_zero_bias(const checkpoint::Files& files, const std::string& module);
 
 enum class Bias { none, present };
 
@@ -53,13 +53,21 @@ struct LinearSite {
   // The module that vLLM makes of it and its siblings, with the same prefix; "" if none.
   std::string fused;
   Role role;
+  std::vector<std::string> absent = {};  // parts of that unit that the model lacks
+  std::string in_block = {};             // its name inside its block; "" outside of blocks
+  bool expert = false;
 };
+
+// As quantization_config tells it to readers.
+quant::ModuleScheme module_scheme(const LinearSite& site, std::optional<quant::Scheme> scheme);
 
 // A model folder and how its packed weights are to be read.
 struct Source {
   explicit Source(const std::filesystem::path& folder);
+  explicit Source(std::unique_ptr<const checkpoint::Files> model);
 
-  checkpoint::Checkpoint files;
+  std::unique_ptr<const checkpoint::Files> opened;
+  const checkpoint::Files& files;  // those that were opened
   std::optional<quant::QuantizationConfig> quantization;
 };
 
@@ -68,7 +76,8 @@ class Weights {
   explicit Weights(std::shared_ptr<const Source> source);
 
   Weights operator/(const std::string& name) const;
-  Weights operator/(int index) const { return *this / std::to_string(index); }
+  // One of several blocks.
+  Weights operator/(int index) const;
   // The linears that are taken from the returned place and those below it are listed in `sites`,
   // which must outlive it; what linear_rows() takes, in `slices`; norms that some linears read, in
   // `norms`.
@@ -117,8 +126,9 @@ class Weights {
   // Linears that read one input; `fused` is what vLLM calls them together. A checkpoint may hold
   // them under this name as one matrix, the rows of all parts in their order. Ranks divide the
   // rows.
+  // `absent`: parts that vLLM has and this model lacks, for readers that ask for all of them.
   Linear merged(const std::string& fused, const std::vector<Part>& parts, int64_t columns,
-                Bias bias = Bias::none) const;
+                Bias bias = Bias::none, const std::vector<std::string>& absent = {}) const;
   // A part of such a unit that no pass reads: it is listed, and nothing multiplies by it.
   void unread(const std::string& fused, const Part& part, int64_t columns) const;
   Mlp mlp(const std::string& name, int64_t hidden, int64_t inner,
@@ -164,6 +174,7 @@ class Weights {
   std::shared_ptr<const Source> source_;
   std::shared_ptr<std::set<std::string>> taken_;
   std::string prefix_;  // "" or ends in a dot
+  size_t block_ = 0;    // characters of the prefix up to the names inside of a block; 0: outside
   std::vector<LinearSite>* sites_ = nullptr;
   std::vector<LinearSite>* slices_ = nullptr;
   std::vector<NormSite>* norms_ = nullptr;

@@ -10,6 +10,8 @@ namespace quern::ops {
 Int4Stack::Int4Stack(const std::string& name, int64_t matrices, int64_t rows, int64_t columns,
                      const quant::Scheme& scheme)
     : CpuStack(matrices, rows, columns), scheme_(scheme) {
+  if (scheme.element != &quant::kInt4)
+    fail("{}: cannot be multiplied packed: its numbers are {}", name, scheme.element->name);
   shape_.rows = rows;
   shape_.columns = columns;
   shape_.group = scheme.group_size < 0 ? columns : scheme.group_size;

@@ -23,7 +23,7 @@ RoundingStack::RoundingStack(std::vector<Tensor> matrices, const quant::Scheme& 
       scheme_(scheme),
       options_(options),
       weights_(std::move(matrices)) {
-  QUERN_CHECK(options.iterations >= 1);
+  QUERN_CHECK(options.iterations >= 1 && scheme.element == &quant::kInt4);
   const int64_t rows = this->rows(), columns = this->columns(), groups = scheme.groups(columns);
   shape_.columns = columns;
   shape_.group = columns / groups;

@@ -3,57 +3,48 @@
 // of llm-compressor, auto-round and GPTQ tools.
 #pragma once
 
-#include <functional>
 #include <optional>
 #include <string>
-#include <string_view>
 #include <vector>
 
 #include "base/json.h"
-#include "quant/pack.h"
+#include "quant/format.h"
 #include "quant/scheme.h"
 
 namespace quern::quant {
 
-// One linear of the checkpoint, by its module name, and how it is stored; none: as it was.
+// One linear of the checkpoint, by its module name, and how it is stored; none: as it was. What the
+// model says of it: the module that vLLM makes of it and its siblings, and the parts of that unit
+// that the model lacks (one of the siblings names them).
 struct ModuleScheme {
   std::string module;
   std::optional<Scheme> scheme;
-  std::string fused = {};  // the module that vLLM makes of it and its siblings; "" if none
+  std::string fused = {};  // "" if none
+  std::vector<std::string> absent = {};
+  std::string in_block = {};  // its name inside its block; "" outside of blocks
+  bool expert = false;        // experts are one module in vLLM, by another name than any part
+  bool head = false;          // the model's output head
 };
-
-// The module names of the parts that vLLM looks up when the last component of `module` is the name
-// of a unit that it loads as one; else empty. A model may lack some of them.
-std::vector<std::string> fused_parts(std::string_view module);
 
 // What was done, as far as quantization_config has a place for it.
 struct ConfigDetails {
   std::vector<std::string> blocks;             // "model.language_model.layers"; auto_round only
   std::string draft = "mtp";                   // where a draft layer lies; "" for none
-  std::string observer = "memoryless_minmax";  // compressed_tensors only
+  std::string observer = "memoryless_minmax";  // compressed-tensors only
   int iters = 0;                               // 0: round to nearest
   int64_t samples = 128;
   int64_t sequence_length = 2048;
   int64_t batch_size = 8;
   std::optional<double> learning_rate = {};  // none: 1 / iters
-  // Keys and values in 8-bit floats with one scale a tensor; compressed_tensors only.
+  // Keys and values in 8-bit floats with one scale a tensor; compressed-tensors only.
   bool fp8_kv_cache = false;
 };
 
 // `linears` are all linears of the checkpoint, in its order, quantized or not. A part of a fused
-// unit that the model lacks is written as the others are, because vLLM asks for every part.
-//   compressed_tensors  the commonest scheme has the target "Linear", others list their modules;
-//                       `ignore` names every linear that was kept, a draft by "re:^mtp.*".
-//   auto_round          extra_config names every linear that differs, and vLLM's fused names.
-//   gptq                `dynamic` excludes what was kept, by patterns.
-// Fails when nothing is quantized.
-JsonValue quantization_config(Format format, const std::vector<ModuleScheme>& linears,
+// unit that the model lacks is written as its siblings are, because vLLM asks for every part. Fails
+// when nothing is quantized.
+JsonValue quantization_config(const Format& format, const std::vector<ModuleScheme>& linears,
                               const ConfigDetails& details);
-
-// Compiles a Python regular expression to a test with the meaning of re.match: anchored at the
-// start. (The engine lives in prompt/, which this folder may not use.)
-using Match = std::function<bool(std::string_view text)>;
-using CompilePattern = std::function<Match(const std::string& pattern)>;
 
 // A quantization_config that was read.
 class QuantizationConfig {
@@ -61,7 +52,7 @@ class QuantizationConfig {
   // Fails on a method, format or number type that quern does not read, naming it.
   QuantizationConfig(const Json& json, const CompilePattern& compile);
 
-  Format format() const { return format_; }
+  const Format& format() const { return *format_; }
 
   // How the module's weight is stored; none: unquantized. vLLM's rules: an exact name, then
   // patterns, then the default. The scale_dtype is what the format usually has; from_disk() sees
@@ -71,15 +62,9 @@ class QuantizationConfig {
   // else: some versions of vLLM look up the parts, others the unit.
   void check_unit(const std::string& unit, const std::vector<std::string>& parts) const;
 
-  // What one module name says.
-  struct Decision {
-    std::optional<Scheme> scheme;
-    bool named = false;  // by a rule of its own, not by the default
-  };
-
  private:
-  Format format_;
-  std::function<Decision(const std::string& module)> decide_;
+  const Format* format_;
+  Rules rules_;
 };
 
 }  // namespace quern::quant

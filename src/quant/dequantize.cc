@@ -15,7 +15,8 @@ namespace {
 class RowDecoder {
  public:
   explicit RowDecoder(const QuantWeight& weight)
-      : codes_(weight.codes, "codes"),
+      : element_(*weight.scheme.element),
+        codes_(weight.codes, "codes"),
         scales_(weight.scales, "scales"),
         zeros_(weight.zeros.defined() ? weight.zeros : weight.codes, "zeros"),
         symmetric_(!weight.zeros.defined()),
@@ -23,7 +24,7 @@ class RowDecoder {
         columns_(weight.columns),
         groups_(weight.scales.size(-1)),
         group_(columns_ / groups_) {
-    QUERN_CHECK(codes_.columns() == (columns_ + 1) / 2 && codes_.count() == scales_.count());
+    QUERN_CHECK(codes_.columns() == element_.bytes(columns_) && codes_.count() == scales_.count());
     QUERN_CHECK(columns_ == group_ * groups_);
   }
 
@@ -41,16 +42,17 @@ class RowDecoder {
   }
 
   void decode(int64_t row, Buffers& out) const {
-    unpack_nibbles(static_cast<const uint8_t*>(codes_[row]), columns_, out.codes.data());
+    element_.unpack(static_cast<const uint8_t*>(codes_[row]), columns_, out.codes.data());
     widen(scales_[row], scale_dtype_, groups_, out.scales.data());
     const uint8_t* zeros = symmetric_ ? nullptr : static_cast<const uint8_t*>(zeros_[row]);
     for (int64_t g = 0; g < groups_; ++g) {
-      decode_codes(out.codes.data() + g * group_, group_, out.scales[g], zeros ? zeros[g] : 8,
-                   out.numbers.data() + g * group_);
+      element_.decode(out.codes.data() + g * group_, group_, out.scales[g],
+                      zeros ? zeros[g] : element_.middle(), out.numbers.data() + g * group_);
     }
   }
 
  private:
+  const Element& element_;
   MatrixRows codes_, scales_, zeros_;
   bool symmetric_;
   DType scale_dtype_;

@@ -18,14 +18,17 @@ DType promoted(DType a, DType b) { return a == b ? a : at::kFloat; }
 // llm-compressor's parameters: each operation is rounded to the weight's dtype.
 Step compressed_tensors_step(const Scheme& scheme, DType dtype, float low, float high) {
   auto rounded = [dtype](float x) { return round_to(dtype, x); };
-  Step step;
+  const auto steps = static_cast<float>(scheme.element->codes() - 1);
+  const int middle = scheme.element->middle();
+  Step step{.zero = middle};
   if (scheme.symmetric) {
-    step.scale = rounded(std::max(-low, high) / 7.5f);
+    step.scale = rounded(std::max(-low, high) / (steps / 2));
   } else {
-    step.scale = rounded(rounded(high - low) / 15.0f);
+    step.scale = rounded(rounded(high - low) / steps);
     // A group of zeros: 0 / 0 becomes the code 0 in the peer's conversion to integers.
-    float zero = step.scale == 0 ? 0 : rounded(-8 - rounded(low / step.scale));
-    step.zero = 8 + static_cast<int>(std::nearbyint(std::clamp(zero, -8.0f, 7.0f)));
+    const auto least = static_cast<float>(-middle);
+    float zero = step.scale == 0 ? 0 : rounded(least - rounded(low / step.scale));
+    step.zero = middle + static_cast<int>(std::nearbyint(std::clamp(zero, least, -least - 1)));
   }
   step.scale = round_to(scheme.scale_dtype, step.scale);
   if (step.scale == 0) step.scale = epsilon(scheme.scale_dtype);
@@ -35,12 +38,14 @@ Step compressed_tensors_step(const Scheme& scheme, DType dtype, float low, float
 // auto-round's: the range is divided in the weight's dtype, the scale is rounded to its own.
 Step auto_round_step(const Scheme& scheme, DType dtype, float low, float high) {
   auto rounded = [dtype](float x) { return round_to(dtype, x); };
-  Step step;
+  const int middle = scheme.element->middle();
+  Step step{.zero = middle};
   if (scheme.symmetric) {
     float extreme = high < -low ? -low : -high;  // ties give a negative scale
-    step.scale = away_from_zero(scheme.scale_dtype, round_to(scheme.scale_dtype, extreme / 8));
+    step.scale = away_from_zero(scheme.scale_dtype,
+                                round_to(scheme.scale_dtype, extreme / static_cast<float>(middle)));
   } else {
-    float scale = rounded(rounded(high - low) / 15);
+    float scale = rounded(rounded(high - low) / static_cast<float>(scheme.element->codes() - 1));
     step.scale = away_from_zero(scheme.scale_dtype, round_to(scheme.scale_dtype, scale));
     float zero = round_to(promoted(dtype, scheme.scale_dtype), -low / step.scale);
     step.zero = static_cast<int>(std::nearbyint(zero));
@@ -90,7 +95,7 @@ class Rounder {
     std::vector<int64_t> size = shape.vec();
     out_.scheme = scheme_;
     out_.columns = rows_.columns();
-    size.back() = (rows_.columns() + 1) / 2;
+    size.back() = scheme_.element->bytes(rows_.columns());
     out_.codes = at::empty(size, at::kByte);
     size.back() = groups_;
     out_.scales = at::empty(size, scheme_.scale_dtype);
@@ -111,24 +116,24 @@ class Rounder {
         fail("{}: row {}, group {}: the scale overflows {}", options_.name, row, g,
              at::toString(scheme_.scale_dtype));
       }
-      encode(x, group_,
-             {.scale = step.scale,
-              .zero = step.zero,
-              .add_zero_first = options_.grid == Grid::compressed_tensors,
-              .quotient_dtype = promoted(dtype_, scheme_.scale_dtype)},
-             codes + g * group_);
+      const Encoding encoding = {.scale = step.scale,
+                                 .zero = step.zero,
+                                 .add_zero_first = options_.grid == Grid::compressed_tensors,
+                                 .quotient_dtype = promoted(dtype_, scheme_.scale_dtype)};
+      scheme_.element->encode(*scheme_.element, x, group_, encoding, codes + g * group_);
       scales[g] = step.scale;
       if (zeros_) zeros_[row * groups_ + g] = static_cast<uint8_t>(step.zero);
     }
     narrow(scales, groups_, scheme_.scale_dtype,
            scales_ + row * groups_ * out_.scales.element_size());
-    pack_nibbles(codes, rows_.columns(), codes_ + row * ((rows_.columns() + 1) / 2));
+    scheme_.element->pack(codes, rows_.columns(),
+                          codes_ + row * scheme_.element->bytes(rows_.columns()));
   }
 
   Step step_of(const float* x, int64_t row, int64_t g) const {
     if (options_.search_scale) {
-      return {.scale =
-                  searched_scale(scheme_.scale_dtype, x, importance_.data() + g * group_, group_)};
+      return {.scale = searched_scale(scheme_, x, importance_.data() + g * group_, group_),
+              .zero = scheme_.element->middle()};
     }
     Range range = range_of(x, group_);
     if (!shrinks_.empty())
@@ -166,7 +171,6 @@ Step minmax_step(Grid grid, const Scheme& scheme, DType weight_dtype, float low,
 
 QuantWeight round_to_nearest(const Tensor& weight, const Scheme& scheme,
                              const RtnOptions& options) {
-  QUERN_CHECK(scheme.bits == 4);
   Tensor rows = weight.dim() >= 2 && weight.stride(-1) != 1 ? weight.contiguous() : weight;
   return Rounder(rows, scheme, options).run(rows.sizes());
 }

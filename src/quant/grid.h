@@ -9,6 +9,8 @@
 //   codes are used and the scale is negative where the maximum dominates or ties; asymmetric,
 //   (max - min) / 15. The scale is rounded to its dtype, then kept at least 1e-5 away from zero;
 //   the quotient is rounded, then clamped.
+//
+// 7.5, 15 and 8 are those of int4; other integers have theirs.
 #pragma once
 
 #include <optional>
@@ -54,7 +56,7 @@ struct RtnOptions {
 // their own way. `low` <= 0 <= `high` are the extremes of the group.
 struct Step {
   float scale = 1;
-  int zero = 8;
+  int zero = 0;
 };
 Step minmax_step(Grid grid, const Scheme& scheme, DType weight_dtype, float low, float high);
 

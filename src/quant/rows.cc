@@ -56,53 +56,55 @@ QUERN_INLINE int32_t nearest(float x) {
 }
 
 template <Rounding rounding>
-QUERN_INLINE void encode_first(const float* x, int64_t count, float scale, float zero,
+QUERN_INLINE void encode_first(const float* x, int64_t count, float scale, float zero, int middle,
                                uint8_t* codes) {
+  const auto low = static_cast<float>(-middle), high = static_cast<float>(middle - 1);
   for (int64_t i = 0; i < count; ++i) {
     float quotient = rounded<rounding>(rounded<rounding>(x[i] / scale) + zero);
-    codes[i] = static_cast<uint8_t>(nearest(clamp(quotient, -8, 7)) + 8);
+    codes[i] = static_cast<uint8_t>(nearest(clamp(quotient, low, high)) + middle);
   }
 }
 
-QUERN_CLONES void encode_fp32(const float* x, int64_t count, float scale, float zero,
+QUERN_CLONES void encode_fp32(const float* x, int64_t count, float scale, float zero, int middle,
                               uint8_t* codes) {
-  encode_first<Rounding::none>(x, count, scale, zero, codes);
+  encode_first<Rounding::none>(x, count, scale, zero, middle, codes);
 }
 
-QUERN_CLONES void encode_bf16(const float* x, int64_t count, float scale, float zero,
+QUERN_CLONES void encode_bf16(const float* x, int64_t count, float scale, float zero, int middle,
                               uint8_t* codes) {
-  encode_first<Rounding::bf16>(x, count, scale, zero, codes);
+  encode_first<Rounding::bf16>(x, count, scale, zero, middle, codes);
 }
 
-QUERN_CLONES void encode_fp16(const float* x, int64_t count, float scale, float zero,
+QUERN_CLONES void encode_fp16(const float* x, int64_t count, float scale, float zero, int middle,
                               uint8_t* codes) {
-  encode_first<Rounding::fp16>(x, count, scale, zero, codes);
+  encode_first<Rounding::fp16>(x, count, scale, zero, middle, codes);
 }
 
-// The quotient is at most a few dozen; the clamp keeps garbage within reach of `nearest`.
+// The quotient is at most a few times the number of codes; the clamp keeps garbage within reach of
+// `nearest`.
 template <Rounding rounding>
-QUERN_INLINE void encode_after(const float* x, int64_t count, float scale, int zero,
+QUERN_INLINE void encode_after(const float* x, int64_t count, float scale, int zero, int highest,
                                uint8_t* codes) {
   for (int64_t i = 0; i < count; ++i) {
     int32_t code = nearest(clamp(rounded<rounding>(x[i] / scale), -1000, 1000)) + zero;
     code = code < 0 ? 0 : code;
-    codes[i] = static_cast<uint8_t>(code > 15 ? 15 : code);
+    codes[i] = static_cast<uint8_t>(code > highest ? highest : code);
   }
 }
 
 QUERN_CLONES void encode_after_fp32(const float* x, int64_t count, float scale, int zero,
-                                    uint8_t* codes) {
-  encode_after<Rounding::none>(x, count, scale, zero, codes);
+                                    int highest, uint8_t* codes) {
+  encode_after<Rounding::none>(x, count, scale, zero, highest, codes);
 }
 
 QUERN_CLONES void encode_after_bf16(const float* x, int64_t count, float scale, int zero,
-                                    uint8_t* codes) {
-  encode_after<Rounding::bf16>(x, count, scale, zero, codes);
+                                    int highest, uint8_t* codes) {
+  encode_after<Rounding::bf16>(x, count, scale, zero, highest, codes);
 }
 
 QUERN_CLONES void encode_after_fp16(const float* x, int64_t count, float scale, int zero,
-                                    uint8_t* codes) {
-  encode_after<Rounding::fp16>(x, count, scale, zero, codes);
+                                    int highest, uint8_t* codes) {
+  encode_after<Rounding::fp16>(x, count, scale, zero, highest, codes);
 }
 
 QUERN_CLONES bool widen_bf16(const uint16_t* x, int64_t count, float* out) {
@@ -203,14 +205,16 @@ Range range_of(const float* x, int64_t count) {
   return {.low = -std::bit_cast<float>(negative), .high = std::bit_cast<float>(positive)};
 }
 
-void encode(const float* x, int64_t count, const Encoding& encoding, uint8_t* codes) {
+void encode_integers(const Element& element, const float* x, int64_t count,
+                     const Encoding& encoding, uint8_t* codes) {
   bool bf16 = encoding.quotient_dtype == at::kBFloat16, fp16 = encoding.quotient_dtype == at::kHalf;
   if (encoding.add_zero_first) {
     auto run = bf16 ? encode_bf16 : fp16 ? encode_fp16 : encode_fp32;
-    run(x, count, encoding.scale, static_cast<float>(encoding.zero - 8), codes);
+    run(x, count, encoding.scale, static_cast<float>(encoding.zero - element.middle()),
+        element.middle(), codes);
   } else {
     auto run = bf16 ? encode_after_bf16 : fp16 ? encode_after_fp16 : encode_after_fp32;
-    run(x, count, encoding.scale, encoding.zero, codes);
+    run(x, count, encoding.scale, encoding.zero, element.codes() - 1, codes);
   }
 }
 
@@ -224,8 +228,8 @@ void unpack_nibbles(const uint8_t* bytes, int64_t count, uint8_t* codes) {
   if (count % 2 != 0) codes[count - 1] = bytes[count / 2] & 15;
 }
 
-QUERN_CLONES void decode_codes(const uint8_t* codes, int64_t count, float scale, int zero,
-                               float* out) {
+QUERN_CLONES void decode_integers(const uint8_t* codes, int64_t count, float scale, int zero,
+                                  float* out) {
   for (int64_t i = 0; i < count; ++i) out[i] = scale * static_cast<float>(codes[i] - zero);
 }
 

@@ -5,6 +5,7 @@
 
 #include <cstdint>
 
+#include "quant/element.h"
 #include "tensor/tensor.h"
 
 namespace quern::quant {
@@ -24,25 +25,27 @@ struct Range {
 };
 Range range_of(const float* x, int64_t count);
 
-// How the quotient weight / scale becomes a code in 0..15. With `zero` in 0..15 it is
-//   round(clamp(quotient + (zero - 8), -8, 7)) + 8  when the zero is added before rounding, in
-//                                                   `quotient_dtype` (compressed-tensors);
-//   clamp(round(quotient) + zero, 0, 15)            otherwise (AutoRound).
-// Both are the same when zero is 8.
+// How the quotient weight / scale becomes a code of an integer element of at most 8 bits, with n
+// codes and the middle m:
+//   round(clamp(quotient + (zero - m), -m, m - 1)) + m  when the zero is added before rounding, in
+//                                                       `quotient_dtype` (compressed-tensors);
+//   clamp(round(quotient) + zero, 0, n - 1)             otherwise (AutoRound).
+// Both are the same when zero is m.
 struct Encoding {
   float scale = 1;
-  int zero = 8;
+  int zero = 0;
   bool add_zero_first = true;
   DType quotient_dtype = at::kFloat;  // the quotient is rounded to it
 };
-void encode(const float* x, int64_t count, const Encoding& encoding, uint8_t* codes);
+void encode_integers(const Element& element, const float* x, int64_t count,
+                     const Encoding& encoding, uint8_t* codes);
 
 // Two codes a byte, the earlier one in the low nibble; the spare nibble of an odd row is 0.
 void pack_nibbles(const uint8_t* codes, int64_t count, uint8_t* bytes);
 void unpack_nibbles(const uint8_t* bytes, int64_t count, uint8_t* codes);
 
 // out = scale * (code - zero) in fp32.
-void decode_codes(const uint8_t* codes, int64_t count, float scale, int zero, float* out);
+void decode_integers(const uint8_t* codes, int64_t count, float scale, int zero, float* out);
 
 // Rounds fp32 numbers to bf16, fp16 or fp32 at `out`.
 void narrow(const float* x, int64_t count, DType dtype, void* out);

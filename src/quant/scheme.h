@@ -1,18 +1,19 @@
 // How the numbers of one weight are stored, and a weight stored so. Every on-disk format is a
-// reversible function of a QuantWeight (quant/pack.h); the arrangement that a kernel reads is made
-// from it too (ops/).
+// reversible function of a QuantWeight (quant/format.h); the arrangement that a kernel reads is
+// made from it too (ops/).
 #pragma once
 
 #include <cstdint>
 #include <string>
 
+#include "quant/element.h"
 #include "tensor/tensor.h"
 
 namespace quern::quant {
 
-// 4-bit integers in groups along the input dimension, one scale (and zero point) for each group.
+// Numbers in groups along the input dimension, one scale (and zero point) for each group.
 struct Scheme {
-  int bits = 4;
+  const Element* element = &kInt4;
   int64_t group_size = 128;  // input columns that share a scale; -1: the whole row
   bool symmetric = true;
   DType scale_dtype = at::kBFloat16;  // scales are rounded to it before anything is divided by them
@@ -25,11 +26,11 @@ struct Scheme {
 
 // One matrix [out, in], or a stack of equal-shaped ones [experts, out, in]:
 //   weight[o, i] = scale[o, i / group] * (code[o, i] - zero[o, i / group])
-// with codes and zeros in 0..15; zero is 8 if symmetric.
+// with codes and zeros of the element; zero is its middle if symmetric.
 struct QuantWeight {
   Scheme scheme;
   int64_t columns = 0;  // in
-  // uint8 [.., out, ceil(in / 2)]: column 2j in the low nibble of byte j, 2j + 1 in the high one.
+  // uint8 [.., out, element.bytes(in)]: packed by the element, each row on its own.
   Tensor codes;
   Tensor scales;  // scheme.scale_dtype [.., out, groups]; may be negative
   Tensor zeros;   // uint8 [.., out, groups], not packed; undefined if symmetric

@@ -15,8 +15,9 @@ namespace {
 // to the dtype of the scale, as the peer's are.
 float shrink_error(const float* x, int64_t count, const Step& step, const Scheme& scheme,
                    DType quotient_dtype, double norm, uint8_t* codes) {
-  encode(x, count, {.scale = step.scale, .zero = step.zero, .quotient_dtype = quotient_dtype},
-         codes);
+  const Encoding encoding = {
+      .scale = step.scale, .zero = step.zero, .quotient_dtype = quotient_dtype};
+  scheme.element->encode(*scheme.element, x, count, encoding, codes);
   auto power = static_cast<float>(norm);
   float sum = 0;
   for (int64_t i = 0; i < count; ++i) {
@@ -109,25 +110,27 @@ void fill_unseen(float* importance, int64_t count) {
   std::replace(importance, importance + count, 0.0f, mean);
 }
 
-float searched_scale(DType scale_dtype, const float* x, const float* importance, int64_t count) {
+float searched_scale(const Scheme& scheme, const float* x, const float* importance, int64_t count) {
+  const int middle = scheme.element->middle();
+  const auto low = static_cast<float>(-middle), high = static_cast<float>(middle - 1);
   const float* extreme =
       std::max_element(x, x + count, [](float a, float b) { return std::abs(a) < std::abs(b); });
   auto inverse = [](float a) { return a == 0 ? 0 : 1 / a; };
   auto loss_of = [&](float inverse_scale) {
     float scale = inverse(inverse_scale), sum = 0;
     for (int64_t i = 0; i < count; ++i) {
-      float code = std::clamp(std::nearbyint(inverse_scale * x[i]), -8.0f, 7.0f);
+      float code = std::clamp(std::nearbyint(inverse_scale * x[i]), low, high);
       float error = scale * code - x[i];
       sum += importance[i] * (error * error);
     }
     return sum;
   };
   constexpr int kCandidates = 100;  // on each side
-  constexpr double kStep = 8 * 0.75 / 200 * 2;
-  float best = -8 * inverse(*extreme), least = loss_of(best);
+  const double step = middle * 0.75 / 200 * 2;
+  float best = low * inverse(*extreme), least = loss_of(best);
   for (int k = -kCandidates; k <= kCandidates; ++k) {
     if (k == 0) continue;
-    float candidate = static_cast<float>(-(8 - kStep * k)) * inverse(*extreme);
+    float candidate = static_cast<float>(-(middle - step * k)) * inverse(*extreme);
     float loss = loss_of(candidate);
     if (loss < least) {
       least = loss;
@@ -137,7 +140,7 @@ float searched_scale(DType scale_dtype, const float* x, const float* importance,
   // The peer bounds the scale before it rounds it, by 1e-5 whatever the dtype.
   float scale = inverse(best), least_scale = 1e-5f;
   scale = scale < 0 ? std::min(scale, -least_scale) : std::max(scale, least_scale);
-  return round_to(scale_dtype, scale);
+  return round_to(scheme.scale_dtype, scale);
 }
 
 }  // namespace quern::quant

@@ -21,8 +21,8 @@ std::vector<int> best_shrinks(const Tensor& weight, const Scheme& scheme,
 // Columns of a group that no token reached (importance 0) get the mean of the others.
 void fill_unseen(float* importance, int64_t count);
 
-// The scale, of `scale_dtype`, that gives the least sum of importance * error^2.
-float searched_scale(DType scale_dtype, const float* x, const float* importance, int64_t count);
+// The symmetric scale, of the scheme's dtype, that gives the least sum of importance * error^2.
+float searched_scale(const Scheme& scheme, const float* x, const float* importance, int64_t count);
 
 // auto-round's smallest scale: 1e-5 (1e-8 in fp32), on the side of the sign; zero is positive.
 float away_from_zero(DType scale_dtype, float scale);

@@ -4,6 +4,7 @@
 
 #include <algorithm>
 
+#include "checkpoint/checkpoint.h"
 #include "checkpoint/safetensors_writer.h"
 #include "tests/checkpoint/scratch.h"
 

@@ -12,6 +12,7 @@
 #include "base/json.h"
 #include "base/threads.h"
 #include "checkpoint/carry_over.h"
+#include "checkpoint/checkpoint.h"
 #include "checkpoint/output_folder.h"
 #include "tests/checkpoint/scratch.h"
 

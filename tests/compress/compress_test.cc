@@ -8,6 +8,7 @@
 #include "models/models.h"
 #include "ops/int4_stack.h"
 #include "tests/compress/job.h"
+#include "tests/formats.h"
 
 namespace quern::compress {
 namespace {
@@ -37,8 +38,8 @@ TEST_F(CompressTest, MicroBatchesTuneAsTheWholeBatchDoes) {
   RecipeOptions whole = auto_round_options(20), parts = whole;
   whole.batch_size = 4;
   const CompressReport expected = run("qwen36", whole, data, "whole");
-  const CompressReport report = run("qwen36", make_recipe(parts), data, "parts",
-                                    quant::Format::auto_round, {.gradient_accumulation = 2});
+  const CompressReport report =
+      run("qwen36", make_recipe(parts), data, "parts", kAutoGptq, {.gradient_accumulation = 2});
   EXPECT_NEAR(report.blocks[0].loss_before, expected.blocks[0].loss_before,
               1e-5 * expected.blocks[0].loss_before);
   for (size_t i = 0; i < report.blocks.size(); ++i) {
@@ -58,8 +59,7 @@ TEST_F(CompressTest, OneIterationIsRoundToNearest) {
 }
 
 TEST_F(CompressTest, WhatIsWrittenMultipliesAsItWasTuned) {
-  run("qwen36", auto_round_options(5), calibration(4, 64, 512), "out",
-      quant::Format::compressed_tensors);
+  run("qwen36", auto_round_options(5), calibration(4, 64, 512), "out", kCompressedTensors);
   auto source = std::make_shared<nn::Source>(folder_ / "out");
   ASSERT_TRUE(source->quantization);
   auto model = models::make_model(source->files.config());

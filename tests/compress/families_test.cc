@@ -13,6 +13,7 @@
 #include "compress/recipe_read.h"
 #include "models/models.h"
 #include "tests/compress/job.h"
+#include "tests/formats.h"
 
 namespace quern::compress {
 namespace {
@@ -88,7 +89,7 @@ std::string experts_recipe(const std::string& more_targets = "") {
 }
 
 TEST_F(FamiliesTest, PatternsDoNotReachTheDraftOfGlm) {
-  run("glm45", recipe(experts_recipe()), {}, "out", quant::Format::compressed_tensors);
+  run("glm45", recipe(experts_recipe()), {}, "out", kCompressedTensors);
   EXPECT_EQ(packed("out", "model.layers."), 2 * 8 * 3);
   EXPECT_TRUE(changed("glm45", "out", "model.layers.3.").empty());
   EXPECT_TRUE(changed("glm45", "out", "model.layers.1.mlp.gate.").empty());
@@ -102,7 +103,7 @@ TEST_F(FamiliesTest, LiteralNamesReachTheDraftOfGlm) {
   for (int expert = 0; expert < 8; ++expert)
     for (const char* projection : {"gate", "up", "down"})
       names += fmt::format(", model.layers.3.mlp.experts.{}.{}_proj", expert, projection);
-  run("glm45", recipe(experts_recipe(names)), {}, "out", quant::Format::compressed_tensors);
+  run("glm45", recipe(experts_recipe(names)), {}, "out", kCompressedTensors);
   EXPECT_EQ(packed("out", "model.layers.3."), 8 * 3);
   EXPECT_EQ(changed("glm45", "out", "model.layers.3.").size(), 8u * 3);
   const std::set<std::string> kept = ignored("out");
@@ -126,8 +127,7 @@ constexpr const char* kSarvamRecipe = R"(default_stage:
 )";
 
 TEST_F(FamiliesTest, TheRecipeOfSarvam) {
-  run("sarvam", recipe(kSarvamRecipe), calibration(2, 40, 512), "out",
-      quant::Format::compressed_tensors);
+  run("sarvam", recipe(kSarvamRecipe), calibration(2, 40, 512), "out", kCompressedTensors);
   std::set<std::string> kept = {"lm_head"};
   for (const char* projection : {"gate", "up", "down"}) {
     kept.insert(fmt::format("model.layers.0.mlp.{}_proj", projection));
@@ -191,8 +191,7 @@ TEST_P(DraftTest, TunedOnRealStates) {
   const Recipe again = read_recipe(folder_ / "out" / "recipe.yaml");
   const auto source = std::make_shared<nn::Source>(test_data(model));
   const auto architecture = models::make_model(source->files.config());
-  const Plan plan =
-      make_plan(*source, list_sites(source, *architecture), again, quant::Format::auto_round);
+  const Plan plan = make_plan(*source, list_sites(source, *architecture), again, kAutoGptq);
   for (const Verdict& verdict : report.verdicts)
     EXPECT_EQ(plan.quantized(verdict.name) != nullptr, verdict.scheme.has_value()) << verdict.name;
 }
@@ -201,7 +200,7 @@ TEST_P(DraftTest, PackedDraftsMultiply) {
   const auto& [model, place, linears] = GetParam();
   Recipe recipe = make_recipe(auto_round_options(2));
   recipe.drafts = true;
-  run(model, recipe, calibration(2, 40, 512), "out", quant::Format::compressed_tensors);
+  run(model, recipe, calibration(2, 40, 512), "out", kCompressedTensors);
   const auto source = std::make_shared<nn::Source>(folder_ / "out");
   const nn::Weights weights(source);
   const auto architecture = models::make_model(source->files.config());
@@ -264,7 +263,7 @@ TEST_F(FamiliesTest, FoldersWeighWhatThePlanSays) {
     const auto model = models::make_model(source->files.config());
     RecipeOptions options = nearest_options();
     options.group_size = 32;
-    for (quant::Format format : {quant::Format::compressed_tensors, quant::Format::auto_round}) {
+    for (quant::Format format : {kCompressedTensors, kAutoGptq}) {
       run(name, options, {}, name, format);
       size_t bytes = 0;
       for (const auto& entry : fs::recursive_directory_iterator(folder_ / name))
@@ -280,7 +279,7 @@ TEST_F(FamiliesTest, FoldersWeighWhatThePlanSays) {
 
 class ConfigurationTest : public FamiliesTest {
  protected:
-  static JsonValue configuration(const std::string& model, quant::Format format,
+  static JsonValue configuration(const std::string& model, const quant::Format& format,
                                  std::vector<std::string> ignore = {}, bool drop_unused = false) {
     RecipeOptions options = nearest_options();
     options.group_size = 32;
@@ -297,14 +296,13 @@ class ConfigurationTest : public FamiliesTest {
 TEST_F(ConfigurationTest, NamesTheHeadAsReadersDo) {
   for (const char* model : {"gemma4", "gemma4_moe", "glm45", "llama", "qwen3", "qwen36",
                             "qwen36_split_experts", "sarvam"}) {
-    const JsonValue json = configuration(model, quant::Format::compressed_tensors);
+    const JsonValue json = configuration(model, kCompressedTensors);
     const auto ignored = json["ignore"].get<std::set<std::string>>();
     EXPECT_TRUE(ignored.contains("lm_head")) << model;
     for (const std::string& name : ignored)
       EXPECT_EQ(name.find("embed_tokens"), std::string::npos) << model << ": " << name;
   }
-  EXPECT_TRUE(
-      configuration("llama", quant::Format::auto_round)["extra_config"].contains("lm_head"));
+  EXPECT_TRUE(configuration("llama", kAutoGptq)["extra_config"].contains("lm_head"));
 }
 
 // Layers that read the keys of others have no k_proj and v_proj in a checkpoint that transformers
@@ -312,10 +310,8 @@ TEST_F(ConfigurationTest, NamesTheHeadAsReadersDo) {
 TEST_F(ConfigurationTest, NamesPartsThatGemma4Lacks) {
   const std::string layer = "model.language_model.layers.4.self_attn.";
   for (const char* model : {"gemma4", "gemma4_resaved"}) {
-    const JsonValue list =
-        configuration(model, quant::Format::compressed_tensors, {"self_attn"}, true)["ignore"];
-    const JsonValue extra =
-        configuration(model, quant::Format::auto_round, {"self_attn"}, true)["extra_config"];
+    const JsonValue list = configuration(model, kCompressedTensors, {"self_attn"}, true)["ignore"];
+    const JsonValue extra = configuration(model, kAutoGptq, {"self_attn"}, true)["extra_config"];
     for (const char* part : {"q_proj", "k_proj", "v_proj"}) {
       EXPECT_EQ(std::ranges::count(list, JsonValue(layer + part)), 1) << model << part;
       EXPECT_TRUE(extra.contains(layer + part)) << model << part;

@@ -10,6 +10,7 @@
 #include "base/threads.h"
 #include "compress/compress.h"
 #include "compress/recipe_options.h"
+#include "tests/formats.h"
 
 namespace quern::compress {
 
@@ -46,7 +47,7 @@ class CompressTest : public testing::Test {
   }
 
   CompressReport run(const std::string& model, const Recipe& recipe, const Calibration& data,
-                     const std::string& out, quant::Format format = quant::Format::auto_round,
+                     const std::string& out, const quant::Format& format = kAutoGptq,
                      const AutoRoundOptions& tuning = {}) {
     fs::create_directories(folder_ / out);
     CompressOptions options;
@@ -56,7 +57,7 @@ class CompressTest : public testing::Test {
     return compress(std::make_shared<nn::Source>(test_data(model)), recipe, data, options, {});
   }
   CompressReport run(const std::string& model, const RecipeOptions& recipe, const Calibration& data,
-                     const std::string& out, quant::Format format = quant::Format::auto_round) {
+                     const std::string& out, const quant::Format& format = kAutoGptq) {
     return run(model, make_recipe(recipe), data, out, format);
   }
 

@@ -9,6 +9,7 @@
 #include "compress/recipe_options.h"
 #include "models/models.h"
 #include "tests/compress/job.h"
+#include "tests/formats.h"
 
 namespace quern::compress {
 namespace {
@@ -66,7 +67,7 @@ TEST(Limits, MoreLinearsAreCounted) {
 // The formats' own limits too: eight rows in a word.
 TEST(Limits, OfFormatsAreInfeasibleToo) {
   try {
-    quant::planned("a", 36, 64, {.group_size = 32}, quant::Format::auto_round);
+    quant::planned("a", 36, 64, {.group_size = 32}, kAutoGptq);
     FAIL();
   } catch (const Error& error) {
     EXPECT_EQ(error.code(), Exit::infeasible);

@@ -12,6 +12,7 @@
 #include "compress/recipe_read.h"
 #include "layouts/headers.h"
 #include "models/models.h"
+#include "tests/formats.h"
 #include "tests/scratch.h"
 
 namespace quern::compress {
@@ -28,7 +29,7 @@ class PublishedSizes : public testing::Test {
     source_ = std::make_shared<const nn::Source>(folder_.path());
   }
 
-  Plan plan(const Recipe& recipe, quant::Format format, bool drop_unused = false) const {
+  Plan plan(const Recipe& recipe, const quant::Format& format, bool drop_unused = false) const {
     const auto model = models::make_model(source_->files.config());
     std::vector<std::string> dropped;
     if (drop_unused) dropped = model->unused(nn::Weights(source_));
@@ -80,7 +81,7 @@ TEST_F(PublishedSizes, Qwen36AutoRound) {
   EXPECT_EQ(source_->files.total_bytes(), 71'903'645'408u);
   const Plan made = plan(make_recipe({.ignore = {"mtp.fc", "linear_attn.in_proj_a",
                                                  "linear_attn.in_proj_b", "shared_expert"}}),
-                         quant::Format::auto_round);
+                         kAutoGptq);
   EXPECT_EQ(quantized(made), 30'850);
   EXPECT_EQ(weight_of(made).bytes, 22'320'500'448u);
   EXPECT_NEAR(gib(weight_of(made).bytes), 20.79, 0.005);
@@ -100,7 +101,7 @@ default_stage:
 TEST_F(PublishedSizes, Glm45AirAwqWithoutTheDraft) {
   write("glm4.5", {.draft = false});
   EXPECT_EQ(source_->files.names().size(), 17'925u);
-  const Plan made = plan(parse(kExpertsAwq), quant::Format::compressed_tensors);
+  const Plan made = plan(parse(kExpertsAwq), kCompressedTensors);
   EXPECT_EQ(quantized(made), 45 * 128 * 3);
   EXPECT_EQ(weight_of(made).tensors, 52'485u);
   EXPECT_EQ(weight_of(made).bytes, 70'448'337'408u);
@@ -110,7 +111,7 @@ TEST_F(PublishedSizes, Glm45AirAwqWithoutTheDraft) {
 // The draft layer's experts have names that the pattern matches, and stay as they are.
 TEST_F(PublishedSizes, Glm45AirAwqWithTheDraft) {
   write("glm4.5");
-  const Plan made = plan(parse(kExpertsAwq), quant::Format::compressed_tensors);
+  const Plan made = plan(parse(kExpertsAwq), kCompressedTensors);
   EXPECT_EQ(quantized(made), 45 * 128 * 3);
   EXPECT_EQ(weight_of(made).bytes, 77'681'484'800u);
   EXPECT_NEAR(gib(weight_of(made).bytes), 72.3, 0.05);
@@ -134,7 +135,7 @@ quant_stage:
       scheme: W4A16
       ignore: [lm_head, 're:.*vision_tower.*', 're:.*audio_tower.*', 're:.*embed_vision.*', 're:.*embed_audio.*']
 )");
-  const Plan made = plan(recipe, quant::Format::compressed_tensors, /*drop_unused=*/true);
+  const Plan made = plan(recipe, kCompressedTensors, /*drop_unused=*/true);
   const auto pruned = std::ranges::count_if(
       made.verdicts, [](const Verdict& verdict) { return verdict.pruned_by.has_value(); });
   EXPECT_EQ(pruned, 42 * 3);
@@ -156,7 +157,7 @@ default_stage:
       scheme: W4A16
       ignore: ['re:.*lm_head', 're:^model\.layers\.0(?:\..*)?$', 're:.*\.attention\..*', 're:.*shared_expert.*']
 )");
-  const Plan made = plan(recipe, quant::Format::compressed_tensors);
+  const Plan made = plan(recipe, kCompressedTensors);
   EXPECT_EQ(quantized(made), 18 * 128 * 3);
   EXPECT_EQ(weight_of(made).tensors, 20'946u);
   EXPECT_EQ(weight_of(made).bytes, 28'048'079'360u);

@@ -42,10 +42,11 @@ Recipe parse(const std::string& yaml) { return parse_recipe(parse_yaml(yaml, "r.
 // sarvam-30b: layer 0 dense, layers 1-18 with 128 experts.
 std::vector<LinearInfo> sarvam() {
   std::vector<LinearInfo> linears;
-  auto mlp = [&](const std::string& at, int64_t inner) {
-    linears.push_back({at + "gate_proj", inner, 4096, Role::ordinary, at + "gate_up_proj"});
-    linears.push_back({at + "up_proj", inner, 4096, Role::ordinary, at + "gate_up_proj"});
-    linears.push_back({at + "down_proj", 4096, inner});
+  auto mlp = [&](const std::string& at, int64_t inner, const std::string& experts = "") {
+    const std::string unit = experts.empty() ? at + "gate_up_proj" : experts;
+    linears.push_back({at + "gate_proj", inner, 4096, Role::ordinary, unit});
+    linears.push_back({at + "up_proj", inner, 4096, Role::ordinary, unit});
+    linears.push_back({at + "down_proj", 4096, inner, Role::ordinary, experts});
   };
   for (int i = 0; i < 19; ++i) {
     std::string layer = fmt::format("model.layers.{}.", i);
@@ -56,7 +57,8 @@ std::vector<LinearInfo> sarvam() {
       continue;
     }
     linears.push_back({layer + "mlp.gate", 128, 4096, Role::router});
-    for (int e = 0; e < 128; ++e) mlp(fmt::format("{}mlp.experts.{}.", layer, e), 1024);
+    for (int e = 0; e < 128; ++e)
+      mlp(fmt::format("{}mlp.experts.{}.", layer, e), 1024, layer + "mlp.experts");
     mlp(layer + "mlp.shared_experts.", 1024);
   }
   linears.push_back({"lm_head", 262144, 4096, Role::lm_head});
@@ -65,13 +67,15 @@ std::vector<LinearInfo> sarvam() {
 
 void add_moe(std::vector<LinearInfo>& linears, const std::string& layer, Role role) {
   auto role_of = [role](Role own) { return role == Role::ordinary ? own : role; };
-  auto mlp = [&](const std::string& at) {
-    linears.push_back({at + "gate_proj", 512, 2048, role, at + "gate_up_proj"});
-    linears.push_back({at + "up_proj", 512, 2048, role, at + "gate_up_proj"});
-    linears.push_back({at + "down_proj", 2048, 512, role});
+  auto mlp = [&](const std::string& at, const std::string& experts = "") {
+    const std::string unit = experts.empty() ? at + "gate_up_proj" : experts;
+    linears.push_back({at + "gate_proj", 512, 2048, role, unit});
+    linears.push_back({at + "up_proj", 512, 2048, role, unit});
+    linears.push_back({at + "down_proj", 2048, 512, role, experts});
   };
   linears.push_back({layer + "mlp.gate", 256, 2048, role_of(Role::router)});
-  for (int e = 0; e < 256; ++e) mlp(fmt::format("{}mlp.experts.{}.", layer, e));
+  for (int e = 0; e < 256; ++e)
+    mlp(fmt::format("{}mlp.experts.{}.", layer, e), layer + "mlp.experts");
   mlp(layer + "mlp.shared_expert.");
   linears.push_back({layer + "mlp.shared_expert_gate", 1, 2048, role_of(Role::shared_expert_gate)});
 }
@@ -464,7 +468,7 @@ TEST(Errors, RecipesThatAreNotUnderstood) {
        "no observer \"msee\""},
       {stage("QuantizationModifier: {config_groups: {g: {targets: [Linear], weights: {num_bits: "
              "8}}}}"),
-       "num_bits is 8"},
+       "num_bits 8"},
       {stage("QuantizationModifier: {config_groups: {g: {targets: [Linear], weights: {num_bits: "
              "4}}}}"),
        "strategy tensor"},
@@ -475,7 +479,7 @@ TEST(Errors, RecipesThatAreNotUnderstood) {
   for (const auto& [yaml, part] : kCases) {
     EXPECT_TRUE(has(message_of([&] { parse(yaml); }), part)) << yaml;
   }
-  EXPECT_TRUE(has(message_of([] { make_recipe({.bits = 3}); }), "only 4"));
+  EXPECT_TRUE(has(message_of([] { make_recipe({.bits = 3}); }), "int4"));
   EXPECT_TRUE(has(message_of([] { make_recipe({.method = "gptq"}); }), "auto-round, rtn"));
   EXPECT_TRUE(has(message_of([] { parse_layer_rule("lm_head"); }), "PATTERN=bits:16"));
   EXPECT_TRUE(has(message_of([] { parse_layer_rule("a=bits:5"); }), "PATTERN=bits:16"));

@@ -5,6 +5,7 @@
 #include "checkpoint/checkpoint.h"
 #include "compress/recipe_read.h"
 #include "tests/compress/job.h"
+#include "tests/formats.h"
 
 namespace quern::compress {
 namespace {
@@ -13,7 +14,7 @@ class StepsTest : public CompressTest {
  protected:
   // Runs the modifiers, and returns how many iterations each step of each block was told to have.
   std::vector<int> iterations(const std::string& modifiers, const std::string& out,
-                              quant::Format format = quant::Format::auto_round) {
+                              const quant::Format& format = kAutoGptq) {
     const std::string yaml = "a_stage: {" + modifiers + "}";
     fs::create_directories(folder_ / out);
     CompressOptions options;

@@ -17,6 +17,7 @@
 #include "quant/config.h"
 #include "quant/dequantize.h"
 #include "quant/grid.h"
+#include "tests/formats.h"
 
 namespace quern::engine {
 namespace {
@@ -481,7 +482,7 @@ class PackedTest : public EngineTest {
         const auto rounded =
             quant::round_to_nearest(weight, scheme, {.grid = quant::Grid::auto_round});
         modules.back().scheme = scheme;
-        for (auto& tensor : quant::to_disk(site.name, rounded, quant::Format::auto_round))
+        for (auto& tensor : quant::to_disk(site.name, rounded, kAutoGptq))
           packed.push_back({tensor.first, tensor.second.contiguous()});
         dense.emplace_back(site.name + ".weight", quant::dequantize(rounded, at::kFloat));
       } else {
@@ -498,7 +499,7 @@ class PackedTest : public EngineTest {
     JsonValue config = read_json(fixture() / "config.json");
     write("dense", dense, config);
     config["quantization_config"] = quant::quantization_config(
-        quant::Format::auto_round, modules, {.blocks = {model->blocks_path(nn::Weights(source))}});
+        kAutoGptq, modules, {.blocks = {model->blocks_path(nn::Weights(source))}});
     write("packed", packed, config);
   }
   ~PackedTest() override { fs::remove_all(folder_); }

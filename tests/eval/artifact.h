@@ -18,6 +18,7 @@
 #include "nn/weights.h"
 #include "quant/grid.h"
 #include "quant/record.h"
+#include "tests/formats.h"
 #include "tests/scratch.h"
 
 namespace quern::eval {
@@ -35,9 +36,9 @@ inline bool is_quantized(const Module& module) {
 
 // Rounds `source` to nearest in groups of 128 and writes what compress() writes.
 inline void write_artifact(const std::filesystem::path& source_folder,
-                           const std::filesystem::path& folder, quant::Format format) {
+                           const std::filesystem::path& folder, const quant::Format& format) {
   auto source = std::make_shared<nn::Source>(source_folder);
-  const bool llm_compressor = format == quant::Format::compressed_tensors;
+  const bool llm_compressor = format == kCompressedTensors;
   const quant::Grid grid =
       llm_compressor ? quant::Grid::compressed_tensors : quant::Grid::auto_round;
   std::vector<quant::ModuleScheme> linears;
@@ -49,8 +50,7 @@ inline void write_artifact(const std::filesystem::path& source_folder,
       linears.push_back({module.name, std::nullopt, module.fused});
       continue;
     }
-    const quant::Scheme scheme = {.scale_dtype =
-                                      quant::scale_dtype(format, module.weight.scalar_type())};
+    const quant::Scheme scheme = {.scale_dtype = format.scale_dtype(module.weight.scalar_type())};
     linears.push_back({module.name, scheme, module.fused});
     const auto weight = quant::round_to_nearest(module.weight, scheme, {.grid = grid});
     for (const auto& [name, tensor] : quant::to_disk(module.name, weight, format)) {
@@ -79,8 +79,7 @@ inline void write_artifact(const std::filesystem::path& source_folder,
   const auto original = source_folder / "config.json";
   write_file(folder / "config.json",
              checkpoint::with_key(read_file(original), "quantization_config", config, "config"));
-  if (format == quant::Format::auto_round)
-    write_file(folder / "quantization_config.json", quern::to_text(config));
+  if (format == kAutoGptq) write_file(folder / "quantization_config.json", quern::to_text(config));
   write_file(folder / quant::kRecordFile, quern::to_text(quant::to_json(records)));
 }
 

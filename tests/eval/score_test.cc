@@ -8,6 +8,7 @@
 #include "base/threads.h"
 #include "eval/distribution.h"
 #include "tests/eval/artifact.h"
+#include "tests/formats.h"
 
 namespace quern::eval {
 namespace {
@@ -47,11 +48,10 @@ TEST_F(ScoreTest, PerplexitiesOfTheReadme) {
 TEST_F(ScoreTest, DivergenceOfBothGrids) {
   const auto text = windows({.length = 512, .max_windows = 40});
   struct Row {
-    quant::Format format;
+    const quant::Format& format;
     double kld;
   };
-  for (const Row& row :
-       {Row{quant::Format::compressed_tensors, 0.00623}, Row{quant::Format::auto_round, 0.00482}}) {
+  for (const Row& row : {Row{kCompressedTensors, 0.00623}, Row{kAutoGptq, 0.00482}}) {
     Scratch scratch;
     write_artifact(test_data("tiny-qwen3.6"), scratch / "out", row.format);
     const Comparison c = compare(tiny(), std::make_shared<nn::Source>(scratch / "out"), text);
@@ -95,7 +95,7 @@ TEST_F(ScoreTest, LittleMemoryGivesTheSame) {
 
 TEST_F(ScoreTest, TheNumberOfThreadsChangesNothing) {
   Scratch scratch;
-  write_artifact(test_data("tiny-qwen3.6"), scratch / "out", quant::Format::auto_round);
+  write_artifact(test_data("tiny-qwen3.6"), scratch / "out", kAutoGptq);
   const auto text = windows({.length = 90, .max_windows = 6});
   auto with_threads = [&](int count) {
     set_threads(count);

@@ -7,8 +7,10 @@
 #include <fstream>
 #include <functional>
 
+#include "checkpoint/checkpoint.h"
 #include "checkpoint/safetensors_writer.h"
 #include "tests/eval/artifact.h"
+#include "tests/formats.h"
 
 namespace quern::eval {
 namespace {
@@ -24,7 +26,7 @@ using Tensors = std::map<std::string, Tensor>;
 // A copy of an artifact that a test may damage.
 class Damaged {
  public:
-  Damaged(const fs::path& artifact, quant::Format format) : format_(format) {
+  Damaged(const fs::path& artifact, const quant::Format& format) : format_(format) {
     fs::copy(artifact, folder(), fs::copy_options::recursive);
   }
 
@@ -73,16 +75,16 @@ class VerifyTest : public testing::TestWithParam<quant::Format> {
   static void SetUpTestSuite() {
     prepare_torch();
     scratch_ = std::make_unique<Scratch>();
-    for (quant::Format format : {quant::Format::compressed_tensors, quant::Format::auto_round})
+    for (quant::Format format : {kCompressedTensors, kAutoGptq})
       write_artifact(source(), artifact(format), format);
   }
   static void TearDownTestSuite() { scratch_.reset(); }
 
   static fs::path source() { return test_data("tiny-qwen3.6"); }
-  static fs::path artifact(quant::Format format) {
-    return *scratch_ / std::string(quant::format_name(format));
+  static fs::path artifact(const quant::Format& format) {
+    return *scratch_ / std::string(std::string(format.name));
   }
-  bool llm_compressor() const { return GetParam() == quant::Format::compressed_tensors; }
+  bool llm_compressor() const { return GetParam() == kCompressedTensors; }
   std::string codes() const { return llm_compressor() ? ".weight_packed" : ".qweight"; }
   std::string scales() const { return llm_compressor() ? ".weight_scale" : ".scales"; }
 
@@ -143,12 +145,9 @@ class VerifyTest : public testing::TestWithParam<quant::Format> {
 
 std::unique_ptr<Scratch> VerifyTest::scratch_;
 
-INSTANTIATE_TEST_SUITE_P(, VerifyTest,
-                         testing::Values(quant::Format::compressed_tensors,
-                                         quant::Format::auto_round),
+INSTANTIATE_TEST_SUITE_P(, VerifyTest, testing::Values(kCompressedTensors, kAutoGptq),
                          [](const auto& format) {
-                           return format.param == quant::Format::auto_round ? "AutoRound"
-                                                                            : "CompressedTensors";
+                           return format.param == kAutoGptq ? "AutoRound" : "CompressedTensors";
                          });
 
 TEST_P(VerifyTest, AFaithfulArtifactPasses) {
@@ -443,7 +442,7 @@ TEST_P(VerifyTest, RecordThatIsNoJson) {
 // quantization_config in both of its places.
 void edit_quantization(const Damaged& damaged, const std::function<void(JsonValue&)>& edit) {
   damaged.json("config.json", [&](JsonValue& json) { edit(json["quantization_config"]); });
-  if (damaged.format() == quant::Format::auto_round) damaged.json("quantization_config.json", edit);
+  if (damaged.format() == kAutoGptq) damaged.json("quantization_config.json", edit);
 }
 
 TEST_P(VerifyTest, WrongIgnoreEntry) {

@@ -9,6 +9,7 @@
 #include "base/file.h"
 #include "checkpoint/safetensors_writer.h"
 #include "quant/grid.h"
+#include "tests/formats.h"
 #include "tests/scratch.h"
 
 namespace quern::nn {
@@ -62,8 +63,8 @@ TEST_P(PackedLinear, HasNoOtherBias) {
 }
 
 TEST_P(PackedLinear, MayNameTheGroupsOfItsColumns) {
-  if (GetParam() == quant::Format::gptq) return;  // which always does
-  const bool packed = GetParam() == quant::Format::compressed_tensors;
+  if (GetParam() == kGptq) return;  // which always does
+  const bool packed = GetParam() == kCompressedTensors;
   const std::string name = packed ? "up_proj.weight_g_idx" : "up_proj.g_idx";
   add(name, at::arange(kColumns, at::kInt).floor_divide(32));
   EXPECT_EQ(error(), "");
@@ -72,10 +73,9 @@ TEST_P(PackedLinear, MayNameTheGroupsOfItsColumns) {
 }
 
 INSTANTIATE_TEST_SUITE_P(Formats, PackedLinear,
-                         testing::Values(quant::Format::compressed_tensors,
-                                         quant::Format::auto_round, quant::Format::gptq),
+                         testing::Values(kCompressedTensors, kAutoGptq, kGptq),
                          [](const auto& info) {
-                           std::string name(quant::format_name(info.param));
+                           std::string name(std::string(info.param.name));
                            std::erase_if(name, [](char c) { return c == '-' || c == '_'; });
                            return name;
                          });

@@ -4,8 +4,10 @@
 
 #include <gtest/gtest.h>
 
+#include <map>
 #include <set>
 
+#include "tests/formats.h"
 #include "tests/quant/golden.h"
 
 namespace quern::quant {
@@ -93,16 +95,32 @@ INSTANTIATE_TEST_SUITE_P(Runs, PeerConfig,
                                          "ar_rtn_gptq", "ar_rtn_ct", "ar_200_path", "glm45_rtn"),
                          [](const auto& info) { return info.param; });
 
-// The unit that vLLM makes of a module, as a model would say; experts are one of another kind.
-std::string unit_of(const std::string& module) {
-  if (module.find(".experts.") != std::string::npos) return "";
-  const size_t last = module.rfind('.') + 1;
-  for (const char* unit : {"qkv_proj", "gate_up_proj", "in_proj_qkvz", "in_proj_ba"}) {
-    const std::string name = module.substr(0, last) + unit;
-    for (const std::string& part : fused_parts(name))
-      if (part == module) return name;
+// What a model would say of its linears: units that vLLM loads as one, places inside of blocks.
+const std::map<std::string, std::vector<std::string>> kUnits = {
+    {"qkv_proj", {"q_proj", "k_proj", "v_proj"}},
+    {"gate_up_proj", {"gate_proj", "up_proj"}},
+    {"in_proj_qkvz", {"in_proj_qkv", "in_proj_z"}},
+    {"in_proj_ba", {"in_proj_b", "in_proj_a"}}};
+
+std::vector<std::string> parts_of(const std::string& unit) {
+  const size_t last = unit.rfind('.') + 1;
+  std::vector<std::string> parts = kUnits.at(unit.substr(last));
+  for (std::string& part : parts) part.insert(0, unit.substr(0, last));
+  return parts;
+}
+
+ModuleScheme described(const std::string& module, std::optional<Scheme> scheme) {
+  ModuleScheme linear{module, std::move(scheme)};
+  const size_t last = module.rfind('.') + 1, layers = module.find(".layers.");
+  linear.expert = module.find(".experts.") != std::string::npos;
+  linear.head = module == "lm_head";
+  if (layers != std::string::npos)
+    linear.in_block = module.substr(module.find('.', layers + 8) + 1);
+  for (const auto& [unit, parts] : kUnits) {
+    if (linear.expert || std::ranges::find(parts, module.substr(last)) == parts.end()) continue;
+    linear.fused = module.substr(0, last) + unit;
   }
-  return "";
+  return linear;
 }
 
 // What a run stored, as quern would be told: the kept linears in the order of the peer's list.
@@ -112,21 +130,20 @@ std::vector<ModuleScheme> linears_of(const std::string& name) {
   std::set<std::string> known;
   for (const auto& module : json["quantization_config"]["ignore"]) {
     auto text = module.get<std::string>();
-    if (!text.starts_with("re:")) linears.push_back({text, std::nullopt});
+    if (!text.starts_with("re:")) linears.push_back(described(text, std::nullopt));
     known.insert(text);
   }
   Modules modules = modules_of(json);
-  for (const auto& module : modules.quantized) linears.push_back({module, Scheme{}});
+  for (const auto& module : modules.quantized) linears.push_back(described(module, Scheme{}));
   for (const auto& module : modules.kept) {
-    if (!known.contains(module)) linears.push_back({module, std::nullopt});
+    if (!known.contains(module)) linears.push_back(described(module, std::nullopt));
   }
-  for (ModuleScheme& linear : linears) linear.fused = unit_of(linear.module);
   return linears;
 }
 
 TEST(CompressedTensorsConfig, IsThePeersButForTheVersion) {
   JsonValue expected = run("rtn_mm")["quantization_config"];
-  JsonValue got = quantization_config(Format::compressed_tensors, linears_of("rtn_mm"), {});
+  JsonValue got = quantization_config(kCompressedTensors, linears_of("rtn_mm"), {});
   expected["version"] = got["version"];
   EXPECT_EQ(got.dump(), expected.dump());
 }
@@ -134,10 +151,9 @@ TEST(CompressedTensorsConfig, IsThePeersButForTheVersion) {
 // A random Llama of two blocks, by W4A16 with keys and values in FP8; the file says how.
 TEST(CompressedTensorsConfig, IsThePeersWithKeysAndValuesInFp8) {
   JsonValue expected = run("kv_cache_fp8")["quantization_config"];
-  JsonValue got =
-      quantization_config(Format::compressed_tensors,
-                          {{"model.layers.0.mlp.up_proj", Scheme{}}, {"lm_head", std::nullopt}},
-                          {.fp8_kv_cache = true});
+  JsonValue got = quantization_config(
+      kCompressedTensors, {{"model.layers.0.mlp.up_proj", Scheme{}}, {"lm_head", std::nullopt}},
+      {.fp8_kv_cache = true});
   expected["version"] = got["version"];
   EXPECT_EQ(got.dump(), expected.dump());
 }
@@ -146,7 +162,7 @@ TEST(AutoRoundConfig, NamesPartsAndFusedUnitsAndDrafts) {
   std::vector<ModuleScheme> linears = linears_of("rtn_mm");
   linears.push_back({"model.language_model.layers.9.mlp.up_proj", Scheme{.group_size = 32}});
   ConfigDetails details{.blocks = {"model.language_model.layers"}, .iters = 400, .samples = 256};
-  JsonValue json = quantization_config(Format::auto_round, linears, details);
+  JsonValue json = quantization_config(kAutoGptq, linears, details);
   EXPECT_EQ(json["packing_format"], "auto_round:auto_gptq");
   EXPECT_EQ(json["bits"], 4);
   EXPECT_EQ(json["iters"], 400);
@@ -190,20 +206,22 @@ TEST_P(OwnConfig, ReadsBackAsItWasMeant) {
   const std::string layer = "model.language_model.layers.";
   for (const char* unit : {"0.linear_attn.in_proj_ba", "0.mlp.shared_expert.gate_up_proj",
                            "3.self_attn.qkv_proj", "0.linear_attn.in_proj_qkvz"})
-    config.check_unit(layer + unit, fused_parts(layer + unit));
+    config.check_unit(layer + unit, parts_of(layer + unit));
 }
 
 // Gemma 4's attention has no v_proj where values are keys, and no k_proj where it reads the keys of
 // another layer.
 TEST_P(OwnConfig, PartsThatAModelLacksAreStoredAsTheOthers) {
   const Scheme usual, other{.group_size = 32};
-  const std::vector<ModuleScheme> linears = {
-      {"m.layers.0.self_attn.q_proj", std::nullopt, "m.layers.0.self_attn.qkv_proj"},
-      {"m.layers.0.self_attn.k_proj", std::nullopt, "m.layers.0.self_attn.qkv_proj"},
-      {"m.layers.0.self_attn.o_proj", std::nullopt},
-      {"m.layers.1.self_attn.q_proj", other, "m.layers.1.self_attn.qkv_proj"},
-      {"m.layers.2.self_attn.q_proj", usual, "m.layers.2.self_attn.qkv_proj"},
-      {"m.layers.2.mlp.down_proj", usual}};
+  std::vector<ModuleScheme> linears = {described("m.layers.0.self_attn.q_proj", std::nullopt),
+                                       described("m.layers.0.self_attn.k_proj", std::nullopt),
+                                       described("m.layers.0.self_attn.o_proj", std::nullopt),
+                                       described("m.layers.1.self_attn.q_proj", other),
+                                       described("m.layers.2.self_attn.q_proj", usual),
+                                       described("m.layers.2.mlp.down_proj", usual)};
+  linears[1].absent = {"m.layers.0.self_attn.v_proj"};
+  linears[3].absent = {"m.layers.1.self_attn.k_proj", "m.layers.1.self_attn.v_proj"};
+  linears[4].absent = {"m.layers.2.self_attn.k_proj", "m.layers.2.self_attn.v_proj"};
   const QuantizationConfig config =
       read(quantization_config(GetParam(), linears, {.blocks = {"m.layers"}, .iters = 200}));
   for (const char* part : {"q_proj", "k_proj", "v_proj"}) {
@@ -214,7 +232,7 @@ TEST_P(OwnConfig, PartsThatAModelLacksAreStoredAsTheOthers) {
   for (const char* layer : {"0", "1", "2"}) {
     const std::string unit = fmt::format("m.layers.{}.self_attn.qkv_proj", layer);
     config.check_unit(unit, {unit.substr(0, unit.size() - 8) + "q_proj"});
-    config.check_unit(unit, fused_parts(unit));
+    config.check_unit(unit, parts_of(unit));
   }
 }
 
@@ -225,24 +243,22 @@ TEST_P(OwnConfig, ManyExceptionsTakeNoQuadraticTime) {
                        i % 2 ? std::optional(Scheme{}) : std::nullopt});
   // Seconds, where a search from the start of an object would take an hour.
   const JsonValue json = quantization_config(GetParam(), linears, {});
-  if (GetParam() == Format::gptq) return;  // its patterns are asked one by one by every reader
+  if (GetParam() == kGptq) return;  // its patterns are asked one by one by every reader
   const QuantizationConfig config = read(json);
   EXPECT_FALSE(config.scheme_of("model.layers.149998.mlp.experts.7.up_proj"));
   EXPECT_TRUE(config.scheme_of("model.layers.149999.mlp.experts.7.up_proj"));
 }
 
-INSTANTIATE_TEST_SUITE_P(Formats, OwnConfig,
-                         testing::Values(Format::compressed_tensors, Format::auto_round,
-                                         Format::gptq),
+INSTANTIATE_TEST_SUITE_P(Formats, OwnConfig, testing::Values(kCompressedTensors, kAutoGptq, kGptq),
                          [](const auto& info) {
-                           return std::string(info.param == Format::compressed_tensors ? "ct"
-                                              : info.param == Format::auto_round ? "auto_round"
-                                                                                 : "gptq");
+                           std::string name(info.param.name);
+                           std::erase_if(name, [](char c) { return c == '-' || c == '_'; });
+                           return name;
                          });
 
 TEST(OwnConfig, PartsOfAFusedUnitMustAgree) {
   JsonValue json = quantization_config(
-      Format::compressed_tensors,
+      kCompressedTensors,
       {{"a.q_proj", Scheme{}}, {"a.k_proj", std::nullopt}, {"a.v_proj", Scheme{}}}, {});
   QuantizationConfig config = read(json);
   EXPECT_THROW(config.check_unit("a.qkv_proj", {"a.q_proj", "a.k_proj", "a.v_proj"}), Error);
@@ -252,13 +268,13 @@ TEST(OwnConfig, PartsOfAFusedUnitMustAgree) {
 // Some versions of vLLM look up the parts, others the unit.
 TEST(OwnConfig, AUnitMustSayWhatItsPartsSay) {
   JsonValue json = quantization_config(
-      Format::auto_round, {{"a.q_proj", Scheme{}, "a.qkv_proj"}, {"a.o_proj", std::nullopt}}, {});
+      kAutoGptq, {{"a.q_proj", Scheme{}, "a.qkv_proj"}, {"a.o_proj", std::nullopt}}, {});
   json["extra_config"]["a.qkv_proj"] = {{"bits", 16}};
   EXPECT_THROW(read(json).check_unit("a.qkv_proj", {"a.q_proj"}), Error);
 }
 
 TEST(OwnConfig, NothingQuantizedIsAnError) {
-  EXPECT_THROW(quantization_config(Format::auto_round, {{"a", std::nullopt}}, {}), Error);
+  EXPECT_THROW(quantization_config(kAutoGptq, {{"a", std::nullopt}}, {}), Error);
 }
 
 TEST(PeerConfig, RefusesOtherNumberFormats) {

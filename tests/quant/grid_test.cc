@@ -8,8 +8,9 @@
 
 #include "base/threads.h"
 #include "quant/dequantize.h"
-#include "quant/pack.h"
+#include "quant/format.h"
 #include "quant/rows.h"
+#include "tests/formats.h"
 #include "tests/quant/golden.h"
 
 namespace quern::quant {
@@ -125,9 +126,10 @@ TEST(CompressedTensorsGrid, RoundsTiesToEvenAndClampsBeforeRounding) {
         int zero = golden.has(one, "zero_point")
                        ? golden.tensor(one, "zero_point")[row][g].item<int>() + 8
                        : 8;
-        encode(numbers.data() + g * group, group,
-               {.scale = scale[row][g].item<float>(), .zero = zero, .quotient_dtype = dtype},
-               codes.data());
+        encode_integers(
+            kInt4, numbers.data() + g * group, group,
+            {.scale = scale[row][g].item<float>(), .zero = zero, .quotient_dtype = dtype},
+            codes.data());
         for (int64_t i = 0; i < group; ++i) {
           ASSERT_EQ(codes[i] - 8, expected[row][g * group + i].item<int>()) << row << " " << i;
         }
@@ -282,7 +284,7 @@ TEST_P(WholeModel, EveryTensorHasThePeersHash) {
   auto source = read_tensors(kTestData / "qwen36/model-00001-of-00002.safetensors");
   source.merge(read_tensors(kTestData / "qwen36/model-00002-of-00002.safetensors"));
   JsonValue hashes = read_json(kTestData / "peers/rtn_sha256.json")[run]["tensors"];
-  std::string mark = format == Format::compressed_tensors ? ".weight_packed" : ".qweight";
+  std::string mark = format == kCompressedTensors ? ".weight_packed" : ".qweight";
   DType scale = grid == Grid::auto_round ? at::kHalf : at::kBFloat16;
   int modules = 0;
   for (const auto& [name, hash] : hashes.items()) {
@@ -300,10 +302,10 @@ TEST_P(WholeModel, EveryTensorHasThePeersHash) {
 
 INSTANTIATE_TEST_SUITE_P(
     Runs, WholeModel,
-    testing::Values(std::tuple{"rtn_mm", Grid::compressed_tensors, Format::compressed_tensors},
-                    std::tuple{"ar_rtn_mm", Grid::auto_round, Format::auto_round},
-                    std::tuple{"ar_rtn_gptq", Grid::auto_round, Format::gptq},
-                    std::tuple{"ar_rtn_ct", Grid::auto_round, Format::compressed_tensors}),
+    testing::Values(std::tuple{"rtn_mm", Grid::compressed_tensors, kCompressedTensors},
+                    std::tuple{"ar_rtn_mm", Grid::auto_round, kAutoGptq},
+                    std::tuple{"ar_rtn_gptq", Grid::auto_round, kGptq},
+                    std::tuple{"ar_rtn_ct", Grid::auto_round, kCompressedTensors}),
     [](const auto& info) { return std::get<0>(info.param); });
 
 }  // namespace

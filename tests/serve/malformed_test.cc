@@ -194,9 +194,6 @@ std::vector<Case> cases() {
           "At most 0 image(s)"),
       messages(R"([{"role": "assistant", "tool_calls": 5}, {"role": "user", "content": "x"}])",
                "tool_calls"),
-      messages(
-          R"([{"role": "assistant", "tool_calls": [{"function": {"name": "f", "arguments": "{"}}]}, {"role": "user", "content": "x"}])",
-          "arguments"),
       messages(R"([{"role": "system", "content": "x"}])", "No user message given."),
       field(kChat, R"("top_logprobs": 2)", 400,
             "when using `top_logprobs`, `logprobs` must be set to true."),

@@ -1,10 +1,11 @@
 // The layouts on disk against what compressed-tensors and auto-round wrote, both ways.
-#include "quant/pack.h"
+#include "quant/format.h"
 
 #include <gtest/gtest.h>
 
 #include "quant/dequantize.h"
 #include "quant/grid.h"
+#include "tests/formats.h"
 #include "tests/quant/golden.h"
 
 namespace quern::quant {
@@ -55,16 +56,16 @@ TEST(PackQuantized, WordsEqualCompressedTensors) {
       weight.scales = at::ones(values.sizes(), at::kBFloat16);
       weight.zeros = values.add(8).to(at::kByte);
       Tensors disk;
-      for (auto& [name, x] : to_disk("m", weight, Format::compressed_tensors)) disk[name] = x;
+      for (auto& [name, x] : to_disk("m", weight, kCompressedTensors)) disk[name] = x;
       EXPECT_TRUE(same_bits(disk.at("m.weight_zero_point"), packed));
-      QuantWeight back = from_disk("m", weight.scheme, Format::compressed_tensors, lookup_in(disk));
+      QuantWeight back = from_disk("m", weight.scheme, kCompressedTensors, lookup_in(disk));
       EXPECT_TRUE(same_bits(back.zeros, weight.zeros));
     } else if (values.dim() == 2) {
       QuantWeight weight = from_values(values);
       Tensors disk;
-      for (auto& [name, x] : to_disk("m", weight, Format::compressed_tensors)) disk[name] = x;
+      for (auto& [name, x] : to_disk("m", weight, kCompressedTensors)) disk[name] = x;
       EXPECT_TRUE(same_bits(disk.at("m.weight_packed"), packed));
-      QuantWeight back = from_disk("m", weight.scheme, Format::compressed_tensors, lookup_in(disk));
+      QuantWeight back = from_disk("m", weight.scheme, kCompressedTensors, lookup_in(disk));
       EXPECT_TRUE(same_bits(back.codes, weight.codes));
     }
     ++checked;
@@ -83,17 +84,17 @@ TEST(PackQuantized, WholeModulesEqualCompressedTensors) {
                   .symmetric = one["params"]["symmetric"],
                   .scale_dtype = weight.scalar_type()};
     QuantWeight got = round_to_nearest(weight, scheme);
-    auto plan = planned("m", weight.size(0), weight.size(1), scheme, Format::compressed_tensors);
+    auto plan = planned("m", weight.size(0), weight.size(1), scheme, kCompressedTensors);
     Tensors disk;
     size_t i = 0;
-    for (auto& [name, x] : to_disk("m", got, Format::compressed_tensors)) {
+    for (auto& [name, x] : to_disk("m", got, kCompressedTensors)) {
       EXPECT_TRUE(same_bits(x, golden.tensor(one, name.substr(2)))) << name;
       EXPECT_EQ(plan[i].name, name);
       EXPECT_EQ(plan[i].dtype, x.scalar_type());
       EXPECT_EQ(plan[i++].shape, x.sizes().vec());
       disk[name] = x;
     }
-    QuantWeight back = from_disk("m", scheme, Format::compressed_tensors, lookup_in(disk));
+    QuantWeight back = from_disk("m", scheme, kCompressedTensors, lookup_in(disk));
     EXPECT_EQ(back.scheme, scheme);
     EXPECT_TRUE(same_bits(back.codes, got.codes));
     EXPECT_TRUE(
@@ -121,13 +122,13 @@ TEST(GptqLayout, EqualsAutoRound) {
     SCOPED_TRACE(id);
     Scheme scheme{
         .group_size = group, .symmetric = input["params"]["symmetric"], .scale_dtype = at::kHalf};
-    Format format = backend == "gptqmodel" ? Format::gptq : Format::auto_round;
+    Format format = backend == "gptqmodel" ? kGptq : kAutoGptq;
     Tensors disk;
     for (const char* role : {"qweight", "qzeros", "scales", "g_idx"}) {
       if (golden.has(one, role)) disk[std::string("m.") + role] = golden.tensor(one, role);
     }
     // This class stores the zeros themselves; whole exports (the next test) store zero - 1.
-    if (format == Format::gptq) disk["m.qzeros"] = disk["m.qzeros"].sub(0x11111111);
+    if (format == kGptq) disk["m.qzeros"] = disk["m.qzeros"].sub(0x11111111);
     QuantWeight weight = from_disk("m", scheme, format, lookup_in(disk));
     Tensor qdq = golden.tensor(input, "qdq");
     EXPECT_TRUE(at::equal(dequantize(weight, qdq.scalar_type()), qdq));
@@ -151,9 +152,9 @@ TEST(RealRuns, SampleSurvivesReadingAndWriting) {
     bool packed = name.ends_with(".weight_packed"), gptq = name.ends_with(".qweight");
     if (!packed && !gptq) continue;
     std::string module = name.substr(0, name.rfind('.'));
-    Format format = packed                               ? Format::compressed_tensors
-                    : sample.contains(module + ".g_idx") ? Format::gptq
-                                                         : Format::auto_round;
+    Format format = packed                               ? kCompressedTensors
+                    : sample.contains(module + ".g_idx") ? kGptq
+                                                         : kAutoGptq;
     QuantWeight weight = from_disk(module, {}, format, lookup_in(sample));
     for (auto& [tensor, data] : to_disk(module, weight, format)) {
       EXPECT_TRUE(same_bits(data, sample.at(tensor))) << tensor;
@@ -168,15 +169,15 @@ class BrokenModule : public testing::Test {
   void SetUp() override {
     at::manual_seed(1);
     weight_ = at::randn({16, 64}).to(at::kBFloat16);
-    for (Format format : {Format::compressed_tensors, Format::gptq}) {
-      scheme_.scale_dtype = scale_dtype(format, at::kBFloat16);
+    for (Format format : {kCompressedTensors, kGptq}) {
+      scheme_.scale_dtype = format.scale_dtype(at::kBFloat16);
       for (auto& [name, x] : to_disk("m", round_to_nearest(weight_, scheme_), format)) {
         disk_[name] = x.clone();
       }
     }
   }
 
-  std::string read(Format format) {
+  std::string read(const Format& format) {
     return message_of([&] { from_disk("m", scheme_, format, lookup_in(disk_)); });
   }
 
@@ -186,9 +187,9 @@ class BrokenModule : public testing::Test {
 };
 
 TEST_F(BrokenModule, IsRefusedWithTheNameOfTheTensor) {
-  EXPECT_EQ(read(Format::compressed_tensors), "");
-  EXPECT_EQ(read(Format::gptq), "");
-  auto with = [this](const std::string& name, const Tensor& x, Format format) {
+  EXPECT_EQ(read(kCompressedTensors), "");
+  EXPECT_EQ(read(kGptq), "");
+  auto with = [this](const std::string& name, const Tensor& x, const Format& format) {
     Tensor before = disk_.at(name);
     disk_[name] = x;
     std::string message = read(format);
@@ -200,28 +201,26 @@ TEST_F(BrokenModule, IsRefusedWithTheNameOfTheTensor) {
   };
   Tensor scale = disk_["m.weight_scale"].clone();
   scale[3][1] = std::numeric_limits<float>::infinity();
-  EXPECT_NE(with("m.weight_scale", scale, Format::compressed_tensors).find("infinity"),
-            std::string::npos);
-  with("m.weight_scale", disk_["m.weight_scale"].to(at::kInt), Format::compressed_tensors);
-  with("m.weight_scale", disk_["m.weight_scale"].narrow(1, 0, 1), Format::compressed_tensors);
-  with("m.weight_shape", at::tensor({16, 80}, at::kLong), Format::compressed_tensors);
-  with("m.weight_shape", Tensor(), Format::compressed_tensors);
-  with("m.weight_packed", disk_["m.weight_packed"].to(at::kLong), Format::compressed_tensors);
-  with("m.qweight", Tensor(), Format::gptq);
-  with("m.qzeros", disk_["m.qzeros"].add(1), Format::gptq);
-  std::string order = with("m.g_idx", disk_["m.g_idx"].flip(0), Format::gptq);
+  EXPECT_NE(with("m.weight_scale", scale, kCompressedTensors).find("infinity"), std::string::npos);
+  with("m.weight_scale", disk_["m.weight_scale"].to(at::kInt), kCompressedTensors);
+  with("m.weight_scale", disk_["m.weight_scale"].narrow(1, 0, 1), kCompressedTensors);
+  with("m.weight_shape", at::tensor({16, 80}, at::kLong), kCompressedTensors);
+  with("m.weight_shape", Tensor(), kCompressedTensors);
+  with("m.weight_packed", disk_["m.weight_packed"].to(at::kLong), kCompressedTensors);
+  with("m.qweight", Tensor(), kGptq);
+  with("m.qzeros", disk_["m.qzeros"].add(1), kGptq);
+  std::string order = with("m.g_idx", disk_["m.g_idx"].flip(0), kGptq);
   EXPECT_NE(order.find("activation ordering"), std::string::npos);
-  with("m.g_idx", Tensor(), Format::gptq);
+  with("m.g_idx", Tensor(), kGptq);
 }
 
 TEST(Planned, RefusesWhatTheFormatCannotHold) {
   Scheme scheme{.group_size = 32};
-  EXPECT_NE(
-      message_of([&] { planned("a.b", 8, 48, scheme, Format::compressed_tensors); }).find("a.b"),
-      std::string::npos);
-  EXPECT_NE(message_of([&] { planned("a.b", 1, 64, scheme, Format::auto_round); }).find("a.b"),
+  EXPECT_NE(message_of([&] { planned("a.b", 8, 48, scheme, kCompressedTensors); }).find("a.b"),
             std::string::npos);
-  EXPECT_EQ(planned("a.b", 1, 64, scheme, Format::compressed_tensors).size(), 3u);
+  EXPECT_NE(message_of([&] { planned("a.b", 1, 64, scheme, kAutoGptq); }).find("a.b"),
+            std::string::npos);
+  EXPECT_EQ(planned("a.b", 1, 64, scheme, kCompressedTensors).size(), 3u);
 }
 
 }  // namespace
