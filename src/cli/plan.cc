@@ -20,6 +20,7 @@ struct PlanCommand {
   std::string source;
   MethodOptions method;
   bool drop_unused = false, all = false;
+  int64_t samples = 128, seqlen = 2048;
 };
 
 // A plan may be asked for before the method is there that carries it out.
@@ -41,6 +42,12 @@ void run(const PlanCommand& command, bool json) {
   const std::vector<nn::LinearSite> sites = compress::list_sites(source, *model, dropped);
   const compress::Plan plan = compress::make_plan(*source, sites, recipe, format, dropped);
   PlanReport report = report_plan(*source, sites, recipe, plan, format);
+  if (compress::needs_data(recipe)) {
+    const compress::WindowSizes sizes = {command.samples, command.samples * command.seqlen,
+                                         command.seqlen};
+    report.memory = compress::memory_need(*model, nn::Weights(source), sites, plan, recipe, sizes,
+                                          {.format = format});
+  }
   warn_of_missing_methods(recipe, report.warnings);
   if (json) {
     JsonValue document = to_json(report);
@@ -73,6 +80,12 @@ that decided about it; --all lists them one by one, and every tensor of the outp
   verb->add_flag("--drop-unused", command->drop_unused,
                  "Leave out tensors that no pass reads (Gemma 4 has some)")
       ->group("Output");
+  verb->add_option("--nsamples", command->samples, "Calibration windows, for the memory")
+      ->capture_default_str()
+      ->group("Calibration data");
+  verb->add_option("--seqlen", command->seqlen, "Tokens of a window")
+      ->capture_default_str()
+      ->group("Calibration data");
   verb->add_flag("--all", command->all, "List every linear and every tensor")->group("Output");
   verb->callback(
       [&program, command] { program.run = [&program, command] { run(*command, program.json); }; });

@@ -305,7 +305,9 @@ std::string to_text(const PlanReport& report) {
   std::string text = fmt::format("{}\n  {}, {} parameters\n", terminal.bold(report.folder),
                                  report.architecture, count_text(report.parameters));
   for (const std::string& step : report.steps) text += "  " + step + "\n";
-  text += "  format " + report.format + "\n\n" + totals_text(report);
+  text += "  format " + report.format + "\n";
+  if (report.memory) text += "  memory " + compress::to_text(*report.memory) + "\n";
+  text += "\n" + totals_text(report);
   text += "\n" + terminal.bold("quantized") + "\n" + linears_text(report, true);
   text += "\n" + terminal.bold("kept") + "\n" + linears_text(report, false);
   if (!report.others.empty())
@@ -318,24 +320,30 @@ std::string to_text(const PlanReport& report) {
 JsonValue to_json(const PlanReport& report) {
   JsonValue linears = JsonValue::array();
   for (const LinearGroup& group : report.linears) linears.push_back(group_json(group));
-  return {{"source", report.folder},
-          {"architecture", report.architecture},
-          {"parameters", report.parameters},
-          {"steps", report.steps},
-          {"format", report.format},
-          {"warnings", report.warnings},
-          {"source_tensors", report.source_tensors},
-          {"source_bytes", report.source_bytes},
-          {"output_tensors", report.output_tensors},
-          {"output_bytes", report.output_bytes},
-          {"other_files", report.other_files},
-          {"other_bytes", report.other_bytes},
-          {"quantized", totals_json(report.quantized)},
-          {"kept", totals_json(report.kept)},
-          {"copied", totals_json(report.copied)},
-          {"linears", linears},
-          {"others", groups_json(report.others)},
-          {"dropped", groups_json(report.dropped)}};
+  JsonValue json = {{"source", report.folder},
+                    {"architecture", report.architecture},
+                    {"parameters", report.parameters},
+                    {"steps", report.steps},
+                    {"format", report.format},
+                    {"warnings", report.warnings},
+                    {"source_tensors", report.source_tensors},
+                    {"source_bytes", report.source_bytes},
+                    {"output_tensors", report.output_tensors},
+                    {"output_bytes", report.output_bytes},
+                    {"other_files", report.other_files},
+                    {"other_bytes", report.other_bytes},
+                    {"quantized", totals_json(report.quantized)},
+                    {"kept", totals_json(report.kept)},
+                    {"copied", totals_json(report.copied)},
+                    {"linears", linears},
+                    {"others", groups_json(report.others)},
+                    {"dropped", groups_json(report.dropped)}};
+  if (report.memory)
+    json["memory"] = {{"bytes", report.memory->total()},
+                      {"activations", report.memory->activations},
+                      {"weights", report.memory->weights},
+                      {"pass", report.memory->pass}};
+  return json;
 }
 
 std::string listing_text(const compress::Plan& plan) {

@@ -3,11 +3,13 @@
 #pragma once
 
 #include <map>
+#include <optional>
 #include <string>
 #include <vector>
 
 #include "base/json.h"
 #include "checkpoint/carry_over.h"
+#include "compress/memory.h"
 #include "compress/plan.h"
 
 namespace quern::cli {
@@ -45,10 +47,11 @@ struct PlanReport {
   std::vector<LinearGroup> linears;  // in the order of the model
   std::vector<TensorGroup> others;   // copied, in the order of the source
   std::vector<TensorGroup> dropped;
-  Totals quantized, kept, copied;           // copied: linears none
-  size_t source_bytes = 0;                  // of all tensors
-  size_t output_bytes = 0;                  // the same
-  size_t other_files = 0, other_bytes = 0;  // tokenizer, templates, ...: carried over
+  Totals quantized, kept, copied;              // copied: linears none
+  size_t source_bytes = 0;                     // of all tensors
+  size_t output_bytes = 0;                     // the same
+  size_t other_files = 0, other_bytes = 0;     // tokenizer, templates, ...: carried over
+  std::optional<compress::MemoryNeed> memory;  // of recipes that calibrate
 };
 
 PlanReport report_plan(const nn::Source& source, const std::vector<nn::LinearSite>& sites,

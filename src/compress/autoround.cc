@@ -11,6 +11,7 @@
 #include "compress/compress.h"
 #include "compress/rtn.h"
 #include "kernels/rounding.h"
+#include "ops/bf16_matrix.h"
 #include "ops/rounding_stack.h"
 
 namespace quern::compress {
@@ -219,6 +220,15 @@ std::string refusal(int64_t columns, const quant::Scheme& scheme) {
                                     .symmetric = scheme.symmetric});
 }
 
+Footprint footprint(const Step& step, const CompressOptions& options) {
+  const auto& settings = step.as<AutoRoundSettings>();
+  const double values = ops::has_bf16_matrix() ? 2 : 4;
+  const double offsets = kernels::offset_type(settings.iters) == kernels::OffsetType::int16 ? 2 : 4;
+  const double momentum = options.tuning.momentum == 0 ? 0 : 4;
+  const double sums = options.tuning.gradient_accumulation > 1 ? 4 : 0;
+  return {values + offsets + momentum + sums, sizeof(kernels::RoundingGroup), settings.batch_size};
+}
+
 // A code is round(w / s + V), and V a sum of steps lr (1 - t / iters). The state of iteration t has
 // taken the steps before t, so that of the last one has taken all but that.
 quant::Bound bound(const AutoRoundSettings& settings) {
@@ -254,6 +264,7 @@ const Method& auto_round_method() {
                                  .text = text,
                                  .describe = describe,
                                  .refusal = refusal,
+                                 .footprint = footprint,
                                  .run = run};
   return kMethod;
 }

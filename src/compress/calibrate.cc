@@ -1,6 +1,9 @@
 #include "compress/calibrate.h"
 
+#include <atomic>
+
 #include "base/error.h"
+#include "nn/tap.h"
 
 namespace quern::compress {
 namespace {
@@ -46,6 +49,21 @@ void run_block(const nn::Block& block, Samples& samples, std::vector<int64_t>* p
     samples.write(which, block(samples.read(which), pass));
     samples.tell(which, pass.shared.beyond(earlier));
   }
+}
+
+bool first_half_reads(const nn::Block& block, const std::vector<Task>& tasks,
+                      const Samples& samples) {
+  struct Seen : ops::InputTap {
+    void see(int64_t, const Tensor&, const Tensor&) override { any = true; }
+    std::atomic<bool> any = false;
+  } seen;
+  std::vector<nn::Weight> weights;
+  for (const Task& task : tasks) weights.push_back(task.weight);
+  const nn::Tapped tapped(weights, seen);
+  at::NoGradGuard no_grad;
+  nn::Pass pass = samples.pass({0});
+  block.mixed(samples.read({0}), pass);
+  return seen.any;
 }
 
 }  // namespace quern::compress

@@ -4,6 +4,7 @@
 #include <vector>
 
 #include "compress/samples.h"
+#include "compress/task.h"
 #include "nn/model.h"
 
 namespace quern::compress {
@@ -17,5 +18,32 @@ Samples embed(const nn::Stem& stem, const std::vector<std::vector<int32_t>>& win
 // tokens per expert if asked to.
 void run_block(const nn::Block& block, Samples& samples,
                std::vector<int64_t>* pairs_per_expert = nullptr);
+
+// One half of a block as a block, the other left out.
+class FirstHalf : public nn::Block {
+ public:
+  explicit FirstHalf(const nn::Block& block) : block_(block) {}
+  Tensor mixed(const Tensor& x, nn::Pass& pass) const override { return block_.mixed(x, pass); }
+  Tensor fed_forward(const Tensor& x, nn::Pass&) const override { return x; }
+
+ private:
+  const nn::Block& block_;
+};
+class SecondHalf : public nn::Block {
+ public:
+  explicit SecondHalf(const nn::Block& block) : block_(block) {}
+  Tensor mixed(const Tensor& x, nn::Pass&) const override { return x; }
+  Tensor fed_forward(const Tensor& x, nn::Pass& pass) const override {
+    return block_.fed_forward(x, pass);
+  }
+
+ private:
+  const nn::Block& block_;
+};
+
+// Whether the first half of the block multiplies by one of these weights, found by running it on a
+// sample. If not, its output stays the same while they are tuned.
+bool first_half_reads(const nn::Block& block, const std::vector<Task>& tasks,
+                      const Samples& samples);
 
 }  // namespace quern::compress

@@ -11,6 +11,7 @@
 #include "compress/calibrate.h"
 #include "compress/configuration.h"
 #include "compress/draft.h"
+#include "compress/memory.h"
 #include "compress/plan.h"
 #include "compress/provenance.h"
 #include "compress/recipe_yaml.h"
@@ -18,9 +19,25 @@
 #include "compress/steps.h"
 #include "compress/write.h"
 #include "models/models.h"
+#include "tensor/machine_memory.h"
 
 namespace quern::compress {
 namespace {
+
+// Fails when the machine has not the memory for it.
+Plan feasible_plan(const std::shared_ptr<const nn::Source>& source, const nn::Model& model,
+                   const Recipe& recipe, const Calibration& calibration,
+                   const CompressOptions& options) {
+  const nn::Weights weights(source);
+  std::vector<std::string> dropped;
+  if (options.drop_unused) dropped = model.unused(weights);
+  const std::vector<nn::LinearSite> sites = list_sites(source, model, dropped);
+  Plan plan = make_plan(*source, sites, recipe, options.format, dropped);
+  check_memory(
+      memory_need(model, weights, sites, plan, recipe, WindowSizes::of(calibration), options),
+      options.memory_bytes ? *options.memory_bytes : machine_memory().total);
+  return plan;
+}
 
 class Run {
  public:
@@ -34,7 +51,7 @@ class Run {
         model_(models::make_model(source->files.config())),
         weights_(source),
         unused_(model_->unused(weights_)),
-        plan_(make_plan(source, *model_, recipe, options.format, options.drop_unused)),
+        plan_(feasible_plan(source, *model_, recipe, calibration, options)),
         writer_(options.output, *source, plan_, options.format, options.max_shard_bytes),
         random_(options.tuning.seed) {
     report_.verdicts = plan_.verdicts;
@@ -118,6 +135,17 @@ class Run {
     // rounded to nearest one by one.
     for (const Task& slice : slices)
       become_packed(nearest(slice, step_of(*slice.verdict), options_.format));
+    // What the recipe keeps is computed once for each sample, not in every iteration.
+    if (!tasks.empty() && !first_half_reads(block, tasks, quantized_)) {
+      run_block(FirstHalf(block), quantized_);
+      quantize_and_run(SecondHalf(block), tasks, report);
+    } else {
+      quantize_and_run(block, tasks, report);
+    }
+  }
+
+  void quantize_and_run(const nn::Block& block, const std::vector<Task>& tasks,
+                        BlockReport& report) {
     quantize(block, tasks, report);
     run_block(block, quantized_);
   }

@@ -32,6 +32,8 @@ struct CompressOptions {
   // What the recipe has no place for.
   AutoRoundOptions tuning;
   bool drop_unused = false;  // tensors that no pass reads are left out
+  // The memory that the job may take, in bytes; none: that of the machine or control group.
+  std::optional<int64_t> memory_bytes = {};
   // Set from outside to stop: the block that is being worked on is finished, then compress() fails
   // with Exit::interrupted.
   const std::atomic<bool>* stop = nullptr;

@@ -10,12 +10,13 @@
 namespace quern::compress {
 
 // fp32 [tokens, 2 hidden], the embedding of the next token and the state of a position in each row
-// -> [tokens, hidden], the draft's states.
+// -> [tokens, hidden], the draft's states. All of it is the second half, whose width it changes.
 class DraftBlock : public nn::Block {
  public:
   explicit DraftBlock(const nn::Draft& draft) : draft_(draft) {}
 
-  Tensor operator()(const Tensor& x, nn::Pass& pass) const override {
+  Tensor mixed(const Tensor& x, nn::Pass&) const override { return x; }
+  Tensor fed_forward(const Tensor& x, nn::Pass& pass) const override {
     const auto halves = x.chunk(2, -1);
     return draft_(halves[0], halves[1], pass);
   }

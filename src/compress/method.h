@@ -45,6 +45,12 @@ struct Results {
   std::optional<Loss> loss = {};  // of methods that look at the block's output
 };
 
+// What a method holds in memory while it works on a block.
+struct Footprint {
+  double bytes_of_weight = 0, bytes_of_group = 0;  // beside the weights, their codes and scales
+  int64_t samples_at_once = 1;                     // that go through the block with gradients
+};
+
 // Where the schemes of a method's linears come from.
 //   own      its modifier states them
 //   earlier  its modifier states them, or it goes on with those of a step before it
@@ -75,6 +81,8 @@ struct Method {
   void (*describe)(const Step& step, quant::ConfigDetails& details) = nullptr;
   // Why the kernels it needs cannot work on such a linear; null: they always can.
   std::string (*refusal)(int64_t columns, const quant::Scheme& scheme) = nullptr;
+  // Null: nothing beside the codes.
+  Footprint (*footprint)(const Step& step, const CompressOptions& options) = nullptr;
 
   // Null: this version reads and plans the method, and cannot carry it out.
   Results (*run)(const Step& step, const BlockWork& work) = nullptr;

@@ -12,7 +12,7 @@
 #include <string>
 #include <vector>
 
-#include "engine/machine_memory.h"
+#include "tensor/machine_memory.h"
 
 namespace quern::engine {
 

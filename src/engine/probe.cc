@@ -2,7 +2,7 @@
 
 #include <algorithm>
 
-#include "engine/machine_memory.h"
+#include "tensor/machine_memory.h"
 
 namespace quern::engine {
 namespace {

@@ -202,9 +202,11 @@ class Gemma4Block : public Block {
     w.expect_all_taken();
   }
 
-  Tensor operator()(const Tensor& input, Pass& pass) const override {
-    Tensor x = input + post_attention_layernorm_(self_attn_(input_layernorm_(input), pass));
-    Tensor fed = mlp_(pre_feedforward_layernorm_(x));
+  Tensor mixed(const Tensor& input, Pass& pass) const override {
+    return input + post_attention_layernorm_(self_attn_(input_layernorm_(input), pass));
+  }
+  Tensor fed_forward(const Tensor& input, Pass& pass) const override {
+    Tensor x = input, fed = mlp_(pre_feedforward_layernorm_(x));
     if (sparse_mlp_) fed = (*sparse_mlp_)(x, fed, pass);
     x = x + post_feedforward_layernorm_(fed);
     if (per_layer_input_) x = x + (*per_layer_input_)(x, pass);
@@ -289,6 +291,7 @@ class Gemma4 : public Model {
   }
 
   int blocks() const override { return static_cast<int>(c_.layers.size()); }
+  int64_t experts_per_token() const override { return c_.experts_per_token; }
   int64_t vocabulary() const override { return c_.vocab; }
   int64_t hidden() const override { return c_.hidden; }
   std::optional<int32_t> bos() const override { return c_.bos; }

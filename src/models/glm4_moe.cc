@@ -135,8 +135,10 @@ class Glm4MoeBlock : public Block {
       sparse_mlp_.emplace(w / "mlp", c);
   }
 
-  Tensor operator()(const Tensor& input, Pass& pass) const override {
-    Tensor hidden = input + self_attn_(input_layernorm_(input), pass);
+  Tensor mixed(const Tensor& input, Pass& pass) const override {
+    return input + self_attn_(input_layernorm_(input), pass);
+  }
+  Tensor fed_forward(const Tensor& hidden, Pass& pass) const override {
     Tensor x = post_attention_layernorm_(hidden);
     return hidden + (dense_mlp_ ? (*dense_mlp_)(x) : (*sparse_mlp_)(x, pass));
   }
@@ -199,6 +201,7 @@ class Glm4Moe : public Model {
   explicit Glm4Moe(const Json& config) : c_(Settings(config)) {}
 
   int blocks() const override { return c_.layers; }
+  int64_t experts_per_token() const override { return c_.routing.k; }
   int64_t vocabulary() const override { return c_.vocab; }
   int64_t hidden() const override { return c_.hidden; }
   std::string blocks_path(const Weights& root) const override { return root.path("model.layers"); }

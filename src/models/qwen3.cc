@@ -85,8 +85,10 @@ class Qwen3Block : public Block {
             w.norm("post_attention_layernorm", c.hidden, c.eps, {"mlp.gate_up_proj"})),
         mlp_(w.mlp("mlp", c.hidden, c.inner)) {}
 
-  Tensor operator()(const Tensor& input, Pass& pass) const override {
-    Tensor hidden = input + self_attn_(input_layernorm_(input), pass);
+  Tensor mixed(const Tensor& input, Pass& pass) const override {
+    return input + self_attn_(input_layernorm_(input), pass);
+  }
+  Tensor fed_forward(const Tensor& hidden, Pass&) const override {
     return hidden + mlp_(post_attention_layernorm_(hidden));
   }
 

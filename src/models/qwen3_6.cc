@@ -189,9 +189,11 @@ class Qwen36Block : public Block {
     mlp_.emplace(w / "mlp", c);
   }
 
-  Tensor operator()(const Tensor& input, Pass& pass) const override {
+  Tensor mixed(const Tensor& input, Pass& pass) const override {
     Tensor x = input_layernorm_(input);
-    Tensor hidden = input + (self_attn_ ? (*self_attn_)(x, pass) : (*linear_attn_)(x, pass));
+    return input + (self_attn_ ? (*self_attn_)(x, pass) : (*linear_attn_)(x, pass));
+  }
+  Tensor fed_forward(const Tensor& hidden, Pass& pass) const override {
     return hidden + (*mlp_)(post_attention_layernorm_(hidden), pass);
   }
 
@@ -236,6 +238,7 @@ class Qwen36 : public Model {
         sight_(qwen3_6_sight(config)) {}
 
   int blocks() const override { return c_.layers; }
+  int64_t experts_per_token() const override { return c_.experts_per_token; }
   int64_t vocabulary() const override { return c_.vocab; }
   int64_t hidden() const override { return c_.hidden; }
   std::string blocks_path(const Weights& root) const override {

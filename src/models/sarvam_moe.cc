@@ -151,8 +151,10 @@ class SarvamMoeBlock : public Block {
     w.expect_all_taken();
   }
 
-  Tensor operator()(const Tensor& input, Pass& pass) const override {
-    Tensor hidden = input + attention_(input_layernorm_(input), pass);
+  Tensor mixed(const Tensor& input, Pass& pass) const override {
+    return input + attention_(input_layernorm_(input), pass);
+  }
+  Tensor fed_forward(const Tensor& hidden, Pass& pass) const override {
     Tensor x = post_attention_layernorm_(hidden);
     return hidden + (dense_mlp_ ? (*dense_mlp_)(x) : (*sparse_mlp_)(x, pass));
   }
@@ -170,6 +172,7 @@ class SarvamMoe : public Model {
   explicit SarvamMoe(const Json& config) : c_(Settings(config)) {}
 
   int blocks() const override { return c_.layers; }
+  int64_t experts_per_token() const override { return c_.routing.k; }
   int64_t vocabulary() const override { return c_.vocab; }
   int64_t hidden() const override { return c_.hidden; }
   std::string blocks_path(const Weights& root) const override { return root.path("model.layers"); }

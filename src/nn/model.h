@@ -20,11 +20,15 @@ class Stem {
   virtual Tensor operator()(const Tensor& tokens, Pass& pass) const = 0;
 };
 
-// [tokens, hidden] -> [tokens, hidden]
+// [tokens, hidden] -> [tokens, hidden], in two halves of the same shape.
 class Block {
  public:
   virtual ~Block() = default;
-  virtual Tensor operator()(const Tensor& x, Pass& pass) const = 0;
+  // What attention or its like adds to x: the half in which tokens see those before them.
+  virtual Tensor mixed(const Tensor& x, Pass& pass) const = 0;
+  // The other half, from the result of the first.
+  virtual Tensor fed_forward(const Tensor& x, Pass& pass) const = 0;
+  Tensor operator()(const Tensor& x, Pass& pass) const { return fed_forward(mixed(x, pass), pass); }
 };
 
 class Head {
@@ -89,6 +93,8 @@ class Model {
   virtual std::unique_ptr<Vision> vision(const Weights&) const { return nullptr; }
   // The token that every text begins with, for models that were trained with it only.
   virtual std::optional<int32_t> bos() const { return std::nullopt; }
+  // Routed experts that a token reaches in a block, at most; 0: blocks have none.
+  virtual int64_t experts_per_token() const { return 0; }
   // The most numbers that a token keeps in Pass::shared between two blocks.
   virtual int64_t shared_width() const { return 0; }
   // Where the blocks' list lies in this checkpoint, "model.language_model.layers": what AutoRound

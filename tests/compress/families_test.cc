@@ -149,6 +149,32 @@ TEST_F(FamiliesTest, TheRecipeOfSarvam) {
   }
 }
 
+// A half whose weights are all kept is not computed in every iteration.
+TEST_F(FamiliesTest, HalvesOfABlock) {
+  const auto source = std::make_shared<nn::Source>(test_data("sarvam"));
+  const auto model = models::make_model(source->files.config());
+  const auto read_by_attention = [&](const std::vector<std::string>& ignore) {
+    const Plan plan = make_plan(source, *model, make_recipe({.group_size = 32, .ignore = ignore}),
+                                kAutoGptq, false);
+    std::vector<nn::LinearSite> sites;
+    const nn::Weights weights(source);
+    const auto block = model->block(weights.listing(&sites), 1);
+    const Samples samples = embed(*model->stem(weights), calibration(1, 20, 512).windows);
+    return first_half_reads(*block, tasks_of(sites, plan), samples);
+  };
+  EXPECT_TRUE(read_by_attention({}));
+  EXPECT_TRUE(read_by_attention({"query_key_value"}));
+  EXPECT_FALSE(read_by_attention({"attention"}));
+
+  const nn::Weights weights(source);
+  const auto block = model->block(weights, 1);
+  const Samples samples = embed(*model->stem(weights), calibration(1, 20, 512).windows);
+  nn::Pass whole = samples.pass({0}), halves = samples.pass({0});
+  at::NoGradGuard no_grad;
+  const Tensor x = samples.read({0});
+  EXPECT_TRUE((*block)(x, whole).equal(SecondHalf(*block)(FirstHalf(*block)(x, halves), halves)));
+}
+
 TEST_F(FamiliesTest, DraftsAreCopiedUnlessAskedFor) {
   run("tiny-qwen3.6", nearest_options(), {}, "out");
   EXPECT_TRUE(changed("tiny-qwen3.6", "out", "mtp.").empty());
@@ -196,22 +222,30 @@ TEST_P(DraftTest, TunedOnRealStates) {
     EXPECT_EQ(plan.quantized(verdict.name) != nullptr, verdict.scheme.has_value()) << verdict.name;
 }
 
+// The packed draft computes what the original does with the numbers that the codes stand for.
 TEST_P(DraftTest, PackedDraftsMultiply) {
   const auto& [model, place, linears] = GetParam();
   Recipe recipe = make_recipe(auto_round_options(2));
   recipe.drafts = true;
   run(model, recipe, calibration(2, 40, 512), "out", kCompressedTensors);
-  const auto source = std::make_shared<nn::Source>(folder_ / "out");
-  const nn::Weights weights(source);
+  const auto artifact = std::make_shared<nn::Source>(folder_ / "out"),
+             source = std::make_shared<nn::Source>(test_data(model));
   const auto architecture = models::make_model(source->files.config());
-  const auto stem = architecture->stem(weights);
-  const auto draft = architecture->draft(weights);
-  at::NoGradGuard no_grad;
-  nn::Pass pass = nn::Pass::whole({9});
-  const Tensor embedded = draft->embed(at::arange(9, at::kLong) + 40, *stem, pass);
-  const Tensor states = (*draft)(embedded, at::ones_like(embedded), pass);
-  EXPECT_TRUE(states.isfinite().all().item<bool>());
-  EXPECT_GT(states.abs().max().item<double>(), 0);
+  at::manual_seed(2);
+  const Tensor state = at::randn({9, architecture->hidden()});
+  const auto states_of = [&](const std::shared_ptr<const nn::Source>& from, bool meant) {
+    at::NoGradGuard no_grad;
+    std::vector<nn::LinearSite> sites;
+    const nn::Weights root(from);
+    const auto stem = architecture->stem(root);
+    const auto draft = architecture->draft(root.listing(&sites));
+    if (meant) take_from(*artifact, sites);
+    nn::Pass pass = nn::Pass::whole({9});
+    return (*draft)(draft->embed(at::arange(9, at::kLong) + 40, *stem, pass), state, pass);
+  };
+  const Tensor meant = states_of(source, true);
+  EXPECT_LT(relative_distance(states_of(artifact, false), meant), 1e-3);
+  EXPECT_GT(relative_distance(states_of(source, false), meant), 1e-2) << "nothing was quantized";
 }
 
 // Row t has the embedding of token t + 1: of a picture's feature, where that is a part of one; and

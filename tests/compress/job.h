@@ -4,12 +4,15 @@
 #include <gtest/gtest.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <filesystem>
 
 #include "base/file.h"
 #include "base/threads.h"
 #include "compress/compress.h"
 #include "compress/recipe_options.h"
+#include "ops/dense_stack.h"
+#include "quant/dequantize.h"
 #include "tests/formats.h"
 
 namespace quern::compress {
@@ -72,6 +75,35 @@ class CompressTest : public testing::Test {
 
   fs::path folder_;
 };
+
+// The weights of these sites become dense, with the numbers that the artifact's packed matrices
+// stand for.
+inline void take_from(const nn::Source& artifact, const std::vector<nn::LinearSite>& sites) {
+  std::vector<std::pair<nn::Weight, std::vector<Tensor>>> weights;
+  for (const nn::LinearSite& site : sites) {
+    auto known = std::ranges::find_if(
+        weights, [&](const auto& entry) { return entry.first.is(site.weight); });
+    if (known == weights.end()) {
+      weights.emplace_back(site.weight, site.weight.dense()->all());
+      known = weights.end() - 1;
+    }
+    const auto scheme = artifact.quantization->scheme_of(site.name);
+    if (!scheme) continue;
+    const auto packed = quant::from_disk(
+        site.name, *scheme, artifact.quantization->format(), [&](const std::string& name) {
+          return artifact.files.has(name) ? artifact.files.tensor(name) : Tensor();
+        });
+    known->second[site.matrix] = quant::dequantize(packed, at::kFloat);
+  }
+  for (auto& [weight, matrices] : weights) {
+    for (Tensor& matrix : matrices) matrix = matrix.to(at::kFloat);
+    weight.become(std::make_shared<ops::DenseStack>(std::move(matrices)));
+  }
+}
+
+inline double relative_distance(const Tensor& a, const Tensor& b) {
+  return ((a - b).norm() / b.norm()).item<double>();
+}
 
 inline RecipeOptions auto_round_options(int iters) {
   RecipeOptions options;

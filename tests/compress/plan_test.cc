@@ -8,6 +8,7 @@
 #include <nlohmann/json.hpp>
 
 #include "base/yaml.h"
+#include "compress/memory.h"
 #include "compress/recipe_options.h"
 #include "compress/recipe_read.h"
 #include "layouts/headers.h"
@@ -85,6 +86,21 @@ TEST_F(PublishedSizes, Qwen36AutoRound) {
   EXPECT_EQ(quantized(made), 30'850);
   EXPECT_EQ(weight_of(made).bytes, 22'320'500'448u);
   EXPECT_NEAR(gib(weight_of(made).bytes), 20.79, 0.005);
+}
+
+// 256 windows of 2048 tokens, 400 iterations of 8 samples: offsets in 32 bits.
+TEST_F(PublishedSizes, Qwen36AutoRoundTakesEighteenGigabytes) {
+  write("qwen3.6");
+  const Recipe recipe = make_recipe(
+      {.iters = 400,
+       .ignore = {"mtp.fc", "linear_attn.in_proj_a", "linear_attn.in_proj_b", "shared_expert"}});
+  const auto model = models::make_model(source_->files.config());
+  const auto sites = list_sites(source_, *model);
+  const MemoryNeed need = memory_need(*model, nn::Weights(source_), sites,
+                                      make_plan(*source_, sites, recipe, kAutoGptq), recipe,
+                                      {.windows = 256, .tokens = 256 * 2048, .longest = 2048}, {});
+  EXPECT_NEAR(need.total(), 18e9, 0.5e9) << to_text(need);
+  EXPECT_EQ(need.activations, 2ll * 256 * 2048 * 2048 * 2);
 }
 
 constexpr const char* kExpertsAwq = R"(

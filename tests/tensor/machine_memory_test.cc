@@ -1,4 +1,4 @@
-#include "engine/machine_memory.h"
+#include "tensor/machine_memory.h"
 
 #include <gtest/gtest.h>
 #include <unistd.h>
@@ -7,7 +7,7 @@
 #include <fstream>
 #include <memory>
 
-namespace quern::engine {
+namespace quern {
 namespace {
 
 namespace fs = std::filesystem;
@@ -108,4 +108,4 @@ TEST(GrowthTest, IsThePeakOfTheWorkAlone) {
 }
 
 }  // namespace
-}  // namespace quern::engine
+}  // namespace quern

@@ -1,4 +1,4 @@
-#include "engine/machine_memory.h"
+#include "tensor/machine_memory.h"
 
 #include <fmt/format.h>
 
@@ -12,7 +12,7 @@
 
 #include "tensor/memory.h"
 
-namespace quern::engine {
+namespace quern {
 namespace {
 
 namespace fs = std::filesystem;
@@ -71,7 +71,7 @@ MachineMemory machine_memory(const fs::path& root) {
   for (std::string line; std::getline(lines, line);) {
     const size_t first = line.find(':'), second = line.find(':', first + 1);
     if (second == std::string::npos) continue;
-    const std::string controllers = "," + line.substr(first + 1, second - first - 1) + ",",
+    const std::string controllers = fmt::format(",{},", line.substr(first + 1, second - first - 1)),
                       path = line.substr(second + 1);
     if (controllers == ",,") narrow_by_all(groups, path, kVersion2, memory);
     if (controllers.find(",memory,") != std::string::npos)
@@ -105,4 +105,4 @@ std::string bytes_text(int64_t bytes) {
                     : fmt::format("{:.2f} MiB", static_cast<double>(bytes) / (1 << 20));
 }
 
-}  // namespace quern::engine
+}  // namespace quern

@@ -6,7 +6,7 @@
 #include <functional>
 #include <string>
 
-namespace quern::engine {
+namespace quern {
 
 struct MachineMemory {
   int64_t total = 0;      // of the machine, or of a control group that has less
@@ -27,4 +27,4 @@ int64_t growth_during(const std::function<void()>& work);
 // "3.2 GiB"
 std::string bytes_text(int64_t bytes);
 
-}  // namespace quern::engine
+}  // namespace quern
