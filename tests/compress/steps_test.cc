@@ -65,7 +65,8 @@ TEST_F(StepsTest, TheSecondSeesWhatTheFirstLeft) {
   iterations(std::string(kExperts) + ", " + kDelta, "both");
   const BlockReport both = report_.blocks[0];
   iterations(kExperts, "experts");
-  EXPECT_EQ(both.loss_before, report_.blocks[0].loss_before);
+  // Alone it keeps the delta net, whose output is then stored once for each sample, in bf16.
+  EXPECT_NEAR(both.loss_before, report_.blocks[0].loss_before, 0.01 * both.loss_before);
   iterations(kDelta, "delta");
   EXPECT_GT(both.loss_after, report_.blocks[0].loss_after) << "the experts' error is gone";
 }
