@@ -1,6 +1,7 @@
 // quern plan: what `compress` would make of a checkpoint, from its headers alone.
 #include "compress/plan.h"
 
+#include <algorithm>
 #include <memory>
 #include <nlohmann/json.hpp>
 
@@ -11,6 +12,7 @@
 #include "cli/program.h"
 #include "cli/terminal.h"
 #include "compress/compress.h"
+#include "compress/method.h"
 #include "models/models.h"
 
 namespace quern::cli {
@@ -32,6 +34,12 @@ void warn_of_missing_methods(const compress::Recipe& recipe, std::vector<std::st
   }
 }
 
+// Nobody knows yet what a method that is not there would hold in memory.
+bool can_be_carried_out(const compress::Recipe& recipe) {
+  return std::ranges::all_of(
+      recipe.steps, [](const compress::Step& step) { return step.method->run != nullptr; });
+}
+
 void run(const PlanCommand& command, bool json) {
   const compress::Recipe recipe = recipe_of(command.method);
   const quant::Format& format = format_of(command.method);
@@ -42,7 +50,7 @@ void run(const PlanCommand& command, bool json) {
   const std::vector<nn::LinearSite> sites = compress::list_sites(source, *model, dropped);
   const compress::Plan plan = compress::make_plan(*source, sites, recipe, format, dropped);
   PlanReport report = report_plan(*source, sites, recipe, plan, format);
-  if (compress::needs_data(recipe)) {
+  if (compress::needs_data(recipe) && can_be_carried_out(recipe)) {
     const compress::WindowSizes sizes = {command.samples, command.samples * command.seqlen,
                                          command.seqlen};
     report.memory = compress::memory_need(*model, nn::Weights(source), sites, plan, recipe, sizes,
@@ -81,9 +89,11 @@ that decided about it; --all lists them one by one, and every tensor of the outp
                  "Leave out tensors that no pass reads (Gemma 4 has some)")
       ->group("Output");
   verb->add_option("--nsamples", command->samples, "Calibration windows, for the memory")
+      ->check(CLI::Range(1, 1 << 20))
       ->capture_default_str()
       ->group("Calibration data");
   verb->add_option("--seqlen", command->seqlen, "Tokens of a window")
+      ->check(CLI::Range(1, 1 << 24))
       ->capture_default_str()
       ->group("Calibration data");
   verb->add_flag("--all", command->all, "List every linear and every tensor")->group("Output");

@@ -11,7 +11,6 @@
 #include "compress/compress.h"
 #include "compress/rtn.h"
 #include "kernels/rounding.h"
-#include "ops/bf16_matrix.h"
 #include "ops/rounding_stack.h"
 
 namespace quern::compress {
@@ -222,7 +221,7 @@ std::string refusal(int64_t columns, const quant::Scheme& scheme) {
 
 Footprint footprint(const Step& step, const CompressOptions& options) {
   const auto& settings = step.as<AutoRoundSettings>();
-  const double values = ops::has_bf16_matrix() ? 2 : 4;
+  const auto values = static_cast<double>(c10::elementSize(ops::LearningStack::fastest_dtype()));
   const double offsets = kernels::offset_type(settings.iters) == kernels::OffsetType::int16 ? 2 : 4;
   const double momentum = options.tuning.momentum == 0 ? 0 : 4;
   const double sums = options.tuning.gradient_accumulation > 1 ? 4 : 0;

@@ -28,7 +28,7 @@ struct Size {
 // Gate and up keep an output and its gradient, down its input and what it sends to each token.
 int64_t numbers_of_pair(int64_t rows, int64_t columns) { return rows + std::min(rows, columns); }
 
-// "model.layers.7", of a matrix in the seventh block; else the part before the first dot.
+// "model.layers.7", of a matrix in block 7; else the part before the first dot.
 std::string place_of(const std::string& name, const std::string& blocks) {
   const size_t begin = name.starts_with(blocks + ".") ? blocks.size() + 1 : 0;
   return name.substr(0, name.find('.', begin));

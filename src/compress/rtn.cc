@@ -6,8 +6,8 @@
 namespace quern::compress {
 namespace {
 
-// No code is further from w / s + z than this after rounding: half, and what the peers' own
-// roundings of the quotient add.
+// No code is further from w / s + z than this. What rounding the quotient adds is the checker's
+// slack (eval/matrix_check.cc).
 constexpr double kDistance = 0.5;
 
 Results run(const Step& step, const BlockWork& work) {

@@ -6,6 +6,7 @@
 
 #include "base/error.h"
 #include "base/threads.h"
+#include "ops/dense_rows.h"
 #include "ops/float_matrix.h"
 
 namespace quern::ops {
@@ -238,9 +239,6 @@ struct AttentionFunction : torch::autograd::Function<AttentionFunction> {
     return {g.dq, g.dk, g.dv, Tensor(), Tensor(), Tensor()};
   }
 };
-
-// The last dimension must be dense; strides between tokens and heads may be anything.
-Tensor dense_rows(const Tensor& x) { return x.stride(-1) == 1 ? x : x.contiguous(); }
 
 }  // namespace
 

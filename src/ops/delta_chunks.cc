@@ -8,6 +8,7 @@
 #include "base/threads.h"
 #include "kernels/kernels.h"
 #include "ops/delta_rule.h"
+#include "ops/dense_rows.h"
 #include "ops/float_matrix.h"
 #include "tensor/memory.h"
 
@@ -238,8 +239,6 @@ struct DeltaRuleFunction : torch::autograd::Function<DeltaRuleFunction> {
     return {d.q, d.k, d.v, d.decay, d.beta, Tensor()};
   }
 };
-
-Tensor dense_rows(const Tensor& x) { return x.stride(-1) == 1 ? x : x.contiguous(); }
 
 }  // namespace
 

@@ -6,6 +6,7 @@
 #include "base/error.h"
 #include "base/threads.h"
 #include "kernels/kernels.h"
+#include "ops/dense_rows.h"
 #include "ops/pieces.h"
 
 namespace quern::ops {
@@ -53,8 +54,7 @@ void check_delta_widths(const DeltaInputs& in) {
   if (in.k.size(2) % 16 != 0 || in.v.size(2) % 16 != 0)
     fail(
         "linear attention with keys of {} and values of {} numbers cannot be computed: both must "
-        "be "
-        "multiples of 16",
+        "be multiples of 16",
         in.k.size(2), in.v.size(2));
 }
 
@@ -115,8 +115,6 @@ namespace {
 
 // Tokens of a sequence whose convolution is one work item.
 constexpr int64_t kConvTokens = 64;
-
-Tensor dense_rows(const Tensor& x) { return x.stride(-1) == 1 ? x : x.contiguous(); }
 
 // The newest inputs of the convolution, for the tokens that come after these.
 void keep_newest(const Tensor& x, const OngoingSequence& sequence, float* past, int64_t kept) {

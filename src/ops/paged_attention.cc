@@ -8,6 +8,7 @@
 #include "base/error.h"
 #include "base/threads.h"
 #include "kernels/kernels.h"
+#include "ops/dense_rows.h"
 #include "tensor/memory.h"
 
 namespace quern::ops {
@@ -136,8 +137,6 @@ void check_rows(const Tensor& x, int64_t heads, int64_t width,
   for (const PagedSequence& sequence : sequences)
     QUERN_CHECK(sequence.first + sequence.tokens <= x.size(0));
 }
-
-Tensor dense_rows(const Tensor& x) { return x.stride(-1) == 1 ? x : x.contiguous(); }
 
 }  // namespace
 
