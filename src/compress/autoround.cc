@@ -213,7 +213,7 @@ void describe(const Step& step, quant::ConfigDetails& details) {
   details.learning_rate = settings.lr;
 }
 
-std::string refusal(int64_t columns, const quant::Scheme& scheme) {
+std::string refusal(const Step&, int64_t columns, const quant::Scheme& scheme) {
   return kernels::rounding_refusal({.columns = columns,
                                     .group = scheme.group_size < 0 ? columns : scheme.group_size,
                                     .symmetric = scheme.symmetric});
@@ -225,7 +225,9 @@ Footprint footprint(const Step& step, const CompressOptions& options) {
   const double offsets = kernels::offset_type(settings.iters) == kernels::OffsetType::int16 ? 2 : 4;
   const double momentum = options.tuning.momentum == 0 ? 0 : 4;
   const double sums = options.tuning.gradient_accumulation > 1 ? 4 : 0;
-  return {values + offsets + momentum + sums, sizeof(kernels::RoundingGroup), settings.batch_size};
+  return {.bytes_of_weight = values + offsets + momentum + sums,
+          .bytes_of_group = sizeof(kernels::RoundingGroup),
+          .samples_at_once = settings.batch_size};
 }
 
 // A code is round(w / s + V), and V a sum of steps lr (1 - t / iters). The state of iteration t has

@@ -12,6 +12,19 @@ namespace {
 // between the products.
 constexpr int64_t kPassTokens = 4096;
 
+void for_each_pass(const Samples& samples,
+                   const std::function<void(const std::vector<int64_t>& which)>& body) {
+  for (int64_t first = 0; first < samples.count();) {
+    std::vector<int64_t> which;
+    int64_t tokens = 0;
+    do {
+      which.push_back(first);
+      tokens += samples.tokens(first++);
+    } while (first < samples.count() && tokens + samples.tokens(first) <= kPassTokens);
+    body(which);
+  }
+}
+
 }  // namespace
 
 Samples embed(const nn::Stem& stem, const std::vector<std::vector<int32_t>>& windows,
@@ -36,19 +49,21 @@ Samples embed(const nn::Stem& stem, const std::vector<std::vector<int32_t>>& win
 
 void run_block(const nn::Block& block, Samples& samples, std::vector<int64_t>* pairs_per_expert) {
   at::NoGradGuard no_grad;
-  for (int64_t first = 0; first < samples.count();) {
-    std::vector<int64_t> which;
-    int64_t tokens = 0;
-    do {
-      which.push_back(first);
-      tokens += samples.tokens(first++);
-    } while (first < samples.count() && tokens + samples.tokens(first) <= kPassTokens);
+  for_each_pass(samples, [&](const std::vector<int64_t>& which) {
     nn::Pass pass = samples.pass(which);
     pass.pairs_per_expert = pairs_per_expert;
     const nn::Shared earlier = pass.shared;
     samples.write(which, block(samples.read(which), pass));
     samples.tell(which, pass.shared.beyond(earlier));
-  }
+  });
+}
+
+void look_at_block(const nn::Block& block, const Samples& samples) {
+  at::NoGradGuard no_grad;
+  for_each_pass(samples, [&](const std::vector<int64_t>& which) {
+    nn::Pass pass = samples.pass(which);
+    block(samples.read(which), pass);
+  });
 }
 
 bool first_half_reads(const nn::Block& block, const std::vector<Task>& tasks,

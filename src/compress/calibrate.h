@@ -19,6 +19,9 @@ Samples embed(const nn::Stem& stem, const std::vector<std::vector<int32_t>>& win
 void run_block(const nn::Block& block, Samples& samples,
                std::vector<int64_t>* pairs_per_expert = nullptr);
 
+// Every sample through the block, a few at a time, for what taps see.
+void look_at_block(const nn::Block& block, const Samples& samples);
+
 // One half of a block as a block, the other left out.
 class FirstHalf : public nn::Block {
  public:

@@ -3,21 +3,34 @@
 // error.
 #include <fmt/format.h>
 
+#include <algorithm>
+#include <iterator>
 #include <nlohmann/json.hpp>
+#include <optional>
 
 #include "base/error.h"
+#include "base/threads.h"
 #include "compress/act_order.h"
+#include "compress/compress.h"
+#include "compress/grams.h"
 #include "compress/hessian_settings.h"
 #include "compress/method.h"
+#include "compress/rtn.h"
+#include "ops/compensated.h"
 
 namespace quern::compress {
 namespace {
 
+struct GptqSettings {
+  HessianSettings hessian;
+  ActOrder order = ActOrder::by_activation;  // of schemes that came from an earlier step
+};
+
 // The modifier's actorder fills in where a group has none; its default is static.
 void read(const Json& json, Step& step) {
-  step.settings = read_hessian(json);
   const bool written = json.value().contains("actorder");
   const ActOrder order = written ? act_order_of(json) : ActOrder::by_activation;
+  step.settings = GptqSettings{read_hessian(json), order};
   for (SchemeGroup& group : step.groups) {
     if (json.has("actorder") && group.act_order != ActOrder::none && group.act_order != order)
       fail("{}: the actorder of {} is another one", json.path(), group.name);
@@ -26,27 +39,115 @@ void read(const Json& json, Step& step) {
 }
 
 void write(const Step& step, JsonValue& fields) {
-  write_hessian(step.as<HessianSettings>(), fields);
+  write_hessian(step.as<GptqSettings>().hessian, fields);
   // Groups of one modifier may differ; without a word GPTQ takes static for those that have none.
   fields["actorder"] = nullptr;
 }
 
 std::string text(const Step& step) {
-  const auto& settings = step.as<HessianSettings>();
+  const HessianSettings& settings = step.as<GptqSettings>().hessian;
   return fmt::format("blocks of {} columns, dampening {}", settings.block_size, settings.dampening);
 }
+
+// From this share of zeros on a weight counts as pruned, and its zeros stay: what llm-compressor
+// does up to its version 0.12.
+constexpr double kPrunedShare = 0.05;
+
+double share_of_zeros(const Tensor& weight) {
+  return weight.eq(0).sum().item<double>() / static_cast<double>(weight.numel());
+}
+
+// The matrices of the tasks of one input, by its Gram matrix: those of one number have one factor.
+class Solver {
+ public:
+  Solver(const Step& step, const BlockWork& work, SharedInput& input)
+      : step_(step),
+        settings_(step.as<GptqSettings>()),
+        windows_(work.input.count()),
+        input_(input),
+        warnings_(static_cast<size_t>(input.grams->matrices())) {
+    // Scales are chosen before any error is handed on.
+    for (const Task& task : input.tasks) {
+      outcomes_.push_back(nearest(task, step, work.options.format));
+      outcomes_.back().bound = {};
+    }
+  }
+
+  void run(Results& results) {
+    parallel_for(input_.grams->matrices(), [&](int64_t matrix) { solve(matrix); });
+    for (std::string& warning : warnings_)
+      if (!warning.empty()) results.warnings.push_back(std::move(warning));
+    std::ranges::move(outcomes_, std::back_inserter(results.outcomes));
+  }
+
+ private:
+  void solve(int64_t matrix) {
+    const std::string& name = input_.tasks[0].modules[static_cast<size_t>(matrix)];
+    std::string& warning = warnings_[static_cast<size_t>(matrix)];
+    const Tensor gram = input_.grams->take(matrix, windows_);
+    if (!gram.defined()) {
+      warning = fmt::format("{}: no calibration token reached it; rounded to nearest", name);
+      return;
+    }
+    // Schemes of one input may order columns in two ways.
+    std::optional<ops::InverseFactor> factors[2];
+    for (size_t i = 0; i < input_.tasks.size(); ++i) {
+      const Task& task = input_.tasks[i];
+      const ActOrder order = step_.groups.empty() ? settings_.order : task.verdict->act_order;
+      const bool by_activation = order == ActOrder::by_activation;
+      auto& factor = factors[by_activation ? 1 : 0];
+      if (!factor) factor = ops::inverse_factor(gram, settings_.hessian.dampening, by_activation);
+      const Tensor weight = task.weight.dense()->matrix(matrix);
+      quant::QuantWeight& made = outcomes_[i].matrices[static_cast<size_t>(matrix)];
+      made = ops::compensated_codes(weight, *factor, made,
+                                    {.block = settings_.hessian.block_size,
+                                     .keep_zeros = share_of_zeros(weight) >= kPrunedShare})
+                 .weight;
+      if (factor->dampening > settings_.hessian.dampening)
+        warning = fmt::format("{}: needed a dampening of {}", name, factor->dampening);
+      if (factor->dampening == 0)
+        warning = fmt::format(
+            "{}: its inputs leave nothing to solve, whatever the dampening; rounded to nearest",
+            name);
+    }
+  }
+
+  const Step& step_;
+  const GptqSettings& settings_;
+  int64_t windows_;
+  SharedInput& input_;
+  std::vector<Outcome> outcomes_;      // of its tasks
+  std::vector<std::string> warnings_;  // of each matrix
+};
+
+Results run(const Step& step, const BlockWork& work) {
+  Results results;
+  for (SharedInput& input : gather_grams(work)) Solver(step, work, input).run(results);
+  return results;
+}
+
+void from_options(const RecipeOptions&, Step& step) {
+  step.settings = GptqSettings();
+  for (SchemeGroup& group : step.groups) group.act_order = ActOrder::by_activation;
+}
+
+Footprint footprint(const Step&, const CompressOptions&) { return {.grams = true}; }
 
 }  // namespace
 
 const Method& gptq_method() {
   static const Method kMethod = {.modifier = "GPTQModifier",
+                                 .option = "gptq",
                                  .schemes = Schemes::earlier,
                                  .needs_data = true,
                                  .act_order = true,
                                  .fields = {"block_size", "dampening_frac", "actorder"},
                                  .read = read,
                                  .write = write,
-                                 .text = text};
+                                 .from_options = from_options,
+                                 .text = text,
+                                 .footprint = footprint,
+                                 .run = run};
   return kMethod;
 }
 

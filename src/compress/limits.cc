@@ -11,8 +11,9 @@
 namespace quern::compress {
 namespace {
 
-// Empty, or why the linear cannot be quantized so.
-std::string refusal(const LinearInfo& linear, const quant::Scheme& scheme, const Method& method) {
+// Empty, or why the linear cannot be quantized so by these steps.
+std::string refusal(const LinearInfo& linear, const quant::Scheme& scheme,
+                    const std::vector<const Step*>& steps) {
   if (scheme.element != &quant::kInt4)
     return fmt::format("the kernels multiply int4, not {}", scheme.element->name);
   const int64_t group = scheme.group_size < 0 ? linear.columns : scheme.group_size;
@@ -20,15 +21,18 @@ std::string refusal(const LinearInfo& linear, const quant::Scheme& scheme, const
                                            .columns = linear.columns,
                                            .group = group,
                                            .symmetric = scheme.symmetric});
-  if (why.empty() && method.refusal) why = method.refusal(linear.columns, scheme);
+  for (const Step* step : steps)
+    if (why.empty() && step->method->refusal)
+      why = step->method->refusal(*step, linear.columns, scheme);
   return why;
 }
 
-std::string groups_that_work(const LinearInfo& linear, quant::Scheme scheme, const Method& method) {
+std::string groups_that_work(const LinearInfo& linear, quant::Scheme scheme,
+                             const std::vector<const Step*>& steps) {
   std::vector<std::string> sizes;
   for (const int64_t size : {32, 64, 128, 256, -1}) {
     scheme.group_size = size;
-    if (!refusal(linear, scheme, method).empty()) continue;
+    if (!refusal(linear, scheme, steps).empty()) continue;
     sizes.push_back(size > 0 ? std::to_string(size)
                              : fmt::format("-1 for the whole row ({})", linear.columns));
   }
@@ -44,12 +48,13 @@ void check_limits(const Recipe& recipe, const std::vector<LinearInfo>& linears,
   int more = -1;
   for (size_t i = 0; i < linears.size(); ++i) {
     if (!verdicts[i].scheme) continue;
-    const Method& method = *recipe.steps[verdicts[i].step].method;
-    const std::string why = refusal(linears[i], *verdicts[i].scheme, method);
+    std::vector<const Step*> steps = {&recipe.steps[verdicts[i].step]};
+    if (verdicts[i].pruned_by) steps.push_back(&recipe.steps[*verdicts[i].pruned_by]);
+    const std::string why = refusal(linears[i], *verdicts[i].scheme, steps);
     if (why.empty()) continue;
     if (++more == 0)
       first = fmt::format("{}: {}; {}", linears[i].name, why,
-                          groups_that_work(linears[i], *verdicts[i].scheme, method));
+                          groups_that_work(linears[i], *verdicts[i].scheme, steps));
   }
   if (more < 0) return;
   fail(Exit::infeasible, "recipe: {}{}", first,

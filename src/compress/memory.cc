@@ -2,8 +2,10 @@
 
 #include <algorithm>
 #include <map>
+#include <set>
 
 #include "base/error.h"
+#include "compress/grams.h"
 #include "compress/method.h"
 #include "compress/samples.h"
 #include "tensor/machine_memory.h"
@@ -20,8 +22,9 @@ constexpr int64_t kNumbersOfRow = 5;
 
 // Of one block or draft layer.
 struct Size {
-  double weights = 0;        // bytes
-  int64_t pair_numbers = 0;  // fp32, of each pair of token and expert
+  double weights = 0;                 // bytes
+  std::set<std::string> inputs = {};  // whose Gram matrices are among them
+  int64_t pair_numbers = 0;           // fp32, of each pair of token and expert
   int64_t token_numbers = 0;
 };
 
@@ -34,6 +37,15 @@ std::string place_of(const std::string& name, const std::string& blocks) {
   return name.substr(0, name.find('.', begin));
 }
 
+Footprint footprint_of(const Step& step, const CompressOptions& options) {
+  return step.method->footprint ? step.method->footprint(step, options) : Footprint();
+}
+
+bool needs_grams(const Verdict& verdict, const Recipe& recipe, const CompressOptions& options) {
+  const auto needed = [&](size_t step) { return footprint_of(recipe.steps[step], options).grams; };
+  return needed(verdict.step) || (verdict.pruned_by && needed(*verdict.pruned_by));
+}
+
 // Codes and scales of a matrix, and what its method holds beside them.
 double bytes_while_worked_on(const nn::LinearSite& site, const Verdict& verdict, const Step& step,
                              const CompressOptions& options) {
@@ -41,8 +53,7 @@ double bytes_while_worked_on(const nn::LinearSite& site, const Verdict& verdict,
   const int64_t rows = site.weight.rows(), columns = site.weight.columns();
   const auto numbers = static_cast<double>(rows * columns),
              groups = static_cast<double>(rows * verdict.scheme->groups(columns));
-  const Footprint footprint =
-      step.method->footprint ? step.method->footprint(step, options) : Footprint();
+  const Footprint footprint = footprint_of(step, options);
   return numbers * (kBytesOfCode + footprint.bytes_of_weight) +
          groups * (kBytesOfScale + footprint.bytes_of_group);
 }
@@ -58,7 +69,12 @@ std::map<std::string, Size> sizes_of_places(const nn::Model& model, const nn::We
     if (!site.name.starts_with(blocks + ".") && site.role != nn::Role::draft) continue;
     Size& size = places[place_of(site.name, blocks)];
     const Verdict& verdict = plan.verdicts[i];
-    size.weights += bytes_while_worked_on(site, verdict, recipe.steps[verdict.step], options);
+    const Step& step = recipe.steps[verdict.step];
+    size.weights += bytes_while_worked_on(site, verdict, step, options);
+    if (verdict.scheme && needs_grams(verdict, recipe, options) &&
+        size.inputs.insert(site.input).second)
+      size.weights +=
+          static_cast<double>(Grams::bytes(site.weight.columns()) * site.weight.matrices());
     const int64_t rows = site.weight.rows(), columns = site.weight.columns();
     if (site.weight.matrices() == 1)
       size.token_numbers += kNumbersOfRow * rows;
@@ -72,8 +88,7 @@ std::map<std::string, Size> sizes_of_places(const nn::Model& model, const nn::We
 int64_t samples_at_once(const Recipe& recipe, const CompressOptions& options) {
   int64_t most = 1;
   for (const Step& step : recipe.steps)
-    if (step.method->footprint)
-      most = std::max(most, step.method->footprint(step, options).samples_at_once);
+    most = std::max(most, footprint_of(step, options).samples_at_once);
   return most;
 }
 

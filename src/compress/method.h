@@ -25,7 +25,8 @@ struct CompressOptions;
 struct BlockWork {
   std::string name;  // of the block, "model.language_model.layers.3"
   const nn::Block& block;
-  std::vector<Task> tasks;  // of one step, all of them dense
+  // Of one step, all of them dense: those that it rounds, or that it prepares for a later step.
+  std::vector<Task> tasks;
   // Without calibration both are empty.
   const Samples& input;   // what the quantized blocks before this one give
   const Samples& target;  // what the original block makes of the original input
@@ -41,13 +42,17 @@ struct Loss {
 };
 
 struct Results {
-  std::vector<Outcome> outcomes;  // of every task
+  // Of every task that was rounded. A method that prepares weights replaces their stacks instead.
+  std::vector<Outcome> outcomes;
   std::optional<Loss> loss = {};  // of methods that look at the block's output
+  // What did not go as the recipe says: "...experts.7.up_proj: ...".
+  std::vector<std::string> warnings = {};
 };
 
 // What a method holds in memory while it works on a block.
 struct Footprint {
   double bytes_of_weight = 0, bytes_of_group = 0;  // beside the weights, their codes and scales
+  bool grams = false;                              // a Gram matrix of each input
   int64_t samples_at_once = 1;                     // that go through the block with gradients
 };
 
@@ -79,8 +84,9 @@ struct Method {
   std::string (*text)(const Step& step) = nullptr;
   // What quantization_config has a place for; null: nothing.
   void (*describe)(const Step& step, quant::ConfigDetails& details) = nullptr;
-  // Why the kernels it needs cannot work on such a linear; null: they always can.
-  std::string (*refusal)(int64_t columns, const quant::Scheme& scheme) = nullptr;
+  // Why the kernels it needs cannot work on such a linear, which will have this scheme; null: they
+  // always can.
+  std::string (*refusal)(const Step& step, int64_t columns, const quant::Scheme& scheme) = nullptr;
   // Null: nothing beside the codes.
   Footprint (*footprint)(const Step& step, const CompressOptions& options) = nullptr;
 

@@ -25,6 +25,7 @@ struct BlockReport {
   // Of the first and after the last step that tuned weights in it; 0 without calibration.
   double loss_before = 0, loss_after = 0;
   int best_iteration = 0;
+  std::vector<std::string> warnings = {};
   ExpertTokens expert_tokens;
   double seconds = 0;
   size_t peak_memory_bytes = 0;  // of the process so far
@@ -42,7 +43,7 @@ BlockReport timed(BlockReport begun, const Progress& progress,
                   const std::function<void(BlockReport&)>& work);
 
 struct CompressReport {
-  std::vector<std::string> warnings;  // of the recipe
+  std::vector<std::string> warnings;  // of the recipe and of the blocks
   std::vector<std::string> dropped;   // tensors of the source that were left out
   std::vector<BlockReport> blocks;
   std::vector<Verdict> verdicts;              // of every linear, in the order of the model

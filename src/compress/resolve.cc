@@ -60,6 +60,16 @@ void check_units(const std::vector<LinearInfo>& linears, const Resolution& resol
   }
 }
 
+// A tensor of the output holds codes or the source's bytes.
+void check_pruned(const std::vector<Verdict>& verdicts) {
+  for (const Verdict& verdict : verdicts)
+    if (verdict.pruned_by && !verdict.scheme)
+      fail(Exit::infeasible,
+           "recipe: {} would be pruned and then kept in 16 bits ({}), which quern does not write; "
+           "quantize it too, or leave it out of the pruning's targets",
+           verdict.name, verdict.reason);
+}
+
 bool is_draft(const LinearInfo& linear) { return linear.role == Role::draft; }
 
 // With Recipe::drafts the linears of a draft layer are like any others.
@@ -112,6 +122,7 @@ Resolution resolve(const Recipe& recipe, const std::vector<LinearInfo>& listed) 
     fail("recipe: nothing is left to quantize; all {} linears are kept", linears.size());
   }
   if (recipe.drafts) mark_drafts(listed, resolution);
+  check_pruned(resolution.verdicts);
   check_limits(recipe, linears, resolution.verdicts);
   check_units(linears, resolution);
   return resolution;

@@ -26,11 +26,12 @@ Outcome nearest(const Task& task, const Step& step, const quant::Format& format)
   rtn.shrink = task.verdict->shrink;
   rtn.name = task.weight.name();
   Outcome outcome{task,
-                  std::vector<quant::QuantWeight>(task.originals.size()),
+                  std::vector<quant::QuantWeight>(static_cast<size_t>(task.weight.matrices())),
                   {quant::Bound::Kind::code_distance, kDistance}};
   // A single matrix is rounded by all threads, because a loop of one item leaves them free.
-  parallel_for(std::ssize(task.originals), [&](int64_t matrix) {
-    outcome.matrices[matrix] = quant::round_to_nearest(task.originals[matrix], task.scheme, rtn);
+  const auto dense = task.weight.dense();
+  parallel_for(task.weight.matrices(), [&](int64_t matrix) {
+    outcome.matrices[matrix] = quant::round_to_nearest(dense->matrix(matrix), task.scheme, rtn);
   });
   return outcome;
 }

@@ -13,7 +13,9 @@ namespace {
 class AutoRoundRules : public StepRules {
  public:
   AutoRoundRules(const Step& step, const Names& names)
-      : names_(names), usual_(step.groups.front().scheme) {
+      : names_(names),
+        usual_(step.groups.front().scheme),
+        act_order_(step.groups.front().act_order) {
     for (const std::string& entry : step.ignore) {
       ignore_.push_back(Matcher::substring(entry, names.set));
     }
@@ -38,7 +40,7 @@ class AutoRoundRules : public StepRules {
     }
     if (linear.role != Role::ordinary) return kept_for_role(linear);
     if (too_narrow(linear)) return kept_for_shape(linear);
-    return Verdict{.name = linear.name, .scheme = usual_, .reason = "the scheme for all linears"};
+    return quantized(linear, usual_, "the scheme for all linears");
   }
 
   void report_unmatched(const std::vector<LinearInfo>& linears,
@@ -77,11 +79,19 @@ class AutoRoundRules : public StepRules {
     quant::Scheme scheme = usual_;
     if (layer.rule.group_size) scheme.group_size = *layer.rule.group_size;
     if (layer.rule.symmetric) scheme.symmetric = *layer.rule.symmetric;
-    return {.name = linear.name, .scheme = scheme, .reason = reason};
+    return quantized(linear, scheme, reason);
+  }
+
+  Verdict quantized(const LinearInfo& linear, const quant::Scheme& scheme,
+                    const std::string& reason) const {
+    Verdict verdict{.name = linear.name, .scheme = scheme, .reason = reason};
+    verdict.act_order = act_order_;
+    return verdict;
   }
 
   const Names& names_;
   quant::Scheme usual_;
+  ActOrder act_order_;
   std::vector<Matcher> ignore_;
   std::vector<Layer> layers_;
 };

@@ -6,8 +6,12 @@
 #include <nlohmann/json.hpp>
 
 #include "base/error.h"
+#include "base/threads.h"
+#include "compress/grams.h"
 #include "compress/method.h"
 #include "compress/recipe_fields.h"
+#include "kernels/compensate.h"
+#include "ops/compensated.h"
 
 namespace quern::compress {
 namespace {
@@ -28,6 +32,10 @@ void read_mask(const Json& json, SparseGptSettings& settings) {
   settings.zeros = number(std::string_view(text).substr(0, colon));
   settings.of = number(std::string_view(text).substr(colon + 1));
   if (settings.zeros > settings.of || (settings.of > 0) != (settings.zeros > 0)) number("");
+  if (settings.of > kernels::kMaxPattern ||
+      (settings.of > 0 && settings.hessian.block_size % settings.of != 0))
+    fail("{}: mask_structure {}: patterns have at most {} columns and divide block_size {}",
+         json.path(), text, kernels::kMaxPattern, settings.hessian.block_size);
 }
 
 void read(const Json& json, Step& step) {
@@ -63,6 +71,51 @@ std::string text(const Step& step) {
   return text;
 }
 
+// Patterns are cut out of blocks of columns.
+std::string refusal(const Step& step, int64_t columns, const quant::Scheme&) {
+  const auto& settings = step.as<SparseGptSettings>();
+  if (settings.of == 0 || columns % settings.of == 0) return "";
+  return fmt::format("{} columns do not divide into patterns of {}", columns, settings.of);
+}
+
+// The matrices of the tasks of one input become pruned ones, of the checkpoint's dtype. Those that
+// no token reached stay as they are.
+void prune(const SparseGptSettings& settings, int64_t windows, SharedInput& input,
+           Results& results) {
+  const int64_t matrices = input.grams->matrices();
+  std::vector<std::vector<Tensor>> made;
+  for (const Task& task : input.tasks) made.push_back(task.weight.dense()->all());
+  std::vector<std::string> warnings(static_cast<size_t>(matrices));
+  parallel_for(matrices, [&](int64_t matrix) {
+    const auto m = static_cast<size_t>(matrix);
+    const Tensor gram = input.grams->take(matrix, windows);
+    if (!gram.defined()) {
+      warnings[m] =
+          fmt::format("{}: no calibration token reached it; not pruned", input.tasks[0].modules[m]);
+      return;
+    }
+    const ops::InverseFactor factor =
+        ops::inverse_factor(gram, settings.hessian.dampening, /*by_activation=*/false);
+    for (std::vector<Tensor>& of_task : made)
+      of_task[m] = ops::pruned(of_task[m], factor, {settings.share, settings.zeros, settings.of},
+                               {.block = settings.hessian.block_size})
+                       .weight;
+  });
+  for (size_t i = 0; i < made.size(); ++i)
+    input.tasks[i].weight.become(std::make_shared<ops::DenseStack>(std::move(made[i])));
+  for (std::string& warning : warnings)
+    if (!warning.empty()) results.warnings.push_back(std::move(warning));
+}
+
+Results run(const Step& step, const BlockWork& work) {
+  Results results;
+  for (SharedInput& input : gather_grams(work))
+    prune(step.as<SparseGptSettings>(), work.input.count(), input, results);
+  return results;
+}
+
+Footprint footprint(const Step&, const CompressOptions&) { return {.grams = true}; }
+
 }  // namespace
 
 const Method& sparse_gpt_method() {
@@ -74,7 +127,10 @@ const Method& sparse_gpt_method() {
                  "ignore", "block_size", "dampening_frac", "preserve_sparsity_mask"},
       .read = read,
       .write = write,
-      .text = text};
+      .text = text,
+      .refusal = refusal,
+      .footprint = footprint,
+      .run = run};
   return kMethod;
 }
 

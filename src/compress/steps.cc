@@ -1,5 +1,7 @@
 #include "compress/steps.h"
 
+#include <algorithm>
+#include <iterator>
 #include <map>
 
 #include "compress/compress.h"
@@ -20,26 +22,32 @@ void add(const Loss& loss, bool first, BlockReport& report) {
 std::vector<Outcome> run_steps(const Recipe& recipe, const BlockWork& block,
                                const std::function<bool(const Task&)>& judged,
                                BlockReport& report) {
-  std::map<size_t, std::vector<Task>> tasks_of_step;
-  for (const Task& task : block.tasks) tasks_of_step[task.verdict->step].push_back(task);
+  // Those that a step rounds, and those that it prepares.
+  std::map<size_t, std::vector<Task>> rounded, prepared;
+  for (const Task& task : block.tasks) {
+    rounded[task.verdict->step].push_back(task);
+    if (task.verdict->pruned_by) prepared[*task.verdict->pruned_by].push_back(task);
+  }
   std::vector<Outcome> outcomes;
   size_t seen = 0;  // of the outcomes, by the steps so far
   bool first_loss = true;
-  for (const auto& [index, tasks] : tasks_of_step) {
-    for (; seen < outcomes.size(); ++seen) become_dequantized(outcomes[seen]);
+  for (size_t index = 0; index < recipe.steps.size(); ++index) {
     const Step& step = recipe.steps[index];
+    const std::vector<Task>& tasks = rounds(*step.method) ? rounded[index] : prepared[index];
+    for (; seen < outcomes.size(); ++seen) become_dequantized(outcomes[seen]);
     BlockWork work = block;
     work.tasks.clear();
     for (const Task& task : tasks) {
       if (judged(task))
         work.tasks.push_back(task);
-      else
+      else if (rounds(*step.method))
         outcomes.push_back(nearest(task, step, block.options.format));
     }
     if (work.tasks.empty()) continue;
     Results results = step.method->run(step, work);
     if (results.loss) add(*results.loss, std::exchange(first_loss, false), report);
-    for (Outcome& outcome : results.outcomes) outcomes.push_back(std::move(outcome));
+    std::ranges::move(results.warnings, std::back_inserter(report.warnings));
+    std::ranges::move(results.outcomes, std::back_inserter(outcomes));
   }
   return outcomes;
 }

@@ -19,7 +19,7 @@ std::vector<Task> tasks_of(const std::vector<nn::LinearSite>& sites, const Plan&
         std::ranges::find_if(tasks, [&](const Task& task) { return task.weight.is(site.weight); });
     if (known == tasks.end()) {
       tasks.push_back({site.weight, site.weight.dense()->all(), *verdict->scheme, verdict,
-                       site.source, std::vector<std::string>(site.weight.matrices())});
+                       site.input, site.source, std::vector<std::string>(site.weight.matrices())});
       known = tasks.end() - 1;
     }
     known->modules[site.matrix] = site.name;

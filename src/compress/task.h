@@ -16,6 +16,7 @@ struct Task {
   std::vector<Tensor> originals;  // its matrices, as the checkpoint holds them
   quant::Scheme scheme;
   const Verdict* verdict;            // of the plan, which outlives the task
+  std::string input;                 // LinearSite::input: tasks of one input share its statistics
   std::string source;                // the tensor that holds it, or one of them
   std::vector<std::string> modules;  // of each matrix
 };

@@ -8,11 +8,13 @@
 #include <vector>
 
 #include "kernels/bf16_matrix.h"
+#include "kernels/compensate.h"
 #include "kernels/delta_chunk.h"
 #include "kernels/float_matrix.h"
 #include "kernels/floats.h"
 #include "kernels/int4.h"
 #include "kernels/rounding.h"
+#include "kernels/rows.h"
 #include "kernels/sequence.h"
 
 namespace quern::kernels {
@@ -65,6 +67,9 @@ struct CpuKernels {
   // The gradient of unit_rows for x, from that for its output, [rows, width].
   void (*unit_rows_backward)(const float* x, int64_t rows, int64_t stride, int64_t width, float eps,
                              float scale, const float* d_out, float* d_x, int64_t d_x_stride);
+
+  RowKernels rows;
+  CompensateKernels compensate;
 
   // AutoRound (rounding.h). `start` sets n = 0, alpha = beta = 1 and finds low and high, and says
   // whether all weights and the scales that they lead to are finite, without which nothing else is

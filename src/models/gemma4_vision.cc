@@ -7,8 +7,8 @@
 #include "base/error.h"
 #include "models/vision.h"
 #include "nn/nn.h"
+#include "ops/attention.h"
 #include "ops/axial_rope.h"
-#include "ops/patch_attention.h"
 
 namespace quern::models {
 namespace {

@@ -48,6 +48,8 @@ struct Config {
     c.refuse_unread();
     check_heads(c.path(), heads, kv_heads, head_dim);
     check_heads(c.path(), value_heads, key_heads, value_dim);
+    if (const std::string why = ops::delta_refusal(key_dim, value_dim); !why.empty())
+      fail("{}: {}", c.path(), why);
     check_experts_per_token(c.path(), "num_experts_per_tok", experts_per_token, experts);
   }
 

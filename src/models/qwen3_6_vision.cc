@@ -9,8 +9,8 @@
 #include "models/vision.h"
 #include "nn/layer_norm.h"
 #include "nn/nn.h"
+#include "ops/attention.h"
 #include "ops/axial_rope.h"
-#include "ops/patch_attention.h"
 #include "ops/pieces.h"
 
 namespace quern::models {

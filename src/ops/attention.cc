@@ -1,6 +1,7 @@
 #include "ops/attention.h"
 
 #include <algorithm>
+#include <functional>
 #include <limits>
 #include <memory>
 
@@ -23,16 +24,17 @@ struct HeadView {
   int64_t q_stride, k_stride, v_stride, width;
 };
 
-// Which keys a tile of queries sees: its sequence has `past` keys before its first query, and a
-// query sees the newest `window` up to its own (0: all).
+// Which keys of its sequence a query sees: the newest `window` up to its own (0: all up to its
+// own), or the first `all` where that is not 0.
 struct Sight {
-  int64_t past, window;
+  int64_t window = 0, all = 0;
 
   int64_t first(int64_t query) const {
-    return window > 0 ? std::max<int64_t>(0, past + query - window + 1) : 0;
+    return window > 0 ? std::max<int64_t>(0, query - window + 1) : 0;
   }
-  // Keys [first(begin), past + end) for the queries [begin, end).
-  int64_t keys(int64_t begin, int64_t end) const { return past + end - first(begin); }
+  int64_t end(int64_t query) const { return all > 0 ? all : query + 1; }
+  // Keys that the queries [begin, end) see together, from first(begin).
+  int64_t keys(int64_t begin, int64_t end) const { return this->end(end - 1) - first(begin); }
 };
 
 // Softmax of the scores of queries [begin, end) into `probabilities` [end - begin, keys(begin,
@@ -51,7 +53,7 @@ void probabilities_of(const HeadView& head, int64_t begin, int64_t end, const Si
     float* row = probabilities + i * keys;
     constexpr float kUnseen = -std::numeric_limits<float>::infinity();
     std::fill(row, row + sight.first(begin + i) - first, kUnseen);
-    std::fill(row + sight.past + begin + i + 1 - first, row + keys, kUnseen);
+    std::fill(row + sight.end(begin + i) - first, row + keys, kUnseen);
   }
   Tensor scores = at::from_blob(probabilities, {queries, keys}, at::kFloat);
   scores.mul_(scale);
@@ -81,10 +83,12 @@ HeadView head_view(const Tensor& q, const Tensor& k, const Tensor& v, int64_t fi
 
 struct QueryTile {
   int64_t first_token, begin, end, head;
+  Sight sight;
 };
 
 void attend_tile(const Tensor& q, const Tensor& k, const Tensor& v, const QueryTile& tile,
-                 const Sight& sight, int64_t group, double scale, Tensor& output) {
+                 int64_t group, double scale, Tensor& output) {
+  const Sight& sight = tile.sight;
   const HeadView head = head_view(q, k, v, tile.first_token, tile.head, group);
   const int64_t keys = sight.keys(tile.begin, tile.end), queries = tile.end - tile.begin;
   at::NoGradGuard no_grad;
@@ -102,22 +106,21 @@ void attend_tile(const Tensor& q, const Tensor& k, const Tensor& v, const QueryT
 }
 
 Tensor attention_forward(const Tensor& q, const Tensor& k, const Tensor& v, const Bounds& bounds,
-                         double scale, int64_t window) {
+                         double scale, const std::function<Sight(int64_t length)>& sight_of) {
   const Shapes shape = shapes_of(q, k, v);
-  Tensor output = at::empty({shape.tokens, shape.heads, shape.width}, at::kFloat);
+  Tensor output = at::empty({shape.tokens, shape.heads, shape.width}, q.options());
   std::vector<QueryTile> tiles;
   for (size_t s = 0; s + 1 < bounds.size(); ++s) {
     const int64_t length = bounds[s + 1] - bounds[s];
     for (int64_t begin = 0; begin < length; begin += kQueryTile) {
       for (int64_t head = 0; head < shape.heads; ++head) {
-        tiles.push_back({bounds[s], begin, std::min(length, begin + kQueryTile), head});
+        tiles.push_back(
+            {bounds[s], begin, std::min(length, begin + kQueryTile), head, sight_of(length)});
       }
     }
   }
-  const Sight sight{0, window};
-  parallel_for(static_cast<int64_t>(tiles.size()), [&](int64_t i) {
-    attend_tile(q, k, v, tiles[i], sight, shape.group, scale, output);
-  });
+  parallel_for(std::ssize(tiles),
+               [&](int64_t i) { attend_tile(q, k, v, tiles[i], shape.group, scale, output); });
   return output;
 }
 
@@ -205,7 +208,8 @@ void attention_backward_head(const Gradients& g, int64_t sequence_begin, int64_t
 struct AttentionFunction : torch::autograd::Function<AttentionFunction> {
   static Tensor forward(torch::autograd::AutogradContext* context, const Tensor& q, const Tensor& k,
                         const Tensor& v, const Bounds& bounds, double scale, int64_t window) {
-    Tensor output = attention_forward(q, k, v, bounds, scale, window);
+    Tensor output =
+        attention_forward(q, k, v, bounds, scale, [&](int64_t) { return Sight{window}; });
     context->save_for_backward({q, k, v, output});
     context->saved_data["bounds"] = bounds;
     context->saved_data["scale"] = scale;
@@ -222,13 +226,13 @@ struct AttentionFunction : torch::autograd::Function<AttentionFunction> {
                 .output = saved[3],
                 .dy = gradients[0].contiguous(),
                 .scale = context->saved_data["scale"].toDouble(),
-                .dq = at::empty(saved[0].sizes(), at::kFloat),
+                .dq = at::empty(saved[0].sizes(), saved[0].options()),
                 .dk = {},
                 .dv = {}};
-    if (context->needs_input_grad(1)) g.dk = at::zeros(g.k.sizes(), at::kFloat);
-    if (context->needs_input_grad(2)) g.dv = at::zeros(g.v.sizes(), at::kFloat);
+    if (context->needs_input_grad(1)) g.dk = at::zeros(g.k.sizes(), g.k.options());
+    if (context->needs_input_grad(2)) g.dv = at::zeros(g.v.sizes(), g.v.options());
     const Bounds bounds = context->saved_data["bounds"].toIntVector();
-    const Sight sight{0, context->saved_data["window"].toInt()};
+    const Sight sight{context->saved_data["window"].toInt()};
     const Shapes shape = shapes_of(g.q, g.k, g.v);
     const int64_t sequences = static_cast<int64_t>(bounds.size()) - 1;
     parallel_for(sequences * shape.kv_heads, [&](int64_t item) {
@@ -248,6 +252,12 @@ Tensor attention(const Tensor& q, const Tensor& k, const Tensor& v, const Bounds
               k.size(0) == q.size(0));
   return AttentionFunction::apply(dense_rows(q), dense_rows(k), dense_rows(v), bounds, scale,
                                   window);
+}
+
+Tensor patch_attention(const Tensor& q, const Tensor& k, const Tensor& v, double scale) {
+  QUERN_CHECK(q.dim() == 3 && q.sizes() == k.sizes() && q.sizes() == v.sizes());
+  return attention_forward(dense_rows(q), dense_rows(k), dense_rows(v), {0, q.size(0)}, scale,
+                           [](int64_t patches) { return Sight{.all = patches}; });
 }
 
 }  // namespace quern::ops

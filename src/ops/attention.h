@@ -1,4 +1,5 @@
-// Causal softmax attention over sequences that lie one after another, with grouped key/value heads.
+// Softmax attention over sequences that lie one after another, with grouped key/value heads:
+// causal, or between all patches of a picture.
 #pragma once
 
 #include <vector>
@@ -17,5 +18,10 @@ using Bounds = std::vector<int64_t>;
 // Gradients flow to those of q, k and v that want them.
 Tensor attention(const Tensor& q, const Tensor& k, const Tensor& v, const Bounds& bounds,
                  double scale, int64_t window = 0);
+
+// Every patch of a picture sees every other. q, k, v fp32 [patches, heads, width] -> the same
+// shape. scale multiplies the products. The largest things in memory are the scores of 128 patches
+// against all, one such matrix for each thread. No gradients.
+Tensor patch_attention(const Tensor& q, const Tensor& k, const Tensor& v, double scale);
 
 }  // namespace quern::ops

@@ -18,18 +18,16 @@ namespace {
 constexpr int64_t kChunk = kernels::DeltaChunk::kTokens;
 
 struct Chunk {
-  int64_t first, tokens;  // of all tokens
-  int64_t index;          // of all chunks
+  int64_t first, tokens;
 };
 
 // The chunks of each sequence.
 std::vector<std::vector<Chunk>> chunks_of(const Bounds& bounds) {
   std::vector<std::vector<Chunk>> all;
-  int64_t index = 0;
   for (size_t s = 0; s + 1 < bounds.size(); ++s) {
     all.emplace_back();
     for (int64_t first = bounds[s]; first < bounds[s + 1]; first += kChunk)
-      all.back().push_back({first, std::min(kChunk, bounds[s + 1] - first), index++});
+      all.back().push_back({first, std::min(kChunk, bounds[s + 1] - first)});
   }
   return all;
 }
@@ -141,23 +139,40 @@ class Scratch {
   std::vector<float> kq_, scores_, d_kq_, d_scores_, kernel_;
 };
 
-// The output of a key head's value heads in a sequence. `states`, where defined, [chunks, heads,
-// key width, value width], gets the state before each chunk.
+// The output of a key head's value heads in a sequence.
 void forward_item(const Heads& heads, const std::vector<Chunk>& chunks, int64_t key_head,
-                  const Tensor& states, const Tensor& output) {
+                  const Tensor& output) {
   Scratch scratch(heads);
   std::vector<float> state(static_cast<size_t>(heads.repeat * heads.state_elements()), 0.0f);
   for (const Chunk& chunk : chunks) {
     scratch.load(heads, chunk, key_head);
     for (int64_t i = 0; i < heads.repeat; ++i) {
       const int64_t head = key_head * heads.repeat + i;
-      float* s = state.data() + i * heads.state_elements();
-      if (states.defined()) std::copy_n(s, heads.state_elements(), row(states, chunk.index, head));
-      kernels::cpu_kernels().delta_chunk(scratch.chunk(heads, chunk, head), s,
-                                         row(output, chunk.first, head), output.stride(0),
-                                         scratch.kernel());
+      kernels::cpu_kernels().delta_chunk(
+          scratch.chunk(heads, chunk, head), state.data() + i * heads.state_elements(),
+          row(output, chunk.first, head), output.stride(0), scratch.kernel());
     }
   }
+}
+
+// The states before each chunk, [chunks, value heads of the key head, key width, value width]. They
+// are computed again on the way back: kept from the forward pass, those of all heads and sequences
+// would take as much memory as four activations.
+std::vector<float> states_before(const Heads& heads, const std::vector<Chunk>& chunks,
+                                 int64_t key_head, Scratch& scratch) {
+  const int64_t each = heads.repeat * heads.state_elements();
+  std::vector<float> states(static_cast<size_t>(std::ssize(chunks) * each), 0.0f),
+      output(static_cast<size_t>(kChunk * heads.value_width));
+  for (size_t c = 0; c + 1 < chunks.size(); ++c) {
+    float* before = states.data() + static_cast<int64_t>(c) * each;
+    float* after = std::copy_n(before, each, before + each) - each;
+    scratch.load(heads, chunks[c], key_head);
+    for (int64_t i = 0; i < heads.repeat; ++i)
+      kernels::cpu_kernels().delta_chunk(
+          scratch.chunk(heads, chunks[c], key_head * heads.repeat + i),
+          after + i * heads.state_elements(), output.data(), heads.value_width, scratch.kernel());
+  }
+  return states;
 }
 
 struct Gradients {
@@ -165,17 +180,20 @@ struct Gradients {
 };
 
 void backward_item(const Heads& heads, const std::vector<Chunk>& chunks, int64_t key_head,
-                   const Tensor& states, const Tensor& d_out, const Gradients& d) {
+                   const Tensor& d_out, const Gradients& d) {
   Scratch scratch(heads);
+  std::vector<float> states = states_before(heads, chunks, key_head, scratch);
   std::vector<float> d_state(static_cast<size_t>(heads.repeat * heads.state_elements()), 0.0f);
   for (auto chunk = chunks.rbegin(); chunk != chunks.rend(); ++chunk) {
     scratch.load(heads, *chunk, key_head);
     scratch.clear_gradients();
+    const float* before =
+        states.data() + (chunks.rend() - chunk - 1) * heads.repeat * heads.state_elements();
     for (int64_t i = 0; i < heads.repeat; ++i) {
       const int64_t head = key_head * heads.repeat + i;
       kernels::cpu_kernels().delta_chunk_backward(
           scratch.chunk(heads, *chunk, head),
-          {row(states, chunk->index, head), row(d_out, chunk->first, head), d_out.stride(0),
+          {before + i * heads.state_elements(), row(d_out, chunk->first, head), d_out.stride(0),
            d_state.data() + i * heads.state_elements(), row(d.v, chunk->first, head), d.v.stride(0),
            row(d.decay, chunk->first, head), row(d.beta, chunk->first, head), scratch.d_kq(),
            scratch.d_kk(), scratch.d_qk()},
@@ -202,10 +220,10 @@ void for_each_item(const Heads& heads, const Bounds& bounds, Body body) {
   });
 }
 
-Tensor forward_all(const Heads& heads, const Bounds& bounds, const Tensor& states) {
-  Tensor output = at::empty({heads.tokens, heads.heads, heads.value_width}, at::kFloat);
+Tensor forward_all(const Heads& heads, const Bounds& bounds) {
+  Tensor output = at::empty(heads.in.v.sizes(), heads.in.v.options());
   for_each_item(heads, bounds, [&](const std::vector<Chunk>& chunks, int64_t key_head) {
-    forward_item(heads, chunks, key_head, states, output);
+    forward_item(heads, chunks, key_head, output);
   });
   return output;
 }
@@ -215,26 +233,22 @@ struct DeltaRuleFunction : torch::autograd::Function<DeltaRuleFunction> {
                         const Tensor& v, const Tensor& decay, const Tensor& beta,
                         const Bounds& bounds) {
     const Heads heads({q, k, v, decay, beta});
-    int64_t chunks = 0;
-    for (const auto& sequence : chunks_of(bounds)) chunks += std::ssize(sequence);
-    const Tensor states =
-        at::empty({chunks, heads.heads, heads.key_width, heads.value_width}, at::kFloat);
-    context->save_for_backward({q, k, v, decay, beta, states});
+    context->save_for_backward({q, k, v, decay, beta});
     context->saved_data["bounds"] = bounds;
-    return forward_all(heads, bounds, states);
+    return forward_all(heads, bounds);
   }
 
   static torch::autograd::variable_list backward(torch::autograd::AutogradContext* context,
                                                  torch::autograd::variable_list gradients) {
     const auto saved = context->get_saved_variables();
     const Heads heads({saved[0], saved[1], saved[2], saved[3], saved[4]});
-    const Tensor states = saved[5], d_out = gradients[0].contiguous();
-    const auto room = [](const Tensor& x) { return at::empty(x.sizes(), at::kFloat); };
+    const Tensor d_out = gradients[0].contiguous();
+    const auto room = [](const Tensor& x) { return at::empty(x.sizes(), x.options()); };
     const Gradients d{room(heads.in.q), room(heads.in.k), room(heads.in.v), room(heads.in.decay),
                       room(heads.in.beta)};
     for_each_item(heads, context->saved_data["bounds"].toIntVector(),
                   [&](const std::vector<Chunk>& chunks, int64_t key_head) {
-                    backward_item(heads, chunks, key_head, states, d_out, d);
+                    backward_item(heads, chunks, key_head, d_out, d);
                   });
     return {d.q, d.k, d.v, d.decay, d.beta, Tensor()};
   }
@@ -243,7 +257,7 @@ struct DeltaRuleFunction : torch::autograd::Function<DeltaRuleFunction> {
 }  // namespace
 
 Tensor delta_rule(const DeltaInputs& given, const Bounds& bounds) {
-  check_delta_widths(given);
+  QUERN_CHECK(delta_refusal(given.k.size(2), given.v.size(2)).empty());
   QUERN_CHECK(given.q.sizes() == given.k.sizes() && given.v.size(1) % given.k.size(1) == 0);
   QUERN_CHECK(given.decay.size(1) == given.v.size(1) && given.beta.size(1) == given.v.size(1));
   QUERN_CHECK(!bounds.empty() && bounds.front() == 0 && bounds.back() == given.v.size(0));
@@ -251,7 +265,7 @@ Tensor delta_rule(const DeltaInputs& given, const Bounds& bounds) {
                        given.decay.contiguous(), given.beta.contiguous()};
   if (at::GradMode::is_enabled())
     return DeltaRuleFunction::apply(in.q, in.k, in.v, in.decay, in.beta, bounds);
-  return forward_all(Heads(in), bounds, Tensor());
+  return forward_all(Heads(in), bounds);
 }
 
 }  // namespace quern::ops

@@ -50,12 +50,12 @@ void recur_head(const float* q, const float* k, const float* v, float decay, flo
 
 }  // namespace
 
-void check_delta_widths(const DeltaInputs& in) {
-  if (in.k.size(2) % 16 != 0 || in.v.size(2) % 16 != 0)
-    fail(
-        "linear attention with keys of {} and values of {} numbers cannot be computed: both must "
-        "be multiples of 16",
-        in.k.size(2), in.v.size(2));
+std::string delta_refusal(int64_t key_width, int64_t value_width) {
+  if (key_width > 0 && key_width % 16 == 0 && value_width > 0 && value_width % 16 == 0) return "";
+  return fmt::format(
+      "linear attention with keys of {} and values of {} numbers cannot be computed: both must be "
+      "multiples of 16",
+      key_width, value_width);
 }
 
 Tensor causal_conv_silu(const Tensor& x, const Tensor& weight, const Bounds& bounds) {
@@ -94,7 +94,7 @@ Tensor delta_rule_reference(const DeltaInputs& in, Tensor& state) {
   Tensor q = (unit(in.q) * std::pow(static_cast<double>(key_width), -0.5)).contiguous(),
          k = unit(in.k).contiguous();
   Tensor v = in.v.contiguous(), decay = in.decay.contiguous(), beta = in.beta.contiguous();
-  Tensor output = at::empty({tokens, heads, value_width}, at::kFloat);
+  Tensor output = at::empty({tokens, heads, value_width}, in.v.options());
   parallel_for(heads, [&](int64_t head) {
     for (int64_t t = 0; t < tokens; ++t) {
       const int64_t key = (t * in.k.size(1) + head / repeat) * key_width,
@@ -166,7 +166,7 @@ Tensor causal_conv_silu_step(const Tensor& x_in, const Tensor& weight,
         "a convolution of {} channels and {} taps cannot be run token by token: channels must be "
         "a multiple of 16, taps at most {}",
         channels, taps, kernels::Convolution::kMostTaps);
-  Tensor output = at::empty(x.sizes(), at::kFloat);
+  Tensor output = at::empty(x.sizes(), x.options());
   struct Item {
     const OngoingSequence* sequence;
     int64_t token, channel;
@@ -202,11 +202,11 @@ Tensor delta_rule_step(const DeltaInputs& given, std::span<const OngoingSequence
   const DeltaInputs in{dense_rows(given.q), dense_rows(given.k), dense_rows(given.v),
                        given.decay.contiguous(), given.beta.contiguous()};
   check_shapes(in, states[0]);
-  check_delta_widths(in);
-  Tensor factor = at::empty(in.decay.sizes(), at::kFloat);
+  QUERN_CHECK(delta_refusal(in.k.size(2), in.v.size(2)).empty());
+  Tensor factor = at::empty(in.decay.sizes(), in.decay.options());
   for (int64_t i = 0; i < factor.numel(); ++i)
     factor.data_ptr<float>()[i] = std::exp(in.decay.const_data_ptr<float>()[i]);
-  Tensor output = at::empty({in.v.size(0), in.v.size(1), in.v.size(2)}, at::kFloat);
+  Tensor output = at::empty(in.v.sizes(), in.v.options());
   const int64_t key_heads = in.k.size(1);
   parallel_for(std::ssize(sequences) * key_heads, [&](int64_t i) {
     step_head(in, sequences[static_cast<size_t>(i / key_heads)], i % key_heads, factor, states,

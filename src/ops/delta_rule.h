@@ -28,12 +28,11 @@ struct DeltaInputs {
 // Added to |q|^2 and |k|^2 under the root that normalizes them.
 constexpr double kDeltaNormEps = 1e-6;
 
-// Fails unless both widths are multiples of 16.
-void check_delta_widths(const DeltaInputs& in);
+// Empty, or why heads of such widths cannot be computed. A model asks before it takes any weight.
+std::string delta_refusal(int64_t key_width, int64_t value_width);
 
 // Whole sequences from a zero state, in chunks of 64 tokens (kernels/delta_chunk.h): [tokens, value
-// heads, value width]. Gradients flow to all inputs; for them the state at the start of each chunk
-// is kept, and the rest computed again.
+// heads, value width]. Gradients flow to all inputs; the way back computes the chunks again.
 Tensor delta_rule(const DeltaInputs& in, const Bounds& bounds);
 
 // One sequence of a pass that goes on from what slot `slot` of the caches keeps: its tokens are

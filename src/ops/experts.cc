@@ -43,6 +43,35 @@ struct Share {
   int64_t expert, first, pairs;
 };
 
+// Indexes into job.order by the experts' numbers: the order in which a token's experts are added,
+// whatever other tokens choose.
+std::vector<int64_t> by_number(const Job& job) {
+  std::vector<int64_t> indexes(job.order.size());
+  std::iota(indexes.begin(), indexes.end(), 0);
+  std::ranges::sort(indexes, {}, [&](int64_t i) { return job.order[i]; });
+  return indexes;
+}
+
+// Experts whose numbers follow one another, and so do their pairs.
+struct Group {
+  std::vector<int64_t> indexes;  // into job.order, which starts with the largest expert
+  int64_t first, pairs;
+};
+
+// Groups of at most so many pairs, or of one expert.
+std::vector<Group> groups_of(const Job& job, int64_t most_pairs) {
+  std::vector<Group> groups;
+  for (const int64_t i : by_number(job)) {
+    const Share share(job, i);
+    if (groups.empty() || groups.back().pairs + share.pairs > most_pairs)
+      groups.push_back({{}, share.first, 0});
+    groups.back().indexes.push_back(i);
+    groups.back().pairs += share.pairs;
+  }
+  for (Group& group : groups) std::ranges::sort(group.indexes);
+  return groups;
+}
+
 void for_each_expert(const Job& job, const std::function<void(int64_t i, const Share&)>& body) {
   parallel_for(std::ssize(job.order), [&](int64_t i) { body(i, Share(job, i)); });
 }
@@ -128,14 +157,11 @@ Tensor project_out(const Job& job, const Tensor& gate, const Tensor& up, const f
     show(job.taps.out, job, share, rows, inner, p);
     arranged[i] = job.down().arrange(rows, share.pairs, inner);
   });
-  // A token's experts are added in the order of their numbers, whatever other tokens choose.
-  std::vector<int64_t> by_number(busy);
-  std::iota(by_number.begin(), by_number.end(), 0);
-  std::ranges::sort(by_number, {}, [&](int64_t i) { return job.order[i]; });
+  const std::vector<int64_t> experts = by_number(job);
   parallel_pieces(hidden, output_tile(hidden), [&](int64_t begin, int64_t end) {
     std::vector<float> tile;
     const int64_t width = end - begin;
-    for (int64_t i : by_number) {
+    for (const int64_t i : experts) {
       const Share share(job, i);
       tile.resize(share.pairs * width);
       job.down().product(arranged[i], share.expert, begin, end, tile.data(), width);
@@ -192,26 +218,33 @@ Gradients backward_out(const Job& job, const Tensor& gate, const Tensor& up, con
   return d;
 }
 
-// dx[token] = sum over its experts of dgate W_gate + dup W_up. The products of all pairs are kept,
-// fp32 [pairs, hidden], and then added up by column tiles in the experts' order, as in project_out.
+// Bytes of the products of pairs that are held at a time on the way back.
+constexpr int64_t kPairBytes = 128 << 20;
+
+// dx[token] = sum over its experts of dgate W_gate + dup W_up, in the experts' order: the products
+// of a group, fp32 [pairs, hidden], are added by column tiles, as in project_out.
 Tensor backward_in(const Job& job, const Gradients& d, int64_t tokens) {
-  const int64_t inner = job.inner(), hidden = job.hidden(), pairs = job.pairs();
+  const int64_t inner = job.inner(), hidden = job.hidden();
   Tensor dx = at::zeros({tokens, hidden}, d.gate.options());
-  Tensor dpairs = at::empty({pairs, hidden}, d.gate.options());
-  for_each_expert(job, [&](int64_t, const Share& share) {
-    float* out = dpairs.data_ptr<float>() + share.first * hidden;
-    job.gate().input_gradient(d.gate.const_data_ptr<float>() + share.first * inner, share.pairs,
-                              inner, share.expert, out, hidden, /*accumulate=*/false);
-    job.up().input_gradient(d.up.const_data_ptr<float>() + share.first * inner, share.pairs, inner,
-                            share.expert, out, hidden, /*accumulate=*/true);
-  });
-  parallel_pieces(hidden, output_tile(hidden), [&](int64_t begin, int64_t end) {
-    for (int64_t pair = 0; pair < pairs; ++pair) {
-      float* row = dx.data_ptr<float>() + job.lists.token[pair] * hidden;
-      const float* add = dpairs.const_data_ptr<float>() + pair * hidden;
-      for (int64_t c = begin; c < end; ++c) row[c] += add[c];
-    }
-  });
+  const int64_t most_pairs = kPairBytes / (hidden * static_cast<int64_t>(sizeof(float)));
+  for (const Group& group : groups_of(job, most_pairs)) {
+    const Tensor products = at::empty({group.pairs, hidden}, d.gate.options());
+    parallel_for(std::ssize(group.indexes), [&](int64_t i) {
+      const Share share(job, group.indexes[i]);
+      float* out = products.data_ptr<float>() + (share.first - group.first) * hidden;
+      job.gate().input_gradient(d.gate.const_data_ptr<float>() + share.first * inner, share.pairs,
+                                inner, share.expert, out, hidden, /*accumulate=*/false);
+      job.up().input_gradient(d.up.const_data_ptr<float>() + share.first * inner, share.pairs,
+                              inner, share.expert, out, hidden, /*accumulate=*/true);
+    });
+    parallel_pieces(hidden, output_tile(hidden), [&](int64_t begin, int64_t end) {
+      for (int64_t pair = 0; pair < group.pairs; ++pair) {
+        float* row = dx.data_ptr<float>() + job.lists.token[group.first + pair] * hidden;
+        const float* add = products.const_data_ptr<float>() + pair * hidden;
+        for (int64_t c = begin; c < end; ++c) row[c] += add[c];
+      }
+    });
+  }
   return dx;
 }
 

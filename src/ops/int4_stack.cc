@@ -3,7 +3,7 @@
 #include <algorithm>
 
 #include "base/error.h"
-#include "ops/float_type.h"
+#include "quant/float_type.h"
 
 namespace quern::ops {
 
@@ -15,7 +15,7 @@ Int4Stack::Int4Stack(const std::string& name, int64_t matrices, int64_t rows, in
   shape_.rows = rows;
   shape_.columns = columns;
   shape_.group = scheme.group_size < 0 ? columns : scheme.group_size;
-  shape_.scale_type = float_type(scheme.scale_dtype);
+  shape_.scale_type = quant::float_type(scheme.scale_dtype);
   shape_.symmetric = scheme.symmetric;
   if (std::string why = kernels::int4_refusal(shape_); !why.empty())
     fail("{}: cannot be multiplied packed: {}", name, why);

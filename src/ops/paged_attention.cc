@@ -264,7 +264,7 @@ Tensor paged_attention(const Tensor& q_in, const PagedKv& cache,
   check_rows(q, cache.heads, cache.width, sequences);
   const PagedAttention attention(q, cache, scale, window);
   const Cut cut(sequences, cache.heads, window);
-  Tensor output = at::empty(q.sizes(), at::kFloat);
+  Tensor output = at::empty(q.sizes(), q.options());
   // Many tiles are items enough without cutting the keys.
   if (std::ssize(cut.tiles) >= 8 * cache.heads)
     attend_by_tiles(attention, cut, output);

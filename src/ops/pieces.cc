@@ -73,11 +73,17 @@ std::vector<Tensor> run_backward(const Job& job, const std::vector<Tensor>& inpu
   return gradients;
 }
 
+// Where the inputs are.
+Tensor output_of(const Job& job, at::TensorList inputs) {
+  const auto* input = std::ranges::find_if(inputs, [](const Tensor& x) { return x.defined(); });
+  return at::empty(job.output_shape, input->options().dtype(at::kFloat));
+}
+
 // LibTorch's hook for functions with their own gradient.
 struct PiecesFunction : torch::autograd::Function<PiecesFunction> {
   static Tensor forward(torch::autograd::AutogradContext* context, std::shared_ptr<Job> job,
                         at::TensorList inputs) {
-    Tensor output = at::empty(job->output_shape, at::kFloat);
+    Tensor output = output_of(*job, inputs);
     run_forward(*job, inputs, output);
     context->saved_data["job"] =
         c10::IValue::make_capsule(c10::make_intrusive<Holder>(std::move(job)));
@@ -116,7 +122,7 @@ Tensor by_pieces(const PieceFunction& f, std::vector<Tensor> inputs, at::IntArra
         return x.defined() && x.requires_grad();
       });
   if (differentiable) return PiecesFunction::apply(std::move(job), at::TensorList(inputs));
-  Tensor output = at::empty(job->output_shape, at::kFloat);
+  Tensor output = output_of(*job, inputs);
   run_forward(*job, inputs, output);
   return output;
 }

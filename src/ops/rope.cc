@@ -167,14 +167,16 @@ void Rope::read(const Json& parameters, int64_t head_dim, const RopeDefaults& de
 }
 
 Tensor Rope::operator()(const Tensor& x, const Tensor& positions) const {
+  const Tensor frequencies = frequencies_.to(positions.device());
   Tensor angles;  // [tokens, r / 2]
   if (positions.dim() == 1) {
-    angles = positions.to(at::kFloat).unsqueeze(1) * frequencies_;
+    angles = positions.to(at::kFloat).unsqueeze(1) * frequencies;
   } else {
     QUERN_CHECK(!axis_of_.empty() && positions.size(0) == 3);
-    Tensor per_axis = positions.to(at::kFloat).unsqueeze(2) * frequencies_;  // [3, tokens, r / 2]
-    Tensor axis =
-        at::tensor(axis_of_, at::kLong).reshape({1, 1, -1}).expand({1, per_axis.size(1), -1});
+    Tensor per_axis = positions.to(at::kFloat).unsqueeze(2) * frequencies;  // [3, tokens, r / 2]
+    Tensor axis = at::tensor(axis_of_, positions.options())
+                      .reshape({1, 1, -1})
+                      .expand({1, per_axis.size(1), -1});
     angles = per_axis.gather(0, axis).squeeze(0);
   }
   const int64_t half = rotated_ / 2, rest = x.size(2) - rotated_;

@@ -4,7 +4,7 @@
 
 #include "base/error.h"
 #include "base/threads.h"
-#include "ops/float_type.h"
+#include "quant/float_type.h"
 
 namespace quern::ops {
 namespace {
@@ -27,8 +27,8 @@ RoundingStack::RoundingStack(std::vector<Tensor> matrices, const quant::Scheme& 
   const int64_t rows = this->rows(), columns = this->columns(), groups = scheme.groups(columns);
   shape_.columns = columns;
   shape_.group = columns / groups;
-  shape_.weight_type = float_type(weights_[0].scalar_type());
-  shape_.scale_type = float_type(scheme.scale_dtype);
+  shape_.weight_type = quant::float_type(weights_[0].scalar_type());
+  shape_.scale_type = quant::float_type(scheme.scale_dtype);
   shape_.offset_type = kernels::offset_type(options.iterations);
   shape_.symmetric = scheme.symmetric;
   shape_.delta = static_cast<float>(options.lr / options.iterations);

@@ -5,7 +5,7 @@
 #include "base/error.h"
 #include "kernels/kernels.h"
 #include "ops/float_matrix.h"
-#include "ops/float_type.h"
+#include "quant/float_type.h"
 
 namespace quern::ops {
 namespace {
@@ -43,7 +43,7 @@ const float* rows_as_float(const Tensor& matrix, int64_t begin, int64_t end,
 void rows_product(const float* x, int64_t tokens, int64_t x_stride, const Tensor& matrix,
                   int64_t begin, int64_t end, float* out, int64_t out_stride) {
   const int64_t columns = matrix.size(1), rows = end - begin;
-  const kernels::DenseShape shape{rows, columns, float_type(matrix.scalar_type())};
+  const kernels::DenseShape shape{rows, columns, quant::float_type(matrix.scalar_type())};
   const auto* weight = static_cast<const uint8_t*>(matrix.const_data_ptr()) +
                        begin * columns * matrix.element_size();
   thread_local std::vector<float> input, tile;

@@ -1,14 +1,16 @@
-// Loops over one row of a weight: to fp32, extremes of a group, codes, nibbles. They are compiled
-// for several instruction sets and chosen when the program starts; every one of them gives the same
-// bits, because each operation is rounded on its own (no fused multiply-add, no reordered sums).
+// Loops over one row of a weight (kernels/rows.h), by dtype.
 #pragma once
 
 #include <cstdint>
 
+#include "kernels/rows.h"
 #include "quant/element.h"
 #include "tensor/tensor.h"
 
 namespace quern::quant {
+
+using kernels::Range;
+using kernels::SquareSums;
 
 // Rounds to the nearest number of `dtype` (bf16, fp16 or fp32), ties to even.
 float round_to(DType dtype, float x);
@@ -18,19 +20,14 @@ float epsilon(DType dtype);
 
 // Widens `count` numbers of bf16, fp16 or fp32. False when one of them is NaN or infinite.
 bool widen(const void* x, DType dtype, int64_t count, float* out);
+// Rounds fp32 numbers to bf16, fp16 or fp32 at `out`.
+void narrow(const float* x, int64_t count, DType dtype, void* out);
 
-struct Range {
-  float low = 0;   // <= 0
-  float high = 0;  // >= 0
-};
 Range range_of(const float* x, int64_t count);
+SquareSums square_sums(const float* x, const float* y, int64_t count);
 
-// How the quotient weight / scale becomes a code of an integer element of at most 8 bits, with n
-// codes and the middle m:
-//   round(clamp(quotient + (zero - m), -m, m - 1)) + m  when the zero is added before rounding, in
-//                                                       `quotient_dtype` (compressed-tensors);
-//   clamp(round(quotient) + zero, 0, n - 1)             otherwise (AutoRound).
-// Both are the same when zero is m.
+// How a quotient becomes a code of an integer element: kernels::IntegerGrid, whose middle is the
+// element's.
 struct Encoding {
   float scale = 1;
   int zero = 0;
@@ -39,22 +36,10 @@ struct Encoding {
 };
 void encode_integers(const Element& element, const float* x, int64_t count,
                      const Encoding& encoding, uint8_t* codes);
-
-// Two codes a byte, the earlier one in the low nibble; the spare nibble of an odd row is 0.
-void pack_nibbles(const uint8_t* codes, int64_t count, uint8_t* bytes);
-void unpack_nibbles(const uint8_t* bytes, int64_t count, uint8_t* codes);
-
 // out = scale * (code - zero) in fp32.
 void decode_integers(const uint8_t* codes, int64_t count, float scale, int zero, float* out);
 
-// Rounds fp32 numbers to bf16, fp16 or fp32 at `out`.
-void narrow(const float* x, int64_t count, DType dtype, void* out);
-
-// Sums in fp64, always in the same order.
-struct SquareSums {
-  double first = 0;       // sum of x^2
-  double difference = 0;  // sum of (x - y)^2
-};
-SquareSums square_sums(const float* x, const float* y, int64_t count);
+void pack_nibbles(const uint8_t* codes, int64_t count, uint8_t* bytes);
+void unpack_nibbles(const uint8_t* bytes, int64_t count, uint8_t* codes);
 
 }  // namespace quern::quant

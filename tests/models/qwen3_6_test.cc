@@ -128,6 +128,8 @@ TEST_F(Qwen36Test, RefusesWhatItDoesNotImplement) {
       std::string::npos);
   EXPECT_NE(message("layer_types", {"full_attention"}).find("1 entries for 4 layers"),
             std::string::npos);
+  for (const char* key : {"linear_key_head_dim", "linear_value_head_dim"})
+    EXPECT_NE(message(key, 24).find("must be multiples of 16"), std::string::npos) << key;
   config["architectures"] = {"FalconForCausalLM"};
   const std::string unknown = message("hidden_act", "silu");
   EXPECT_NE(unknown.find("FalconForCausalLM is not known"), std::string::npos);

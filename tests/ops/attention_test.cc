@@ -99,5 +99,29 @@ TEST(Attention, BitsDoNotDependOnThreads) {
   EXPECT_TRUE(at::equal(one, attention(c.q, c.k, c.v, c.bounds, 0.2)));
 }
 
+TEST(PatchAttention, EqualsTheFormula) {
+  prepare_torch();
+  at::NoGradGuard no_grad;
+  at::manual_seed(5);
+  for (int64_t patches : {1, 127, 128, 129, 300}) {
+    const auto qkv = at::randn({patches, 3, 4, 24}).unbind(1);  // each with the strides of all
+    const Tensor output = patch_attention(qkv[0], qkv[1], qkv[2], 0.3);
+    auto head = [](const Tensor& x) { return x.transpose(0, 1).to(at::kDouble); };
+    const Tensor weights = at::softmax(0.3 * head(qkv[0]).matmul(head(qkv[1]).transpose(1, 2)), -1);
+    const Tensor expected = weights.matmul(head(qkv[2])).transpose(0, 1);
+    EXPECT_LT((output - expected).abs().max().item<double>(), 2e-6) << patches;
+  }
+}
+
+TEST(PatchAttention, ThreadsDoNotChangeTheBits) {
+  prepare_torch();
+  at::NoGradGuard no_grad;
+  const Tensor x = at::randn({500, 3, 16});
+  set_threads(1);
+  const Tensor one = patch_attention(x, x, x, 1.0);
+  set_threads(3);
+  EXPECT_TRUE(at::equal(patch_attention(x, x, x, 1.0), one));
+}
+
 }  // namespace
 }  // namespace quern::ops

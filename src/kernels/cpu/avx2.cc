@@ -5,6 +5,7 @@
 // those two in its 16-bit halves.
 #include <immintrin.h>
 
+#include "kernels/cpu/compensate_loops.h"
 #include "kernels/cpu/delta_chunk_lanes.h"
 #include "kernels/cpu/dense_lanes.h"
 #include "kernels/cpu/float_matrix_lanes.h"
@@ -12,6 +13,7 @@
 #include "kernels/cpu/lanes_avx2.h"
 #include "kernels/cpu/repeat.h"
 #include "kernels/cpu/rounding_lanes.h"
+#include "kernels/cpu/row_loops.h"
 #include "kernels/cpu/sequence_lanes.h"
 #include "kernels/cpu/tables.h"
 
@@ -202,6 +204,8 @@ const CpuKernels kAvx2Kernels = {
     .convolve = SequenceKernels<Avx2Lanes>::convolve,
     .unit_rows = SequenceKernels<Avx2Lanes>::unit_rows,
     .unit_rows_backward = SequenceKernels<Avx2Lanes>::unit_rows_backward,
+    .rows = RowLoops::kTable,
+    .compensate = CompensateLoops::kTable,
     .rounding_start = RoundingKernels<Avx2Lanes>::start,
     .rounding_forward = RoundingKernels<Avx2Lanes>::forward,
     .rounding_codes = RoundingKernels<Avx2Lanes>::codes,

@@ -8,6 +8,7 @@
 
 #include <utility>
 
+#include "kernels/cpu/compensate_loops.h"
 #include "kernels/cpu/delta_chunk_lanes.h"
 #include "kernels/cpu/dense_lanes.h"
 #include "kernels/cpu/float_matrix_lanes.h"
@@ -15,6 +16,7 @@
 #include "kernels/cpu/lanes_avx512.h"
 #include "kernels/cpu/repeat.h"
 #include "kernels/cpu/rounding_lanes.h"
+#include "kernels/cpu/row_loops.h"
 #include "kernels/cpu/sequence_lanes.h"
 #include "kernels/cpu/tables.h"
 
@@ -376,6 +378,8 @@ const CpuKernels kAvx512Kernels = {
     .convolve = SequenceKernels<Avx512Lanes>::convolve,
     .unit_rows = SequenceKernels<Avx512Lanes>::unit_rows,
     .unit_rows_backward = SequenceKernels<Avx512Lanes>::unit_rows_backward,
+    .rows = RowLoops::kTable,
+    .compensate = CompensateLoops::kTable,
     .rounding_start = RoundingKernels<Avx512Lanes>::start,
     .rounding_forward = RoundingKernels<Avx512Lanes>::forward,
     .rounding_codes = RoundingKernels<Avx512Lanes>::codes,

@@ -1,11 +1,13 @@
 // The definition of every kernel in plain C++: what the other tables must equal bit for bit.
 #include <cmath>
 
+#include "kernels/cpu/compensate_loops.h"
 #include "kernels/cpu/delta_chunk_lanes.h"
 #include "kernels/cpu/dense_lanes.h"
 #include "kernels/cpu/float_matrix_lanes.h"
 #include "kernels/cpu/int4_layout.h"
 #include "kernels/cpu/rounding_lanes.h"
+#include "kernels/cpu/row_loops.h"
 #include "kernels/cpu/sequence_lanes.h"
 #include "kernels/cpu/tables.h"
 
@@ -227,6 +229,8 @@ const CpuKernels kReferenceKernels = {
     .convolve = SequenceKernels<PlainLanes>::convolve,
     .unit_rows = SequenceKernels<PlainLanes>::unit_rows,
     .unit_rows_backward = SequenceKernels<PlainLanes>::unit_rows_backward,
+    .rows = RowLoops::kTable,
+    .compensate = CompensateLoops::kTable,
     .rounding_start = RoundingKernels<PlainLanes>::start,
     .rounding_forward = RoundingKernels<PlainLanes>::forward,
     .rounding_codes = RoundingKernels<PlainLanes>::codes,

@@ -5,7 +5,7 @@
 #include "kernels/floats.h"
 #include "tensor/tensor.h"
 
-namespace quern::ops {
+namespace quern::quant {
 
 // bf16, fp16 or fp32.
 inline kernels::FloatType float_type(DType dtype) {
@@ -15,4 +15,4 @@ inline kernels::FloatType float_type(DType dtype) {
   return kernels::FloatType::fp32;
 }
 
-}  // namespace quern::ops
+}  // namespace quern::quant
