@@ -6,8 +6,8 @@
 namespace quern::compress {
 namespace {
 
-// No code is further from w / s + z than this. What rounding the quotient adds is the checker's
-// slack (eval/matrix_check.cc).
+// The largest distance of a code from w / s + z. The checker allows extra for the rounding of the
+// quotient (eval/matrix_check.cc).
 constexpr double kDistance = 0.5;
 
 Results run(const Step& step, const BlockWork& work) {
@@ -28,7 +28,7 @@ Outcome nearest(const Task& task, const Step& step, const quant::Format& format)
   Outcome outcome{task,
                   std::vector<quant::QuantWeight>(task.originals.size()),
                   {quant::Bound::Kind::code_distance, kDistance}};
-  // A single matrix is rounded by all threads, because a loop of one item leaves them free.
+  // A single matrix still uses all threads: a loop of one item leaves them free for its rows.
   parallel_for(std::ssize(task.originals), [&](int64_t matrix) {
     outcome.matrices[matrix] = quant::round_to_nearest(task.originals[matrix], task.scheme, rtn);
   });

@@ -23,7 +23,7 @@ std::vector<Outcome> run_steps(const Recipe& recipe, const BlockWork& block,
   std::map<size_t, std::vector<Task>> tasks_of_step;
   for (const Task& task : block.tasks) tasks_of_step[task.verdict->step].push_back(task);
   std::vector<Outcome> outcomes;
-  size_t seen = 0;  // of the outcomes, by the steps so far
+  size_t seen = 0;  // outcomes whose weights are dequantized
   bool first_loss = true;
   for (const auto& [index, tasks] : tasks_of_step) {
     for (; seen < outcomes.size(); ++seen) become_dequantized(outcomes[seen]);

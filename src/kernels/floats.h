@@ -1,4 +1,4 @@
-// The floating-point types that weights and scales are stored in, and their exact conversions.
+// The floating-point types of stored weights and scales, and their exact conversions.
 #pragma once
 
 #include <cstdint>
@@ -10,8 +10,8 @@ enum class FloatType : uint8_t { bf16, fp16, fp32 };
 
 constexpr int64_t float_bytes(FloatType type) { return type == FloatType::fp32 ? 4 : 2; }
 
-// The conversions are static, not inline: files that are compiled for different instruction sets
-// include this, and the linker must never hand one file's copy to another.
+// The conversions are static, not inline: files compiled for different instruction sets include
+// this, and the linker must not use one file's copy in another.
 static float float_from_bits(uint32_t bits) {
   float value;
   std::memcpy(&value, &bits, sizeof value);
@@ -37,24 +37,25 @@ static uint32_t bits_from_float(float value) {
 
 [[maybe_unused]] static float float_from_fp16(uint16_t bits) {
   const uint32_t sign = uint32_t{bits & 0x8000u} << 16, magnitude = bits & 0x7fff;
-  if (magnitude >= 0x7c00)  // infinite, or not a number
+  if (magnitude >= 0x7c00)  // infinity or NaN
     return float_from_bits(sign | 0x7f800000 | (magnitude & 0x3ff) << 13);
   if (magnitude >= 0x400) return float_from_bits(sign | ((magnitude << 13) + (112u << 23)));
   const float subnormal = static_cast<float>(magnitude) * 0x1p-24f;
   return float_from_bits(sign | bits_from_float(subnormal));
 }
 
-// Round half to even; what is too large becomes infinite, a NaN stays a NaN.
+// Round half to even; too large numbers become infinite, a NaN stays a NaN.
 [[maybe_unused]] static uint16_t fp16_from_float(float value) {
   const uint32_t bits = bits_from_float(value), magnitude = bits & 0x7fffffff;
   const auto sign = static_cast<uint16_t>(bits >> 16 & 0x8000);
   if (magnitude > 0x7f800000) return sign | 0x7e00;
-  if (magnitude >= 0x47800000) return sign | 0x7c00;  // 65536 and above; below it the carry decides
+  if (magnitude >= 0x47800000) return sign | 0x7c00;  // 65536 and above; below, the carry decides
   if (magnitude >= 0x38800000) {
     const uint32_t rebased = magnitude - (112u << 23);
     return static_cast<uint16_t>(sign | (rebased + 0xfff + (rebased >> 13 & 1)) >> 13);
   }
-  // Adding 0.5 leaves the multiples of 2^-24, fp16's subnormal step, rounded in the low bits.
+  // Adding 0.5 leaves the number, rounded to multiples of 2^-24 (fp16's subnormal step), in the low
+  // bits.
   const float shifted = float_from_bits(magnitude) + 0.5f;
   return static_cast<uint16_t>(sign | (bits_from_float(shifted) - 0x3f000000));
 }

@@ -12,7 +12,7 @@
 namespace quern::ops {
 namespace {
 
-// Queries that are handled together: their scores against all keys are the largest thing in memory.
+// Queries in one tile. Their scores for all keys are the largest buffer.
 constexpr int64_t kQueryTile = 128;
 
 // One head of one sequence, as strided matrices [tokens, width].
@@ -23,8 +23,8 @@ struct HeadView {
   int64_t q_stride, k_stride, v_stride, width;
 };
 
-// Which keys a tile of queries sees: its sequence has `past` keys before its first query, and a
-// query sees the newest `window` up to its own (0: all).
+// The keys that a tile of queries sees: the sequence has `past` keys before its first query, and a
+// query sees the latest `window` keys up to its own (0: all).
 struct Sight {
   int64_t past, window;
 
@@ -121,7 +121,7 @@ Tensor attention_forward(const Tensor& q, const Tensor& k, const Tensor& v, cons
   return output;
 }
 
-// What the backward pass reads and fills; dk and dv are undefined where nobody wants them.
+// The inputs and outputs of the backward pass; dk and dv are undefined if not requested.
 struct Gradients {
   Tensor q, k, v, output, dy;
   double scale;

@@ -1,6 +1,5 @@
 // The gated delta rule over whole sequences. A work item is a key head of a sequence with its value
-// heads: its chunks follow one another, and the products of its keys and queries serve all its
-// value heads.
+// heads: its chunks run in order, and all value heads share the products of the keys and queries.
 #include <algorithm>
 #include <cmath>
 
@@ -18,8 +17,8 @@ namespace {
 constexpr int64_t kChunk = kernels::DeltaChunk::kTokens;
 
 struct Chunk {
-  int64_t first, tokens;  // of all tokens
-  int64_t index;          // of all chunks
+  int64_t first, tokens;  // among all tokens
+  int64_t index;          // among all chunks
 };
 
 // The chunks of each sequence.
@@ -59,7 +58,7 @@ float* row(const Tensor& x, int64_t token, int64_t head) {
   return x.data_ptr<float>() + token * x.stride(0) + head * x.stride(1);
 }
 
-// A thread's memory for the chunk of a key head that it works on.
+// A thread's memory for the current chunk of a key head.
 class Scratch {
  public:
   explicit Scratch(const Heads& heads) : key_width_(heads.key_width) {
@@ -71,7 +70,7 @@ class Scratch {
         static_cast<size_t>(kernels::delta_chunk_scratch(key_width_, heads.value_width)));
   }
 
-  // The keys and queries of a chunk, and their products.
+  // Loads the keys and queries of a chunk and computes their products.
   void load(const Heads& heads, const Chunk& chunk, int64_t key_head) {
     tokens_ = chunk.tokens;
     const auto unit_rows = [&](const Tensor& x, float scale, float* out) {
@@ -109,7 +108,7 @@ class Scratch {
     std::ranges::fill(d_scores_, 0.0f);
   }
 
-  // From the gradients of the products of keys and queries to those of keys and queries.
+  // Adds the gradients of the products of keys and queries to the gradients of keys and queries.
   void add_gradients_of_scores() {
     const auto add = [&](float* scores, bool transposed, const kernels::FloatMatrix& rows,
                          float* to) {
@@ -141,8 +140,8 @@ class Scratch {
   std::vector<float> kq_, scores_, d_kq_, d_scores_, kernel_;
 };
 
-// The output of a key head's value heads in a sequence. `states`, where defined, [chunks, heads,
-// key width, value width], gets the state before each chunk.
+// Computes the output of a key head's value heads in a sequence. `states` [chunks, heads, key
+// width, value width], if defined, receives the state before each chunk.
 void forward_item(const Heads& heads, const std::vector<Chunk>& chunks, int64_t key_head,
                   const Tensor& states, const Tensor& output) {
   Scratch scratch(heads);

@@ -1,13 +1,13 @@
-// Softmax attention in which every patch of a picture sees every other.
+// Softmax attention in which every patch of a picture sees every patch.
 #pragma once
 
 #include "tensor/tensor.h"
 
 namespace quern::ops {
 
-// q, k, v fp32 [patches, heads, width], strides between patches and heads as they come -> [patches,
-// heads, width]. scale multiplies the products. The scores of 128 patches against all are the
-// largest thing in memory, for each thread. No gradients.
+// q, k, v fp32 [patches, heads, width], with any strides between patches and heads -> [patches,
+// heads, width]. scale multiplies the products. The largest buffer of each thread holds the scores
+// of 128 patches for all patches. No gradients.
 Tensor patch_attention(const Tensor& q, const Tensor& k, const Tensor& v, double scale);
 
 }  // namespace quern::ops

@@ -6,7 +6,7 @@
 
 #include "base/error.h"
 
-// One body, compiled for AVX-512, AVX2 and the baseline.
+// Compiles one body for AVX-512, AVX2 and the baseline.
 #define QUERN_CLONES __attribute__((target_clones("arch=x86-64-v4", "arch=x86-64-v3", "default")))
 #define QUERN_INLINE inline __attribute__((always_inline))
 
@@ -15,7 +15,8 @@ namespace {
 
 constexpr uint32_t kSign = 0x80000000u;
 constexpr uint32_t kExponent = 0x7f800000u;
-// 1.5 * 2^23: adding it leaves a small number, rounded half to even, in the low bits of the sum.
+// 1.5 * 2^23: adding it to a small number leaves that number, rounded half to even, in the low bits
+// of the sum.
 constexpr float kShift = 12582912.0f;
 
 QUERN_INLINE float from_bf16(uint16_t x) { return std::bit_cast<float>(uint32_t{x} << 16); }
@@ -25,8 +26,8 @@ QUERN_INLINE float to_bf16(float x) {
   return std::bit_cast<float>((bits + 0x7fff + ((bits >> 16) & 1)) & 0xffff0000u);
 }
 
-// fp16 without branches: numbers below 2^-14 are rounded by an addition that leaves 10 bits below
-// it, the others by their bits; above the range they become infinite.
+// Rounds to fp16 without branches: numbers below 2^-14 are rounded by an addition that keeps 10
+// bits, the others in their bits; numbers above the range become infinite.
 QUERN_INLINE float to_fp16(float x) {
   uint32_t sign = std::bit_cast<uint32_t>(x) & kSign;
   uint32_t bits = std::bit_cast<uint32_t>(x) & ~kSign;
@@ -80,8 +81,8 @@ QUERN_CLONES void encode_fp16(const float* x, int64_t count, float scale, float 
   encode_first<Rounding::fp16>(x, count, scale, zero, middle, codes);
 }
 
-// The quotient is at most a few times the number of codes; the clamp keeps garbage within reach of
-// `nearest`.
+// A valid quotient is at most a few times the number of codes; the clamp keeps an invalid one in
+// the range of `nearest`.
 template <Rounding rounding>
 QUERN_INLINE void encode_after(const float* x, int64_t count, float scale, int zero, int highest,
                                uint8_t* codes) {
@@ -130,8 +131,9 @@ bool widen_fp16(const at::Half* x, int64_t count, float* out) {
   return widen_fp32(out, count, out);
 }
 
-// As integers, positive numbers are ordered like their bits, and negative ones become positive by
-// flipping the sign: two integer maxima, which compilers vectorise where they may not for floats.
+// Positive floats have the order of their bits as integers, and negative ones become positive when
+// the sign is flipped. The result is two integer maxima, which compilers may vectorise, unlike
+// float maxima.
 QUERN_CLONES void extremes(const float* x, int64_t count, int32_t* positive, int32_t* negative) {
   int32_t above = 0, below = 0;
   for (int64_t i = 0; i < count; ++i) {
@@ -163,7 +165,7 @@ QUERN_CLONES void narrow_to_bf16(const float* x, int64_t count, uint16_t* out) {
   }
 }
 
-// Eight sums side by side: vectors of any width add in this order.
+// Eight interleaved sums: vectors of any width add in this order.
 constexpr int kLanes = 8;
 
 QUERN_CLONES void add_squares(const float* x, const float* y, int64_t count, double* first,

@@ -1,6 +1,6 @@
 // Loops over one row of a weight: to fp32, extremes of a group, codes, nibbles. They are compiled
-// for several instruction sets and chosen when the program starts; every one of them gives the same
-// bits, because each operation is rounded on its own (no fused multiply-add, no reordered sums).
+// for several instruction sets and chosen when the program starts; all give the same bits, because
+// each operation is rounded separately (no fused multiply-add, no reordered sums).
 #pragma once
 
 #include <cstdint>
@@ -13,10 +13,10 @@ namespace quern::quant {
 // Rounds to the nearest number of `dtype` (bf16, fp16 or fp32), ties to even.
 float round_to(DType dtype, float x);
 
-// The smallest step above 1 in `dtype`: what an all-zero group has for a scale.
+// The smallest step above 1 in `dtype`: the scale of an all-zero group.
 float epsilon(DType dtype);
 
-// Widens `count` numbers of bf16, fp16 or fp32. False when one of them is NaN or infinite.
+// Widens `count` numbers of bf16, fp16 or fp32. False when one is NaN or infinite.
 bool widen(const void* x, DType dtype, int64_t count, float* out);
 
 struct Range {
@@ -26,11 +26,11 @@ struct Range {
 Range range_of(const float* x, int64_t count);
 
 // How the quotient weight / scale becomes a code of an integer element of at most 8 bits, with n
-// codes and the middle m:
+// codes and middle m:
 //   round(clamp(quotient + (zero - m), -m, m - 1)) + m  when the zero is added before rounding, in
 //                                                       `quotient_dtype` (compressed-tensors);
 //   clamp(round(quotient) + zero, 0, n - 1)             otherwise (AutoRound).
-// Both are the same when zero is m.
+// Both are equal when zero is m.
 struct Encoding {
   float scale = 1;
   int zero = 0;
@@ -40,7 +40,7 @@ struct Encoding {
 void encode_integers(const Element& element, const float* x, int64_t count,
                      const Encoding& encoding, uint8_t* codes);
 
-// Two codes a byte, the earlier one in the low nibble; the spare nibble of an odd row is 0.
+// Two codes per byte, the earlier code in the low nibble; the unused nibble of an odd row is 0.
 void pack_nibbles(const uint8_t* codes, int64_t count, uint8_t* bytes);
 void unpack_nibbles(const uint8_t* bytes, int64_t count, uint8_t* codes);
 

@@ -73,7 +73,7 @@ inline std::vector<Int4Case> int4_cases() {
       {{48, 256, 32, bf16, false}, 13},   //
       {{32, 1408, 128, bf16, true}, 25},  // an odd number of groups
       {{96, 512, 64, bf16, false}, 97},   // more than one chunk of tokens
-      {{16, 2048, 2048, fp16, true}, 2},  // one scale a row
+      {{16, 2048, 2048, fp16, true}, 2},  // one scale per row
       {{40, 416, 416, bf16, false}, 14},  // ... with a last piece of 32 columns
       {{1, 32, 32, fp32, true}, 1},       // the smallest
       {{17, 96, 96, fp32, false}, 7},     // a group that is not a power of two

@@ -247,10 +247,10 @@ TEST_F(Gemma4Test, RefusesWhatItDoesNotImplement) {
   expect_refused("layer type \"chunked_attention\"", "layer_types",
                  {"chunked_attention", "full_attention", "full_attention", "full_attention",
                   "full_attention"});
-  expect_refused("none before it is of its type", "num_kv_shared_layers", 5);
+  expect_refused("no earlier layer has its type", "num_kv_shared_layers", 5);
   expect_refused("\"sliding_window\" is not implemented", "per_layer_config",
                  {{"1", {{"sliding_window", 4}}}});
-  expect_refused("shape [32, 64], but by config.json", "head_dim", 32);
+  expect_refused("shape is [32, 64], but config.json", "head_dim", 32);
   expect_refused("vocab_size", "vocab_size", 256);
 }
 
