@@ -1,4 +1,4 @@
-// quern logits: a model's logits in a file, for other programs to compare with their own.
+// quern logits: writes a model's logits to a file, for comparison with other programs.
 #include "eval/logits.h"
 
 #include <memory>

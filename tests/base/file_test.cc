@@ -54,7 +54,7 @@ TEST(File, IsReadWhole) {
   EXPECT_EQ(read_file(scratch.write("empty", "")), "");
   EXPECT_EQ(read_file(scratch / "a", 4), text);
   EXPECT_EQ(failure_of([&] { read_file(scratch / "a", 3); }).message,
-            (scratch / "a").string() + ": 4 bytes, more than the 3 that are accepted");
+            (scratch / "a").string() + ": 4 bytes exceed the limit of 3");
 }
 
 TEST(File, AnInputThatCannotBeReadIsInvalid) {
@@ -84,7 +84,7 @@ TEST(File, AFullDiskIsSaidAndLeavesTheOldFileAlone) {
     write_file(scratch / "a", std::string(100'000, 'x'));
   });
   EXPECT_EQ(full.code, Exit::disk);
-  EXPECT_NE(full.message.find("make room"), std::string::npos) << full.message;
+  EXPECT_NE(full.message.find("free space"), std::string::npos) << full.message;
   EXPECT_EQ(scratch.files(), std::vector<std::string>{"a"});
   EXPECT_EQ(read_file(scratch / "a"), "old");
 }

@@ -136,7 +136,7 @@ TEST(ShardWriter, RefusesAPlanThatLosesATensor) {
   std::vector<PlannedTensor> plan = copy_all(source);
   plan.erase(plan.begin() + 5);
   EXPECT_EQ(attempt(plan), "tensor " + source.names()[5] +
-                               " of the source would be lost: nothing in the output stands for it");
+                               " of the source would be lost: the plan does not mention it");
 
   plan = copy_all(source);
   plan[3].shape[0] += 1;
@@ -252,7 +252,7 @@ TEST(ShardWriter, AFullDiskIsAnErrorBeforeAnythingIsComputed) {
   setrlimit(RLIMIT_FSIZE, &before);
   EXPECT_EQ(code, Exit::disk);
   EXPECT_NE(message.find("cannot reserve 4194"), std::string::npos) << message;
-  EXPECT_NE(message.find("make room"), std::string::npos);
+  EXPECT_NE(message.find("free space"), std::string::npos);
 }
 
 // A filesystem of one megabyte, where the test may mount one.
@@ -283,7 +283,7 @@ TEST(ShardWriter, ASmallDiskIsAnErrorThatLeavesNothing) {
       },
       &code);
   EXPECT_EQ(code, Exit::disk);
-  EXPECT_NE(message.find("No space left on device; make room"), std::string::npos) << message;
+  EXPECT_NE(message.find("No space left on device; free space"), std::string::npos) << message;
   Checkpoint source(kData / "tiny-qwen3.6");
   error_of(
       [&] {

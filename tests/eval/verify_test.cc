@@ -589,7 +589,7 @@ TEST_P(VerifyTest, LogitsMustBeFinite) {
   damaged.tensors([](Tensors& all) { all["lm_head.weight"][9][3] = NAN; });
   const std::string messages = all_messages(verify(damaged.folder(), source(), quick()));
   EXPECT_NE(messages.find("not finite"), std::string::npos) << messages;
-  EXPECT_NE(messages.find("nan nats a token"), std::string::npos) << messages;
+  EXPECT_NE(messages.find("nan nats per token"), std::string::npos) << messages;
 }
 
 }  // namespace

@@ -221,8 +221,8 @@ TEST_F(Glm4MoeTest, SettingsThatAreNotImplemented) {
   // The defaults of sizes are those of GLM-4.5-Air, which these tensors are not.
   for (const auto& [key, text] :
        std::map<std::string, std::string>{{"num_hidden_layers", "model.layers.3."},
-                                          {"n_routed_experts", "it has to be [128, 256]"},
-                                          {"hidden_size", "it has to be [512, 4096]"}})
+                                          {"n_routed_experts", "config.json implies [128, 256]"},
+                                          {"hidden_size", "config.json implies [512, 4096]"}})
     expect_refused(text, [&, name = key](Changed& changed) { changed.config.erase(name); });
 }
 

@@ -63,9 +63,9 @@ TEST(TemplateLimits, Loops) {
 }
 
 TEST(TemplateLimits, LongTexts) {
-  expect_error("{{ 'a' * 1000000000 }}", "too long a text");
+  expect_error("{{ 'a' * 1000000000 }}", "too long a string");
   expect_error("{% set a = 'a' %}{{ a * 1000000000 }}", "more than 8388608 bytes");
-  expect_error("{{ " + repeat("'a'*100000000~", 500) + "'b' }}", "too long a text");
+  expect_error("{{ " + repeat("'a'*100000000~", 500) + "'b' }}", "too long a string");
   const std::string loop = "{% for i in range(100) %}{% set ns.x = ";
   expect_error("{% set ns = namespace(x='a') %}" + loop + "ns.x + ns.x %}{% endfor %}",
                "more than");

@@ -49,7 +49,7 @@ TEST(ToolCalls, BrokenArgumentsAreAnEmptyObjectAndAWarning) {
     const auto [value, said] = arguments_of(broken);
     EXPECT_EQ(value, "{}") << broken;
     EXPECT_TRUE(said.starts_with("warning: messages[0].tool_calls[0].arguments: ")) << said;
-    EXPECT_TRUE(said.ends_with("taken as {}\n")) << said;
+    EXPECT_TRUE(said.ends_with("replaced by {}\n")) << said;
   }
 }
 
