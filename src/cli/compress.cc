@@ -261,9 +261,9 @@ Examples:
   quern compress MODEL -o OUT --recipe recipe.yaml --data chats.jsonl
   quern compress MODEL -o OUT --method rtn --format compressed-tensors
 
-OUT appears when it is complete and verified. What fails verification is called OUT.rejected and
-the exit code is 5. Ctrl-C finishes the block at hand, a second one stops at once; both leave
-nothing behind.)");
+OUT appears when it is complete and verified. An output that fails verification is named
+OUT.rejected, with exit code 5. Ctrl-C finishes the current block, a second Ctrl-C stops at once;
+both leave nothing behind.)");
   verb->add_option("MODEL", command->source, "Model folder; it is only read")->required();
   declare_output(*verb, *command);
   declare_method(*verb, command->method);

@@ -259,7 +259,7 @@ Examples:
   quern generate MODEL                                      a chat
   quern generate MODEL --prompt "def fib(n):" --raw --temperature 0
 
-Sampling settings that are not given come from the model's generation_config.json.)");
+The defaults of sampling settings come from the model's generation_config.json.)");
   declare(*verb, *options);
   verb->callback(
       [&program, options] { program.run = [&program, options] { run(*options, program.json); }; });

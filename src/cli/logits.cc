@@ -30,7 +30,7 @@ Example:
   echo '[[1, 2, 3], [4, 5]]' > ids.json
   quern logits MODEL --tokens ids.json -o out.safetensors
 
-out.safetensors then holds logits.0 [3, vocabulary] and logits.1 [2, vocabulary].)");
+out.safetensors then contains logits.0 [3, vocabulary] and logits.1 [2, vocabulary].)");
   verb->add_option("MODEL", options->model, "Model folder")->required();
   verb->add_option("--tokens", options->tokens, "JSON file with lists of token ids")->required();
   verb->add_option("-o,--output", options->output, "File to write")->required();

@@ -80,8 +80,8 @@ Examples:
   quern plan MODEL --calibrate-draft
   quern plan MODEL --ignore shared_expert --group-size 32 --json | jq .output_bytes
 
-Reads headers, not weights: seconds for a model of any size. Every linear is listed under the rule
-that decided about it; --all lists them one by one, and every tensor of the output.)");
+Reads only headers, which takes seconds for a model of any size. Lists every linear under its
+deciding rule; --all lists every linear and every tensor of the output.)");
   verb->add_option("MODEL", command->source, "Model folder; it is only read")->required();
   declare_method(*verb, command->method);
   declare_format(*verb, command->method);

@@ -17,13 +17,13 @@ namespace {
 
 constexpr const char* kExamples = R"(
 Examples:
-  quern inspect MODEL                     what is in it, and how it is stored
-  quern plan MODEL                        what compress would make of it, and what that weighs
+  quern inspect MODEL                     its tensors, and how they are stored
+  quern plan MODEL                        what compress would do with it, with sizes
   quern compress MODEL -o OUT --data chats.jsonl
                                           4-bit weights by AutoRound, verified
   quern compress MODEL -o OUT --method rtn
-                                          4-bit weights by rounding to nearest, no data needed
-  quern verify OUT --source MODEL         is OUT what it says?
+                                          4-bit weights by round-to-nearest, without data
+  quern verify OUT --source MODEL         check OUT against MODEL
   quern generate OUT --prompt "Hello"     one answer; without --prompt, a chat
 
 `quern VERB --help` explains a verb. Exit codes: 0 ok, 1 internal error, 2 usage, 4 input invalid,

@@ -29,7 +29,7 @@ Failure failure_of(Action action) {
   return {};
 }
 
-// A disk that takes so many bytes of a file and no more.
+// A disk that accepts only this many bytes of a file.
 class SmallDisk {
  public:
   explicit SmallDisk(rlim_t bytes) : signal_(std::signal(SIGXFSZ, SIG_IGN)) {
@@ -99,7 +99,7 @@ TEST(File, AnOutputThatMayNotBeWrittenIsTheDisks) {
   EXPECT_EQ(scratch.files(), std::vector<std::string>{"folder"});
 }
 
-// Where another user's link lies, it is not followed.
+// A link of another user is not followed.
 TEST(File, WritingFollowsNoLink) {
   const Scratch scratch;
   scratch.write("victim", "theirs");
@@ -134,7 +134,7 @@ TEST(FileDeathTest, AMappedFileThatBecomesShorterIsNamed) {
       "error: .*shrinks.safetensors: became shorter while it was read");
 }
 
-// The handler is for mapped files alone.
+// The handler only concerns mapped files.
 TEST(FileDeathTest, OtherSignalsEndTheProgramAsBefore) {
   const Scratch scratch;
   const std::string name = scratch.write("a", "x");

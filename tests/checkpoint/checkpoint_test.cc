@@ -65,7 +65,7 @@ int64_t resident_bytes() {
 }
 
 TEST(Checkpoint, ReadsOnlyWhatIsTouched) {
-  // A sparse file stands for a model that is far larger than memory.
+  // A sparse file simulates a model far larger than memory.
   Scratch scratch;
   const std::string json =
       R"({"big":{"dtype":"U8","shape":[1099511627776],"data_offsets":[0,1099511627776]}})";
@@ -94,7 +94,7 @@ TEST(Checkpoint, ReleasedPagesDoNotCountAsMemory) {
   EXPECT_LT(resident_bytes() - before, 16 << 20);
 }
 
-// A folder with a config and two shards; `a` and `b` lie in the first, `c` in the second.
+// A folder with a config and two shards; `a` and `b` are in the first, `c` in the second.
 struct Sharded {
   Scratch scratch;
   JsonValue index = JsonValue::parse(R"({"metadata":{"total_size":24},"weight_map":

@@ -216,7 +216,7 @@ TEST(OutputFolder, RunsThatBeginAtOnceDoNotTakeEachOthersFolder) {
   EXPECT_TRUE(fs::is_empty(scratch.path()));
 }
 
-// Somebody makes OUT while the job runs: hours of work must not be lost.
+// Another program creates OUT while the job runs: the work of hours must not be lost.
 TEST(OutputFolder, AnOutputThatCannotBeNamedIsKept) {
   Scratch scratch;
   fs::path part;

@@ -1,5 +1,4 @@
-// quern compress from the command line to the published folder, and every way in which it may not
-// get there.
+// quern compress from the command line to the published folder, and every way to fail.
 #include <fmt/format.h>
 #include <gtest/gtest.h>
 
@@ -48,7 +47,7 @@ class CompressTest : public testing::Test {
     return more;
   }
 
-  // It failed with this code and these words, and nothing lies where the output would have been.
+  // It failed with this code and these words, and left no output.
   void expect_nothing(const Ran& ran, int code, const std::vector<std::string>& said) const {
     EXPECT_EQ(ran.code, code) << ran.err;
     for (const std::string& text : said)
@@ -144,7 +143,7 @@ TEST_F(CompressTest, OutputInsideTheSource) {
   EXPECT_NE(ran.err.find("source"), std::string::npos) << ran.err;
 }
 
-// Headers of a model whose output is four times what is free: the source takes no room itself.
+// Headers of a model whose output is four times the free space; the source itself uses no space.
 TEST_F(CompressTest, TooLittleRoomOnTheDisk) {
   const fs::path source = scratch_ / "model";
   fs::create_directory(source);
@@ -169,7 +168,7 @@ TEST_F(CompressTest, GroupsThatDoNotDivide) {
   expect_nothing(compress({"--method", "rtn", "--group-size", "96"}), 3, {"96"});
 }
 
-// Groups that a format could store, but that nothing here multiplies by.
+// Groups that a format could store, but no kernel can multiply.
 TEST_F(CompressTest, GroupsThatTheKernelsCannotHold) {
   expect_nothing(compress({"--method", "rtn", "--no-verify", "--group-size", "16"}), 3,
                  {"groups of 16 columns", "that works: 32, 64"});

@@ -1,4 +1,4 @@
-// The program's manners: usage errors, help, colours, exit codes of what cannot be read.
+// The command line: usage errors, help, colours, exit codes for unreadable input.
 #include <gtest/gtest.h>
 
 #include <nlohmann/json.hpp>

@@ -25,7 +25,7 @@ data::Mixture rows_of(const std::string& file) {
   return data::Mixture({{.file = data_folder() / file}}, std::nullopt);
 }
 
-// Rows that stand in a test.
+// Rows in memory, for tests.
 class Listed : public data::Rows {
  public:
   explicit Listed(std::vector<Row> rows) : rows_(std::move(rows)) {}
@@ -61,7 +61,7 @@ class CalibrationRows : public testing::Test {
     return "";
   }
 
-  // As ids, so that lengths are plain to see.
+  // Ids, to make the lengths obvious.
   static Row ids(std::vector<int> list) { return {{"input_ids", std::move(list)}}; }
 
   prompt::Tokenizer tokenizer_{data_folder() / "tiny-qwen3.6"};
@@ -197,7 +197,7 @@ TEST_F(CalibrationRows, PackingDrop) {
   EXPECT_EQ(report.tokens_dropped, 9);
 }
 
-// Agent data hold the arguments of calls as text, or as an object; templates want the object.
+// Agent data have the arguments of calls as text or as an object; templates need the object.
 TEST_F(CalibrationRows, ArgumentsOfToolCallsMayBeText) {
   auto row = [](const JsonValue& arguments) {
     const JsonValue call = {{"id", "1"},
@@ -300,7 +300,7 @@ TEST_F(CalibrationRows, ErrorsNameFileAndLine) {
   fs::remove(file);
 }
 
-// Rows behind the last window are not even parsed.
+// Rows after the last window are not even parsed.
 TEST_F(CalibrationRows, RowsAreParsedUntilThereAreWindowsEnough) {
   const Listed rows(std::vector<Row>(10'000, ids({1, 2, 3, 4})));
   EXPECT_EQ(windows(rows, {.seqlen = 4, .samples = 70}).report.windows, 70);

@@ -118,7 +118,7 @@ TEST_F(RowFileTest, JsonMayHoldOneObjectALine) {
             ", line 1: expected a list of objects, or consecutive objects");
 }
 
-// Rows behind the last one that is wanted are not looked at.
+// Rows after the last needed row are not read.
 TEST_F(RowFileTest, TheNumberOfRowsMayBeBounded) {
   for (const char* text : {"a.jsonl", "a.json"}) {
     const auto rows = open_rows(write(text, "{\"a\": 1}\n{\"a\": 2}\n{broken"), {.rows = 2});

@@ -1,5 +1,5 @@
 // Parity of Qwen3.6 with transformers, both ways to store experts and both prefixes of names, and
-// what it refuses.
+// settings that it refuses.
 #include <gtest/gtest.h>
 
 #include "tests/models/parity.h"

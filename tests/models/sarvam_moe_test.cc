@@ -94,7 +94,7 @@ TEST_F(SarvamMoeTest, CheckpointInFp32) {
   expect_greedy_recomputed(Whole(changed.write()), goldens_);
 }
 
-// The defaults of sizes are the configuration class's, and the tensors contradict them.
+// The defaults of sizes come from the configuration class, and the tensors contradict them.
 TEST_F(SarvamMoeTest, SizesThatAreLeftOut) {
   for (const char* key : {"vocab_size", "hidden_size", "intermediate_size", "moe_intermediate_size",
                           "num_attention_heads", "num_key_value_heads", "head_dim", "num_experts"})

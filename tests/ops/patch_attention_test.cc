@@ -16,7 +16,8 @@ TEST(PatchAttentionTest, EqualsTheFormula) {
   at::NoGradGuard no_grad;
   at::manual_seed(5);
   for (int64_t patches : {1, 127, 128, 129, 300}) {
-    const auto qkv = at::randn({patches, 3, 4, 24}).unbind(1);  // each with the strides of all
+    const auto qkv =
+        at::randn({patches, 3, 4, 24}).unbind(1);  // each with the strides of the whole tensor
     const Tensor output = patch_attention(qkv[0], qkv[1], qkv[2], 0.3);
     auto head = [](const Tensor& x) { return x.transpose(0, 1).to(at::kDouble); };
     const Tensor weights = at::softmax(0.3 * head(qkv[0]).matmul(head(qkv[1]).transpose(1, 2)), -1);

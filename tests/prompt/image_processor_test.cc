@@ -94,7 +94,7 @@ TEST_F(ImageProcessorTest, SizesAreTransformers) {
   EXPECT_GE(refused, 2) << "shapes that are refused belong to the list";
 }
 
-// A picture whose bytes tell where they stand, of a size that is not changed.
+// A picture whose bytes encode their places, with a size that is not changed.
 TEST_F(ImageProcessorTest, PatchesOfGemmaAreChannelLast) {
   JsonValue config = gemma4();
   config.update({{"patch_size", 2}, {"pooling_kernel_size", 1}, {"max_soft_tokens", 70}});

@@ -1,5 +1,5 @@
-// Pictures against Pillow's pixels (tools/make_image_fixtures.py), and pictures that nobody should
-// decode.
+// Pictures against Pillow's pixels (tools/make_image_fixtures.py), and pictures that must not be
+// decoded.
 #include "prompt/image.h"
 
 #include <gtest/gtest.h>
@@ -89,7 +89,7 @@ TEST(ImageTest, RefusesWhatHasNoAgreedConversion) {
   expect_refused(bytes_of("gray16.png"), "16-bit grayscale");
 }
 
-// Width and height of a PNG stand in bytes 16 to 24.
+// Bytes 16 to 24 of a PNG are its width and height.
 std::string resized_png(uint32_t width, uint32_t height) {
   std::string bytes = bytes_of("rgb.png");
   for (int i = 0; i < 4; ++i) {
@@ -184,7 +184,7 @@ std::string scan_by_scan(int scans) {
   return bytes + "\xff\xd9";
 }
 
-// Scan upon scan takes few bytes and a pass over the whole picture each.
+// Each scan takes few bytes but a pass over the whole picture.
 TEST(ImageTest, RefusesEndlessScans) {
   EXPECT_EQ(refusal(scan_by_scan(3)), "");
   EXPECT_EQ(refusal(scan_by_scan(99)), "");
@@ -199,7 +199,7 @@ TEST(ExifTest, OrientationIsBounded) {
   for (const auto& [place, value] : {std::pair{18, 9}, {18, 0}, {14, 4}, {4, 255}, {7, 127}}) {
     std::string bad = good;
     bad[place] = static_cast<char>(value);
-    const int expected = place == 14 ? 6 : 1;  // how many values there are is not looked at
+    const int expected = place == 14 ? 6 : 1;  // the number of values is ignored
     EXPECT_EQ(exif_orientation(bad), expected) << place;
   }
 }

@@ -1,4 +1,4 @@
-// Templates come with downloaded models: none of them may hang, crash or fill the memory.
+// Templates of downloaded models are untrusted: none may hang, crash or exhaust the memory.
 #include <gtest/gtest.h>
 
 #include <chrono>
@@ -14,7 +14,7 @@ std::string repeat(const std::string& text, int times) {
   return out;
 }
 
-// The message of the error that the template must end in, within a time that no slow machine needs.
+// The message of the error that the template must cause, within a generous time.
 std::string error_of(const std::string& source) {
   const auto start = std::chrono::steady_clock::now();
   std::string message = "no error";

@@ -20,7 +20,7 @@ std::pair<std::string, bool> outcome(const std::string& program, const JsonValue
   }
 }
 
-// tools/make_template_programs.py wrote down what Jinja2 makes of them.
+// tools/make_template_programs.py recorded Jinja2's results.
 TEST(TemplatePrograms, RenderAsInJinja) {
   const JsonValue document =
       read_json(std::filesystem::path(QUERN_SOURCE_DIR) / "tests/data/text/programs.json");
@@ -52,7 +52,7 @@ TEST(TemplatePrograms, ErrorsNameWhatIsWrong) {
   }
 }
 
-// Sorting asks for what it goes over, and equal keys of any kind end.
+// Sorting is charged for its input, and equal keys of any kind terminate.
 TEST(TemplatePrograms, SortingIsBounded) {
   TemplateLimits limits;
   limits.work_bytes = 1 << 20;

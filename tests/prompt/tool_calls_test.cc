@@ -19,7 +19,7 @@ JsonValue calling(const JsonValue& function) {
           {"tool_calls", JsonValue::array({{{"type", "function"}, {"function", function}}})}};
 }
 
-// What the arguments become, and what the log says.
+// The resulting arguments, and the log's text.
 std::pair<std::string, std::string> arguments_of(const JsonValue& given) {
   testing::internal::CaptureStderr();
   const JsonValue message = opened(calling({{"name", "add"}, {"arguments", given}}));
