@@ -232,7 +232,7 @@ void run_raw(const RawBench& bench, bool json) {
   std::vector<double> prefill, decode;
   run_batch(engine, bench.prompt, 2, bench.batch, 0);  // cold
   for (int64_t i = 0; i < bench.repeat; ++i) {
-    // Another seed each time, so that no prompt is found in the prefix cache.
+    // A different seed each time, because a repeated prompt would be in the prefix cache.
     const auto [reading, making] = run_batch(engine, bench.prompt, bench.generate + 1, bench.batch,
                                              static_cast<uint64_t>(i) + 1);
     prefill.push_back(static_cast<double>(bench.prompt * bench.batch) / reading);

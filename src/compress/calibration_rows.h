@@ -87,7 +87,7 @@ struct CalibrationWindows {
 };
 
 // A row is one of these, in order of preference:
-//   input_ids            taken as they are
+//   input_ids            used unchanged
 //   messages [+ tools]   rendered by the chat template, add_generation_prompt off; parts may be
 //                        pictures (prompt/chat_images.h), unless rows are joined
 //   conversations        the same in ShareGPT's form, {from: human | gpt | ..., value}. The column
