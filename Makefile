@@ -3,15 +3,15 @@ CACHE := $(or $(QUERN_CACHE),$(HOME)/.cache/quern)
 # A compiler of LibTorch's headers takes about 1 GB, so memory may allow fewer of them than there are cores.
 JOBS ?= $(shell awk -v n=$$(nproc) '/MemAvailable/ { j = int($$2 / 1.2e6); print j < 1 ? 1 : j < n ? j : n }' /proc/meminfo)
 
-# Objects are cached outside of the tree, under names that do not depend on where the tree lies.
+# Objects are cached outside the tree, under names that do not depend on the path of the tree.
 export CCACHE_DIR ?= $(CACHE)/ccache
 export CCACHE_BASEDIR ?= $(CURDIR)
 export CCACHE_NOHASHDIR ?= true
 
-# What reads bytes that a stranger may have made, and what does arithmetic on raw pointers, is tested under
-# AddressSanitizer and UndefinedBehaviorSanitizer as well.
+# Code that reads untrusted bytes or does arithmetic on raw pointers is also tested under
+# AddressSanitizer and UndefinedBehaviorSanitizer.
 SANITIZED := base checkpoint prompt data quant kernels serve
-# Of each fuzz target: short where a person waits, long in continuous integration, whose services all set CI=true.
+# Seconds for each fuzz target: short for a person, long in continuous integration, where CI=true.
 export FUZZ_SECONDS ?= $(if $(filter true,$(CI))$(filter fuzz,$(MAKECMDGOALS)),60,3)
 
 .PHONY: help setup build demo test bench format tidy fuzz clean
@@ -24,7 +24,7 @@ setup:            ## install what a build needs: Debian packages, LibTorch, a Ru
 build: setup build/build.ninja  ## build/quern
 	cmake --build build -j $(JOBS) --target quern
 
-demo: build       ## compress, verify and talk to the tiny Qwen3.6 checkpoint in tests/data
+demo: build       ## compress and verify the tiny Qwen3.6 checkpoint in tests/data, and ask it a question
 	@tools/demo build/quern build/demo
 
 test: setup build/build.ninja build-dev/build.ninja  ## build all, run all tests, parsers and kernels also under sanitizers; fuzz
@@ -53,7 +53,7 @@ fuzz: setup build-dev/build.ninja  ## fuzz every parser for FUZZ_SECONDS (60), f
 	cmake --build build-dev -j $(JOBS) --target fuzz_targets
 	@FUZZ_SEED=0 python3 tools/run_tests.py build-dev=fuzz
 
-clean:            ## remove the build folders; the cache outside of the tree stays
+clean:            ## remove the build folders; keeps the cache outside the tree
 	rm -rf build build-dev build-tidy
 
 build/build.ninja: CMakePresets.json | setup

@@ -34,7 +34,7 @@ double seconds_since(Clock::time_point start) {
   return std::chrono::duration<double>(Clock::now() - start).count();
 }
 
-// Pages that the system had to find for this process.
+// Page faults of this process so far.
 double faults_so_far() {
   rusage usage;
   ::getrusage(RUSAGE_SELF, &usage);
@@ -46,14 +46,14 @@ double median(std::vector<double> values) {
   return values[values.size() / 2];
 }
 
-// y = x W^T with its backward products: which of them a step needs.
+// y = x W^T, and which of its backward products a step needs.
 struct Product {
   int64_t tokens, rows, columns;
   bool input_gradient, weight_gradient;
 };
 
-// Every matrix product of an iteration. The block's input needs no gradient, so linears that read
-// it have none to send back.
+// All matrix products of an iteration. The block's input needs no gradient, so linears that read it
+// have no input gradient.
 std::vector<Product> products_of(const std::vector<nn::LinearSite>& sites,
                                  const compress::Plan& plan,
                                  const std::vector<int64_t>& pairs_per_expert, int64_t tokens) {

@@ -1,7 +1,7 @@
-// Tokens per second of the engine with several requests at once, the share of a step that is not
-// the model's arithmetic, and what a step reads against what this machine's memory delivers.
-//   engine_bench MODEL [--batch 1 8 32] [--prompt 64] [--tokens 64] [--threads 2] [--kv fp8_e4m3]
-// Prints one JSON line for each batch.
+// Tokens per second of the engine with several requests at once, the share of a step outside the
+// model's arithmetic, and the bytes that a step reads relative to the memory bandwidth of the
+// machine. engine_bench MODEL [--batch 1 8 32] [--prompt 64] [--tokens 64] [--threads 2] [--kv
+// fp8_e4m3] Prints one JSON line for each batch.
 #include <CLI/CLI.hpp>
 #include <chrono>
 #include <map>
@@ -41,7 +41,7 @@ class TimedEngine : public engine::ModelEngine {
   }
 };
 
-// Bytes per second at which all threads together read memory that no cache holds.
+// Read bandwidth of all threads together, in bytes per second, for uncached memory.
 double read_bandwidth() {
   constexpr int64_t kBytes = int64_t{1} << 30, kPiece = 4 << 20;
   const Tensor memory = zero_pages({kBytes / 8}, at::kLong);
@@ -69,8 +69,8 @@ bool beside_the_text(const std::string& name, const std::string& draft) {
   return !draft.empty() && name.starts_with(draft + ".");
 }
 
-// Bytes of weights that a step with a token of each of `batch` sequences reads: all but the
-// embedding, unless it is the head too, and of the experts as many as are chosen if every token
+// Bytes of weights that a step with one token of each of `batch` sequences reads: everything except
+// the embedding (unless it is also the head), and the expected number of experts if every token
 // chooses at random.
 double bytes_per_step(const std::shared_ptr<const nn::Source>& source, int64_t batch) {
   const Json config = source->files.config();

@@ -1,7 +1,7 @@
-// How fast the int4 kernel decodes, as a fraction of what this machine's memory delivers, and how
-// fast it multiplies a prompt. The ceiling is the best of three ways to read the same bytes,
-// measured in turn with the kernel, so that a busy machine slows both. More than 1 GB of weights
-// takes turns, because smaller sets are served by the cache.
+// The decoding speed of the int4 kernel as a fraction of the machine's memory bandwidth, and its
+// speed for a prompt. The limit is the best of three ways to read the same bytes, measured in turn
+// with the kernel, so a busy machine slows both. The weights take more than 1 GB in total, because
+// smaller sets fit in the cache.
 //
 //   int4_bench [--threads N] [--gigabytes G] [--repetitions R] [--rows N]
 #include <sys/mman.h>
@@ -29,12 +29,13 @@ double seconds(const std::function<void()>& work) {
   return std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
 }
 
-// Memory on huge pages where the system has them.
+// Memory on huge pages, if available.
 class Pages {
  public:
   explicit Pages(size_t bytes) : bytes_(bytes) {
     data_ = mmap(nullptr, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
-    if (data_ == MAP_FAILED) fail(Exit::memory, "no memory for {} bytes of weights", bytes);
+    if (data_ == MAP_FAILED)
+      fail(Exit::memory, "out of memory: the system refused {} bytes for weights", bytes);
     madvise(data_, bytes, MADV_HUGEPAGE);
   }
   ~Pages() { munmap(data_, bytes_); }
@@ -52,7 +53,7 @@ class Pages {
 
 typedef float Vector __attribute__((vector_size(64)));
 
-// Reads `bytes` from kStreams places at once, and kAhead bytes ahead of their use if not 0.
+// Reads `bytes` from kStreams places at once, with a prefetch distance of kAhead bytes if not 0.
 template <int kStreams, int kAhead>
 __attribute__((target_clones("avx512f", "avx2", "default"))) float read(const uint8_t* data,
                                                                         size_t bytes) {
@@ -90,7 +91,7 @@ double probe_speed(const Probe& probe, const uint8_t* data, size_t bytes) {
 
 // ---- the kernel
 
-// As many copies of one random weight as fill the memory, each read once a turn.
+// Enough copies of one random weight to fill the memory; each is read once per round.
 struct Weights {
   Weights(const Int4Shape& shape, double gigabytes)
       : shape(shape),
@@ -131,13 +132,13 @@ struct Activations {
   Int4Activations values;
 };
 
-// Small weights are multiplied several at a time, as the experts of one token are.
+// Small weights are multiplied several at a time, like the experts of one token.
 struct Case {
   int64_t rows, columns, matrices_per_call;
 };
 constexpr Case kCases[] = {{512, 2048, 16}, {2048, 512, 16}, {4096, 4096, 1}, {8192, 8192, 1}};
 
-// Rows that a thread takes at a time: whole row blocks, about 128 KB of codes.
+// Rows in one work item: whole row blocks, about 128 KB of codes.
 int64_t rows_per_piece(const Int4Shape& shape) {
   const int64_t block = kernels::kInt4RowBlock;
   return std::max<int64_t>(1, 262144 / shape.columns / block) * block;
@@ -216,7 +217,7 @@ void bench_prompt(const CpuKernels& kernels, const Weights& weights, int64_t tok
                         {"gigaoperations_per_second", spread(speeds, 10)}});
 }
 
-// `rows`: only the weight with so many, or all if 0.
+// `rows`: only the weight with this many rows; 0: all.
 void run(double gigabytes, int repetitions, int64_t rows) {
   const CpuKernels& kernels = kernels::cpu_kernels();
   for (const Case& c : kCases) {

@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Seconds of one AutoRound iteration of one block by auto-round itself, to set beside compress_bench.
+"""Seconds of one AutoRound iteration of one block by auto-round, for comparison with compress_bench.
 
     python bench/peer_autoround.py CHECKPOINT [--samples 8] [--length 256] [--iterations 6] [--threads 2]
 

@@ -1,5 +1,5 @@
 // Products of fp32 matrices on one thread: ours (kernels/float_matrix.h) and LibTorch's, in turn,
-// for every way in which the factors lie that the program multiplies.
+// for every layout of the factors that the program uses.
 //   product_bench [--rows 256] [--columns 2048] [--inner 2048] [--rounds 15]
 #include <time.h>
 
@@ -18,7 +18,7 @@ struct Options {
   int rounds = 15;
 };
 
-// Of this thread's own time: other work on the machine counts less than by the clock.
+// CPU time of this thread, which other work on the machine affects less than wall time.
 double thread_seconds() {
   timespec time;
   ::clock_gettime(CLOCK_THREAD_CPUTIME_ID, &time);
@@ -32,7 +32,7 @@ double seconds_of(Work work) {
   return thread_seconds() - start;
 }
 
-// a [rows, inner] and b [inner, columns], each in memory as it stands or transposed.
+// a [rows, inner] and b [inner, columns], each stored plainly or transposed.
 void measure(const Options& o, bool turned_a, bool turned_b) {
   const Tensor a = turned_a ? at::randn({o.inner, o.rows}) : at::randn({o.rows, o.inner}),
                b = turned_b ? at::randn({o.columns, o.inner}) : at::randn({o.inner, o.columns});

@@ -1,5 +1,5 @@
-// What every line of a benchmark says besides its figures: processor, threads, commit. A line is
-// one JSON object on standard output.
+// The common fields of every line of a benchmark: processor, threads, commit. A line is one JSON
+// object on standard output.
 #pragma once
 
 #include <algorithm>
@@ -15,7 +15,7 @@ namespace quern::bench {
 
 using Line = nlohmann::ordered_json;
 
-// Name, family and model: processors of one name can differ by a factor of two.
+// Name, family and model: processors with the same name can differ by a factor of two.
 inline std::string processor() {
   std::string name = "unknown", family, model;
   std::ifstream file("/proc/cpuinfo");
@@ -28,7 +28,7 @@ inline std::string processor() {
   return family.empty() ? name : name + ", family " + family + ", model " + model;
 }
 
-// The commit that the sources are at, from their git folder.
+// The current commit of the sources, from their git folder.
 inline std::string commit() {
   const std::string git = std::string(QUERN_SOURCE_DIR) + "/.git/";
   std::string head;

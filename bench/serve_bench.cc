@@ -1,6 +1,6 @@
-// What the server itself costs: behind it stands the mock engine, before it a client of its own.
-// The server runs in a process of its own; with two cores each has one. What the machine itself
-// costs is measured beside it: the same bytes to as many sockets by a bare loop.
+// The cost of the server, measured with the mock engine and a client in this program. The server
+// runs in a separate process; with two cores each process has one. For comparison, a bare loop
+// sends the same bytes to the same number of sockets.
 //   serve_bench [tokens a second of each stream for the latency, default 20]
 #include <arpa/inet.h>
 #include <netinet/in.h>
@@ -37,7 +37,7 @@ void pin_to(int core) {
   sched_setaffinity(0, sizeof set, &set);
 }
 
-// In the child: tells its port through the pipe and serves until it is killed.
+// The child process: writes its port to the pipe and serves until it is killed.
 [[noreturn]] void serve_mock(int pipe, double tokens_per_s) {
   ServerOptions options;
   options.http.port = 0;
@@ -93,7 +93,7 @@ class Child {
     file >> size >> resident;
     return resident * static_cast<double>(::sysconf(_SC_PAGESIZE));
   }
-  // Of all its threads so far.
+  // CPU time of all its threads so far.
   double cpu_seconds() const {
     std::ifstream file("/proc/" + std::to_string(pid_) + "/stat");
     std::string word;
@@ -165,7 +165,7 @@ struct Wires {
   }
 };
 
-// Milliseconds between what arrives at each socket, until `done`.
+// Milliseconds between arrivals at each socket, until `done`.
 std::vector<double> read_gaps(const std::vector<int>& sockets, const std::atomic<bool>& done) {
   using Clock = std::chrono::steady_clock;
   const int epoll = ::epoll_create1(0);
@@ -193,10 +193,10 @@ std::vector<double> read_gaps(const std::vector<int>& sockets, const std::atomic
   return gaps;
 }
 
-// What no server can be faster than here: nothing but the system calls.
+// The lower bound for any server on this machine: only the system calls.
 void bare_loop(int64_t streams, double tokens_per_s) {
   constexpr int kSteps = 100;
-  const std::string chunk(250, 'x');  // as long as one of /v1/completions
+  const std::string chunk(250, 'x');  // the size of a chunk of /v1/completions
   const Wires wires(streams);
   std::atomic<bool> done{false};
   double seconds = 0;

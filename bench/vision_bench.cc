@@ -1,5 +1,5 @@
 // One picture through a vision tower: seconds, memory, and the time of the bare products of its
-// linears by LibTorch in fp32 with as many threads, in turn.
+// linears by LibTorch in fp32 with the same number of threads, in turn.
 //   vision_bench MODEL [--height 1024 --width 1024] [--rounds 3] [--threads 2]
 // Prints one JSON line.
 #include <ATen/Parallel.h>
@@ -28,7 +28,7 @@ double peak_megabytes() {
   return static_cast<double>(usage.ru_maxrss) / 1024;
 }
 
-// As if every linear saw every patch, which a merger does not.
+// An upper bound: every linear multiplies every patch, although a merger does not.
 void bare_products(const std::vector<nn::LinearSite>& sites, int64_t patches) {
   for (const nn::LinearSite& site : sites) {
     const Tensor x = at::empty({patches, site.weight.columns()}, at::kFloat).fill_(0.5);
@@ -43,7 +43,8 @@ void run(const std::string& folder, int64_t height, int64_t width, int rounds) {
   const auto processor = prompt::image_processor(folder);
   std::vector<nn::LinearSite> sites;
   const auto vision = model->vision(nn::Weights(source).listing(&sites));
-  if (!vision || !processor) fail("{} takes no pictures", folder);
+  if (!vision || !processor)
+    fail("{}: this model takes no pictures; give a model with a vision tower", folder);
   at::manual_seed(1);
   const Tensor picture = at::randint(0, 256, {3, height, width}, at::kByte);
 

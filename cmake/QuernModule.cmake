@@ -1,5 +1,5 @@
 # quern_module(<name> DEPS <folders...> [SUBDIRS <folders...>]): the folder src/<name> becomes the library quern_<name>.
-# DEPS is the whole truth about layering: tools/check_layers.py reads it too.
+# DEPS defines the layers; tools/check_layers.py reads it too.
 function(quern_module name)
   cmake_parse_arguments(arg "" "" "DEPS;SUBDIRS" ${ARGN})
   set(patterns *.cc)

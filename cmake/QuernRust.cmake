@@ -1,5 +1,5 @@
-# quern::text_ffi: the crate in rust/ as a static library with a C ABI. cargo itself decides what is stale. The target
-# folder lies outside the build folder, so that a clean build does not compile the crates again.
+# quern::text_ffi: the crate in rust/ as a static library with a C ABI. cargo decides what is stale.
+# The target folder is outside the build folder, so a clean build does not compile the crates again.
 find_program(QUERN_CARGO cargo HINTS "$ENV{HOME}/.cargo/bin")
 if(NOT QUERN_CARGO)
   message(FATAL_ERROR "cargo is missing: run tools/setup, or install Rust 1.85 or newer (Debian 12: cargo-web, rustc-web).")

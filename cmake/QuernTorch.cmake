@@ -1,5 +1,6 @@
-# quern::torch: libtorch_cpu and libc10 as the torch wheel ships them. find_package(Torch) is not used: the wheel is a CUDA
-# build and its configuration fails without a CUDA toolkit. tools/setup installs the wheels.
+# quern::torch: libtorch_cpu and libc10 from the torch wheel. find_package(Torch) is not used: the
+# wheel is a CUDA build and its configuration fails without a CUDA toolkit. tools/setup installs the
+# wheels.
 if(DEFINED ENV{QUERN_CACHE})
   set(_cache "$ENV{QUERN_CACHE}")
 else()
@@ -8,7 +9,7 @@ endif()
 if(NOT QUERN_SITE_PACKAGES)
   file(GLOB _site LIST_DIRECTORIES true "${_cache}/python/lib/python3*/site-packages")
   if(NOT _site)
-    message(FATAL_ERROR "LibTorch is not there: run tools/setup, or set QUERN_SITE_PACKAGES to a folder that holds torch/.")
+    message(FATAL_ERROR "LibTorch is missing: run tools/setup, or set QUERN_SITE_PACKAGES to a folder that contains torch/.")
   endif()
   list(GET _site 0 QUERN_SITE_PACKAGES)
 endif()
@@ -30,8 +31,8 @@ add_library(quern::torch ALIAS quern_torch)
 target_include_directories(quern_torch SYSTEM INTERFACE "${_torch}/include" "${_torch}/include/torch/csrc/api/include")
 target_link_libraries(quern_torch INTERFACE quern::torch_cpu quern::c10)
 
-# The wheel carries the headers of another fmt beside its own. Plain include folders are searched before system ones, so
-# this one, with nothing in it but a link to the installed fmt, keeps the wheel's out.
+# The wheel also contains the headers of another version of fmt. Plain include folders are searched
+# before system ones, so this folder, which only has a link to the installed fmt, hides the wheel's.
 find_path(QUERN_FMT_INCLUDE fmt/format.h PATHS /usr/include NO_DEFAULT_PATH)
 find_path(QUERN_FMT_INCLUDE fmt/format.h REQUIRED)
 file(MAKE_DIRECTORY "${CMAKE_BINARY_DIR}/fmt_first")

@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Every C++ and Rust source is as its formatter writes it (`make format`). Exit status 77, with the reason, without clang-format-19."""
+"""Checks that every C++ and Rust source is formatted (`make format`). Exits with status 77 and a reason without clang-format-19."""
 
 import shutil
 import subprocess

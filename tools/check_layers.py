@@ -6,7 +6,7 @@ import sys
 from pathlib import Path
 
 SRC = Path(__file__).resolve().parent.parent / "src"
-# Outside headers that may be included in these folders only.
+# External headers that only these folders may include.
 CONFINED = {
     "torch/": {"tensor"},
     "ATen/": {"tensor"},

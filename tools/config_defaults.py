@@ -15,15 +15,15 @@ FAMILIES = ("gemma4", "glm45", "llama", "qwen3", "qwen36")
 SECTIONS = ("", "text_config", "vision_config", "rope_scaling", "rope_parameters", "text_config/rope_parameters",
             "vision_config/rope_parameters")
 
-# Not attributes of the configuration class: keyword arguments that it takes apart, and what the modeling files say
-# where they read the key.
+# Not attributes of the configuration class: keyword arguments that it unpacks, and defaults of the
+# modeling files where they read the key.
 BY_THE_CODE = {
     ("glm45", "/head_dim"): lambda c: c.hidden_size // c.num_attention_heads,  # modeling_glm4_moe.py, Attention
     ("gemma4", "text_config/global_head_dim"): lambda c: 512,  # configuration_gemma4.py, __post_init__
     ("gemma4", "text_config/head_dim"): lambda c: 256,  # the same; the attribute differs by layer afterwards
     ("qwen36", "text_config/rope_parameters/mrope_section"): lambda c: [11, 11, 10],  # modeling_qwen3_5_moe.py
 }
-# modeling_gemma4.py looks both up for its rotary embedding.
+# modeling_gemma4.py looks up both for its rotary embedding.
 REFUSED_BY_THE_CODE = {("gemma4", f"text_config/rope_parameters/{kind}") for kind in ("full_attention", "sliding_attention")}
 
 # Sarvam's code comes with its checkpoint: the defaults of the authors' configuration_sarvam_moe.py. Its modeling file

@@ -34,7 +34,7 @@ COMMON = {
     "vocab_size": VOCABULARY,
 }
 CONFIGS = {
-    # Queries are wider than the hidden state, as in Qwen3-0.6B; the head is a matrix of its own.
+    # Queries are wider than the hidden state, as in Qwen3-0.6B; the head is a separate matrix.
     "qwen3": COMMON | {
         "architectures": ["Qwen3ForCausalLM"], "model_type": "qwen3", "head_dim": 32,
         "max_position_embeddings": 4096, "max_window_layers": 2, "num_attention_heads": 4,
@@ -54,7 +54,7 @@ CONFIGS = {
 
 
 def randomize(model, seed):
-    """Norms away from 1, matrices with unit gain: neutral values would hide what is left out."""
+    """Norms away from 1, matrices with unit gain: neutral values would hide missing norms."""
     generator = torch.Generator().manual_seed(seed)
     for name, weight in model.state_dict().items():
         noise = torch.randn(weight.shape, generator=generator)
@@ -89,7 +89,7 @@ def goldens(model):
         tensors[f"p{i}.input_ids"] = torch.tensor(ids, dtype=torch.int32)
         tensors[f"p{i}.logits"] = out.logits[0]
         tensors[f"p{i}.greedy_ids"], tensors[f"p{i}.greedy_logits"] = greedy(model, ids)
-        # transformers' last hidden state is behind the final norm.
+        # transformers' last hidden state comes after the final norm.
         for layer, hidden in enumerate(out.hidden_states[:-1]):
             tensors[f"p{i}.hidden.{layer}"] = hidden[0]
         tensors[f"p{i}.final_norm"] = out.hidden_states[-1][0]

@@ -1,6 +1,6 @@
 // make_synthetic: writes a checkpoint in the layout of a published model with random weights, of
-// any size, one tensor in memory at a time. For tests and benchmarks of memory and speed; what it
-// says is noise.
+// any size, one tensor in memory at a time. For tests and benchmarks of memory and speed; its
+// output is noise.
 #include <CLI/CLI.hpp>
 #include <cmath>
 #include <cstdio>
@@ -33,8 +33,8 @@ using Fill = std::function<void(Tensor&, at::Generator&)>;
 Fill normal(double mean, double deviation) {
   return [=](Tensor& x, at::Generator& g) { x.normal_(mean, deviation, g); };
 }
-// Decay exp(-exp(A_log) softplus(dt + dt_bias)): A in 1..16 and softplus(dt_bias) in 0.001..0.1, as
-// such layers begin.
+// Decay exp(-exp(A_log) softplus(dt + dt_bias)): A in 1..16 and softplus(dt_bias) in 0.001..0.1,
+// the initialization of such layers.
 const Fill kDecay = [](Tensor& x, at::Generator& g) {
   x.copy_(at::empty(x.sizes(), at::kFloat).uniform_(1, 16, g).log());
 };
@@ -94,7 +94,7 @@ JsonValue scaled(JsonValue config, const std::map<std::string, int64_t>& dimensi
   return config;
 }
 
-// Every piece of every tensor has its own seed, so that the values do not depend on the number of
+// Every piece of every tensor has its own seed, so the values do not depend on the number of
 // threads.
 void fill(Tensor& x, const Fill& values, uint64_t seed) {
   constexpr int64_t kPiece = 1 << 20;
@@ -129,7 +129,7 @@ void write_other_files(const Checkpoint& like, const fs::path& folder) {
   copy_other_files(like, folder, except);
 }
 
-// The layout that is derived from a checkpoint's config must be the layout of its weights.
+// Checks that the layout derived from a checkpoint's config is the layout of its weights.
 void check(const layouts::Layout& layout, const Checkpoint& like) {
   std::set<std::string> names;
   for (const layouts::LayoutTensor& tensor : layout.tensors()) {
@@ -162,14 +162,14 @@ void declare(CLI::App& app, Command& command) {
   app.add_option("--blocks", command.blocks, "of the family (default: all)")
       ->check(CLI::Range(2, 1000));
   app.add_option("--like", command.like,
-                 "folder whose tokenizer is taken, and without --family the config.json");
+                 "folder of the tokenizer and, without --family, of the config.json");
   app.add_option("-o,--out", command.out, "folder to write");
-  app.add_flag("--headers", command.headers, "files of the real size that hold no data");
+  app.add_flag("--headers", command.headers, "files of the real size without data");
   app.add_flag("--check", command.check,
                "write nothing; compare the layout with the weights in --like");
   app.add_flag("--split-experts", command.layout.split_experts,
                "one 2-D tensor for each expert instead of stacks");
-  app.add_flag("!--no-draft", command.layout.draft, "without the draft layer (GLM-4.5)");
+  app.add_flag("!--no-draft", command.layout.draft, "omit the draft layer (GLM-4.5)");
   app.add_option("--max-shard-size", command.shard_gigabytes, "in GB")->check(CLI::PositiveNumber);
   app.add_option("--seed", command.seed);
   for (const auto& [flag, key] : std::vector<std::pair<std::string, std::string>>{
@@ -217,7 +217,7 @@ int run(int argc, char** argv) {
   const JsonValue config = config_of(command);
   const layouts::Layout layout = layouts::layout_of(Json(config, "config.json"), command.layout);
   if (command.check) return check(layout, Checkpoint(command.like)), 0;
-  if (command.out.empty()) fail(Exit::usage, "say with -o where to write");
+  if (command.out.empty()) fail(Exit::usage, "give the folder to write with -o");
   const auto plan = plan_of(layout);
   const auto shard_bytes = static_cast<size_t>(command.shard_gigabytes * 1e9);
   OutputFolder output(command.out, {.source = command.like,

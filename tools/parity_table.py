@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Prints how far every architecture is from its reference: golden, max difference, tolerance.
+"""Prints the difference of every architecture from its reference: golden, max difference, tolerance.
 
 Runs the parity tests of tests/models and reads the properties that Goldens::expect (tests/models/parity.h)
 records in them. A new family needs nothing here: its tests bring its rows.

@@ -46,7 +46,7 @@ def run_ctest(build, folders):
         name = test.get("name")
         whole = outcome(test)
         cases = list(read_gtest(results / f"{name.replace('.', '_')}_test.xml", name))
-        # A program that dies leaves no report, or one that does not know.
+        # A program that crashes leaves no report, or an incomplete one.
         if not cases or (whole[0] == "failed" and all(case[1] != "failed" for case in cases)):
             cases.append((name, *whole))
         failures += sum(case[1] == "failed" for case in cases)

@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Makes stubs of the shared libraries that torch's Python module is linked to and that are not installed.
+"""Makes stubs for missing shared libraries that torch's Python module is linked to.
 
     stub_libraries.py TORCH_LIB OUT
 
@@ -19,7 +19,7 @@ def output(*command):
 
 
 def dependencies(library):
-    """All libraries that the loader looks for: name -> path, "not" where it finds none."""
+    """All libraries that the loader looks for: name -> path, "not" if missing."""
     rows = (line.split() for line in output("ldd", library) if " => " in line)
     return {row[0]: row[2] for row in rows}
 

@@ -1,6 +1,6 @@
-//! Makes the engine speak Jinja2 as transformers sets it up. The engine compiles a template to
-//! instructions; those whose meaning differs from Python's, or that could make something large, are
-//! replaced by calls of functions that are defined here. Their names cannot be written in a template.
+//! Makes the engine equal to Jinja2 as transformers configures it. The engine compiles a template to
+//! instructions. Instructions whose meaning differs from Python's, or whose results may be large, are
+//! replaced by calls to functions defined here. A template cannot contain the names of these functions.
 use crate::format::printf;
 use crate::macros::{self, Declaration};
 use crate::meter::{spend, visit, weigh};
@@ -12,13 +12,12 @@ use minijinja::{Environment, Error};
 use std::cmp::Ordering;
 use std::collections::BTreeMap;
 
-/// The source as the engine must see it. Jinja2 reads every line break as \n.
+/// The source for the engine. Jinja2 reads every line break as \n.
 pub fn prepare(source: &str) -> Result<String, String> {
     replace_generation_tags(&source.replace("\r\n", "\n").replace('\r', "\n"))
 }
 
-/// `{% generation %}` marks what an assistant said for training. It opens a scope and does nothing else,
-/// which is what `{% with %}` does.
+/// `{% generation %}` marks assistant text for training. It only opens a scope, like `{% with %}`.
 fn replace_generation_tags(source: &str) -> Result<String, String> {
     let mut branches = 0;
     let mut work = 0;
@@ -46,7 +45,7 @@ fn replace_generation_tags(source: &str) -> Result<String, String> {
             "endgeneration" => out.push_str(&tag.replacen("endgeneration", "endwith", 1)),
             _ => out.push_str(tag),
         }
-        // Python reads these escapes in a string, the engine would take them for plain text.
+        // Python interprets these escapes in a string, but the engine would treat them as plain text.
         if let Some(escape) =
             ["\\U", "\\N{"].into_iter().find(|escape| !tag.starts_with("{#") && tag.contains(escape))
         {
@@ -66,13 +65,13 @@ fn next_tag(text: &str) -> Option<usize> {
     text.as_bytes().windows(2).position(|pair| pair[0] == b'{' && matches!(pair[1], b'%' | b'{' | b'#'))
 }
 
-/// Chains of operators and of elif become trees as deep as they are long, which the engine walks by
-/// recursion, and folds constants in quadratic time; these bounds keep it on its stack and quick.
+/// Chains of operators and of elif become trees as deep as they are long. The engine traverses them
+/// recursively and folds constants in quadratic time; these limits bound its stack and time.
 const TAG_BYTES: usize = 16 << 10;
 const BRANCHES: usize = 2000;
 
-/// Where the tag that `text` starts with ends, and how many bytes of it are neither comment nor quoted
-/// text. Quoted text does not end a tag.
+/// The end of the tag at the start of `text`, and its number of bytes outside comments and quoted text.
+/// Quoted text does not end a tag.
 fn tag_end(text: &str) -> (usize, usize) {
     let close = match &text[..2] {
         "{#" => return (text.find("#}").map_or(text.len(), |at| at + 2), 0),
@@ -104,19 +103,18 @@ fn raw_end(text: &str) -> usize {
     ends.next().map_or(text.len(), |(at, _)| at)
 }
 
-/// What goes in front of an instruction and behind it.
+/// Instructions to insert before and after an instruction.
 struct Around<'a> {
     before: Vec<Instruction<'a>>,
     after: Vec<Instruction<'a>>,
 }
 
-/// A raw text is loaded and then printed like a value, so that all output goes through the formatter,
-/// which counts it; a loop gets a list, whose length is known; a macro stores the arguments that have no
-/// name of their own, and is wrapped (see macros.rs).
+/// Raw text is loaded and printed like a value, because the formatter counts all output; a loop gets a
+/// list with a known length; a macro stores its unnamed arguments and is wrapped (see macros.rs).
 fn around<'a>(program: &Instructions<'a>, at: u32, macros: &Macros) -> Around<'a> {
     let mut around = Around { before: Vec::new(), after: Vec::new() };
     for declaration in macros.values().filter(|declaration| declaration.start == at) {
-        // They lie on the stack, the last one on top.
+        // They are on the stack, the last one on top.
         around.before.extend(declaration.rest.iter().rev().map(|name| Instruction::StoreLocal(name)));
     }
     match program.get(at) {
@@ -133,10 +131,10 @@ fn around<'a>(program: &Instructions<'a>, at: u32, macros: &Macros) -> Around<'a
     around
 }
 
-/// By the place of their BuildMacro.
+/// Keyed by the place of their BuildMacro.
 type Macros = BTreeMap<u32, Declaration>;
 
-/// The same program with our functions in it; jumps move accordingly.
+/// The program with our functions inserted and jumps adjusted.
 pub fn rewrite<'a>(old: Instructions<'a>) -> Instructions<'a> {
     let code = || (0..).map_while(|at| old.get(at));
     let macros: Macros = (0..)
@@ -201,7 +199,7 @@ pub fn rewrite<'a>(old: Instructions<'a>) -> Instructions<'a> {
     new
 }
 
-/// The attributes that every dict has, behind a dot.
+/// The attributes of every dict.
 const ATTRIBUTES: [&str; DICT_METHODS.len()] = [
     ".clear",
     ".copy",
@@ -241,7 +239,7 @@ pub fn add_operators(environment: &mut Environment) {
 fn attribute_of(object: &Value, method: &'static str) -> Result<Value, Error> {
     match object.kind() {
         ValueKind::Undefined => fail(format!("an undefined value has no attribute {method}")),
-        // Namespaces are maps to the engine, and have no methods.
+        // Namespaces are maps in the engine, but have no methods.
         ValueKind::Map if !is_namespace(object) => Ok(methods::bound(object, method)),
         _ => object.get_attr(method),
     }
@@ -462,7 +460,7 @@ fn slice(of: &Value, start: &Value, stop: &Value, step: &Value) -> Result<Value,
     Ok(if of.is_tuple() { Value::from(Tuple::from(picked)) } else { Value::from(picked) })
 }
 
-/// The indices of slice(start, stop, step) of a sequence, as Python's slice.indices gives them.
+/// The indices of slice(start, stop, step) of a sequence, equal to Python's slice.indices.
 fn picks(length: usize, start: Option<i64>, stop: Option<i64>, step: i64) -> impl Iterator<Item = usize> {
     let length = length as i64;
     let (lowest, highest) = if step > 0 { (0, length) } else { (-1, length - 1) };

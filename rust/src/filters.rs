@@ -1,5 +1,5 @@
-//! Filters and tests as Jinja2 has them: those of the engine where they agree, our own where they do
-//! not, and none that Jinja2 lacks. Each pays for what it reads and makes.
+//! The filters and tests of Jinja2: those of the engine if they agree, otherwise our own, and none that
+//! Jinja2 lacks. Each is charged for the bytes that it reads and writes.
 use crate::dialect;
 use crate::format::printf;
 use crate::meter::{spend, visit, weigh};
@@ -90,7 +90,7 @@ fn own(
     });
 }
 
-/// Arguments that a filter does not take are refused with its name.
+/// Adds the filter's name to errors about unknown arguments.
 fn named(error: Error, filter: &str) -> Error {
     let about_arguments = matches!(error.kind(), ErrorKind::TooManyArguments | ErrorKind::MissingArgument);
     if !about_arguments {
@@ -139,7 +139,7 @@ fn batch(value: &Value, args: &mut Args) -> Result<Value, Error> {
     Ok(Value::from_iter(rows))
 }
 
-/// The first of the slices have one item more where the items do not divide.
+/// If the items do not divide evenly, the first slices have one more item.
 fn slice(value: &Value, args: &mut Args) -> Result<Value, Error> {
     let count = args.count("slices")?;
     let fill = args.next("fill_with")?.filter(|fill| !fill.is_none());
@@ -175,7 +175,7 @@ fn sum(value: &Value, args: &mut Args) -> Result<Value, Error> {
     Ok(total)
 }
 
-/// int(value), else int(float(value)), else the default.
+/// int(value), otherwise int(float(value)), otherwise the default.
 fn int(value: &Value, args: &mut Args) -> Result<Value, Error> {
     let otherwise = args.next("default")?.unwrap_or_else(|| Value::from(0));
     let base = args.integer("base", 10)?;
@@ -192,7 +192,7 @@ fn int(value: &Value, args: &mut Args) -> Result<Value, Error> {
     Ok(integer.map_or(otherwise, |i| i64::try_from(i).map_or_else(|_| Value::from(i), Value::from)))
 }
 
-/// The part of a float before the point, where it can be exact.
+/// The integer part of a float, if it is exact.
 fn whole(float: f64) -> Option<i128> {
     let whole = float.trunc();
     (whole.abs() < 1e38).then_some(whole as i128)
@@ -320,7 +320,7 @@ fn items(value: &Value) -> Result<Value, Error> {
     }
 }
 
-/// json.dumps as transformers passes it its arguments.
+/// json.dumps with the arguments that transformers passes.
 fn tojson(value: &Value, args: &mut Args) -> Result<Value, Error> {
     let ascii = args.flag("ensure_ascii")?;
     let indent = match args.next("indent")?.filter(|indent| !indent.is_none()) {
@@ -339,7 +339,7 @@ fn tojson(value: &Value, args: &mut Args) -> Result<Value, Error> {
         separators = given.try_iter()?.map(|text| python::str(&text)).collect::<Result<_, _>>()?;
     }
     let [item_separator, key_separator] =
-        separators.try_into().or_else(|_| fail("tojson: separators must be two texts"))?;
+        separators.try_into().or_else(|_| fail("tojson: separators must be two strings"))?;
     let json = Json { ascii, indent, sort_keys: args.flag("sort_keys")?, item_separator, key_separator };
     let mut out = String::new();
     json.dumps(value, &mut out, 0)?;
@@ -351,7 +351,7 @@ pub fn add_tests(environment: &mut Environment) {
     for name in ["safe", "startingwith", "endingwith", "int"] {
         environment.remove_test(name);
     }
-    // An undefined value has a length of 0 and an empty iterator, and a text or a dict has items.
+    // An undefined value has the length 0 and an empty iterator; a string or a dict has items.
     environment.add_test("sequence", |value: &Value| has_items(value));
     environment.add_test("iterable", |value: &Value| has_items(value));
     environment

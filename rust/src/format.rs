@@ -1,4 +1,4 @@
-//! The `%` operator and the `format` filter: printf-style formatting as Python does it.
+//! The `%` operator and the `format` filter: Python's printf-style formatting.
 use crate::meter::spend;
 use crate::python::{self, fail, type_name};
 use minijinja::Error;
@@ -105,7 +105,7 @@ fn character(value: &Value) -> Result<String, Error> {
     }
 }
 
-/// The values on the right of `%`: a tuple is several, anything else is one.
+/// The values on the right of `%`: a tuple is several values, anything else is one.
 struct Positional {
     values: std::vec::IntoIter<Value>,
     named: bool,

@@ -1,5 +1,5 @@
-//! The libraries for text that are best in Rust, behind a C ABI: see include/quern_text_ffi.h, which
-//! is the contract. Every entry point runs inside `guard`, which turns errors and panics into statuses.
+//! Rust libraries for text, behind a C ABI; the contract is include/quern_text_ffi.h. Every entry point
+//! runs inside `guard`, which turns errors and panics into statuses.
 use std::any::Any;
 use std::ffi::c_char;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -30,7 +30,7 @@ pub const LIMIT: i32 = 3;
 pub const END: i32 = 4;
 pub const PANIC: i32 = 5;
 
-/// A status other than OK, and the message for it.
+/// A status other than OK, with its message.
 pub struct Failure(pub i32, pub String);
 
 impl<E: ToString> From<E> for Failure {
@@ -41,7 +41,7 @@ impl<E: ToString> From<E> for Failure {
 
 pub type Answer<T> = Result<T, Failure>;
 
-/// Bytes that the caller gives back to `qt_free`.
+/// Bytes that the caller returns to `qt_free`.
 #[repr(C)]
 pub struct QtBytes {
     data: *mut u8,
@@ -87,7 +87,7 @@ fn panic_text(panic: &(dyn Any + Send)) -> &str {
 }
 
 /// Templates can nest expressions and values deeply, and the engine recurses over them. A stack of this
-/// size holds what the limits allow; only the pages that are touched take memory.
+/// size suffices for all limits; only touched pages use memory.
 const STACK_BYTES: usize = 256 << 20;
 
 fn on_large_stack<T: Send>(work: impl FnOnce() -> Answer<T> + Send) -> Answer<T> {
@@ -98,7 +98,7 @@ fn on_large_stack<T: Send>(work: impl FnOnce() -> Answer<T> + Send) -> Answer<T>
 }
 
 /// # Safety
-/// `data` must be readable for `size` elements; it may be null when there are none.
+/// `data` must be readable for `size` elements; it may be null if `size` is 0.
 unsafe fn slice<'a, T>(data: *const T, size: usize) -> &'a [T] {
     if size == 0 { &[] } else { unsafe { std::slice::from_raw_parts(data, size) } }
 }

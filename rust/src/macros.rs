@@ -1,21 +1,21 @@
-//! Macros as Jinja2 calls them: one that speaks of `varargs` or `kwargs` takes more arguments than it
-//! names, and every other says which argument is too much.
+//! Macros with Jinja2's calling rules: a macro that uses `varargs` or `kwargs` takes more arguments than
+//! it names; any other macro names the excess argument in an error.
 use crate::python::{Dict, fail};
 use minijinja::machinery::{Instruction, Instructions};
 use minijinja::value::{Kwargs, Object, ObjectRepr, Tuple, Value, from_args};
 use minijinja::{Error, State};
 use std::sync::Arc;
 
-/// Variables that hold the arguments without a name of their own, in the order in which the engine's
-/// macro gets them behind its parameters.
+/// Variables for unnamed arguments, in the order in which the engine's macro gets them after its
+/// parameters.
 const REST: [&str; 2] = ["varargs", "kwargs"];
 
-/// What a program says of a macro.
+/// The declaration of a macro in a program.
 pub struct Declaration {
     /// The first instruction of its body.
     pub start: u32,
     pub parameters: Value,
-    /// Those of REST that it speaks of.
+    /// The variables of REST that it uses.
     pub rest: Vec<&'static str>,
 }
 
@@ -27,8 +27,8 @@ impl Declaration {
     }
 }
 
-/// The macro that the instruction at `at` makes. In front of it stand the names that the body takes from
-/// outside, then the parameters.
+/// The macro that the instruction at `at` makes. Before it are the names that the body captures, then
+/// the parameters.
 pub fn declaration(program: &Instructions, at: u32) -> Option<Declaration> {
     let Some(Instruction::BuildMacro(_, start, _)) = program.get(at) else { return None };
     let Some(Instruction::LoadConst(parameters)) = program.get(at.checked_sub(1)?) else { return None };
@@ -41,7 +41,7 @@ pub fn declaration(program: &Instructions, at: u32) -> Option<Declaration> {
     Some(Declaration { start: *start, parameters: parameters.clone(), rest })
 }
 
-/// A macro as templates see it.
+/// A macro, as visible to templates.
 #[derive(Debug)]
 struct Macro {
     engine: Value,

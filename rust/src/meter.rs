@@ -1,5 +1,5 @@
-//! What one rendering may still spend. A rendering runs on one thread, so its meter is a thread-local
-//! value; the engine counts instructions itself, this counts the bytes that they touch.
+//! The remaining budget of one rendering. A rendering runs on one thread, so its meter is thread-local.
+//! The engine counts instructions; this module counts the bytes that they touch.
 use minijinja::value::{Value, ValueKind};
 use minijinja::{Error, ErrorKind};
 use std::cell::{Cell, RefCell};
@@ -11,13 +11,13 @@ thread_local! {
     static OUTCOME: RefCell<Option<Outcome>> = const { RefCell::new(None) };
 }
 
-/// Why a rendering stopped, where the error alone does not tell.
+/// Why a rendering stopped, if the error alone does not show it.
 pub enum Outcome {
     Raised(String),
     Limit,
 }
 
-/// A text is printed once more for every macro or block that captures it on its way out.
+/// Text is printed again for every macro or block that captures it.
 const CAPTURES: u64 = 8;
 
 pub fn start(work_bytes: u64, longest: u64) {
@@ -36,20 +36,20 @@ pub fn raise(message: String) -> Error {
     Error::new(ErrorKind::InvalidOperation, message)
 }
 
-/// Pays for a string of this length, or a list of so many bytes, before it is made.
+/// Charges for a string or list of this many bytes before it is made.
 pub fn spend(bytes: usize) -> Result<(), Error> {
     let bytes = bytes as u64;
     if bytes > LONGEST.get() {
-        return Err(limit(format!("a text of more than {} bytes", LONGEST.get())));
+        return Err(limit(format!("a string of more than {} bytes", LONGEST.get())));
     }
     match WORK.get().checked_sub(bytes) {
         Some(left) => WORK.set(left),
-        None => return Err(limit("too much work on long texts".into())),
+        None => return Err(limit("too much work on long strings".into())),
     }
     Ok(())
 }
 
-/// Pays for text that is printed.
+/// Charges for printed text.
 pub fn print(bytes: usize) -> Result<(), Error> {
     spend(bytes)?;
     match PRINTED.get().checked_sub(bytes as u64) {
@@ -59,7 +59,7 @@ pub fn print(bytes: usize) -> Result<(), Error> {
     Ok(())
 }
 
-/// Going over one element of a list or map takes as long as going over so many bytes of text.
+/// Visiting one element of a list or map takes the time of this many bytes of text.
 const ELEMENT: u64 = 256;
 
 pub fn visit(elements: usize) -> Result<(), Error> {
@@ -70,7 +70,8 @@ pub fn visit(elements: usize) -> Result<(), Error> {
     Ok(())
 }
 
-/// Pays for everything inside a value, as often as it is reached: a list may hold the same list twice.
+/// Charges for everything inside a value each time it is reached: a list may contain the same list
+/// twice.
 pub fn weigh(value: &Value) -> Result<(), Error> {
     match value.kind() {
         ValueKind::String => spend(value.as_str().map_or(0, str::len)),

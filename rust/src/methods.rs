@@ -1,5 +1,5 @@
-//! Methods of Python's str, list and dict, which templates call as `x.method(...)`. Methods that
-//! change their object do not exist, as in transformers' immutable sandbox.
+//! Methods of Python's str, list and dict, which templates call as `x.method(...)`. Methods that change
+//! their object are missing, as in transformers' immutable sandbox.
 use crate::meter::{spend, visit};
 use crate::python::{self, fail, is_space, type_name};
 use fancy_regex::Regex;
@@ -8,7 +8,7 @@ use minijinja::{Error, ErrorKind, State};
 use std::fmt;
 use std::sync::{Arc, LazyLock};
 
-/// Attributes of every dict. `x.items` is the method even where x has a key of that name.
+/// Attributes of every dict. `x.items` is the method even if x has a key of that name.
 pub const DICT_METHODS: [&str; 11] =
     ["clear", "copy", "fromkeys", "get", "items", "keys", "pop", "popitem", "setdefault", "update", "values"];
 
@@ -30,7 +30,7 @@ impl Args {
         Ok(Args { positional, named, used: 0 })
     }
 
-    /// The next parameter, by place or by name.
+    /// The next parameter, by position or by name.
     pub fn next(&mut self, name: &str) -> Result<Option<Value>, Error> {
         self.used += 1;
         match self.positional.get(self.used - 1) {
@@ -48,7 +48,7 @@ impl Args {
         text(&self.required(name)?)
     }
 
-    /// Absent and None are the same.
+    /// Absent and None are equal.
     pub fn optional_text(&mut self, name: &str) -> Result<Option<String>, Error> {
         self.next(name)?.filter(|value| !value.is_none()).map(|value| text(&value)).transpose()
     }
@@ -67,7 +67,7 @@ impl Args {
             .transpose()
     }
 
-    /// A required number of things, at least one.
+    /// A required count of at least 1.
     pub fn count(&mut self, name: &str) -> Result<usize, Error> {
         let count = self.optional_integer(name)?.and_then(|count| usize::try_from(count).ok());
         count.filter(|count| *count > 0).map_or_else(|| fail(format!("{name} must be at least 1")), Ok)
@@ -82,7 +82,7 @@ impl Args {
             let (given, most) = (self.positional.len(), self.used);
             return Err(Error::new(
                 ErrorKind::TooManyArguments,
-                format!("{given} arguments were given, at most {most} are taken"),
+                format!("{given} arguments given, but at most {most} allowed"),
             ));
         }
         self.named.assert_all_used()
@@ -96,7 +96,7 @@ fn text(value: &Value) -> Result<String, Error> {
     )
 }
 
-/// A method that was looked up and not called: `x.items`.
+/// A method that was looked up but not called: `x.items`.
 #[derive(Debug)]
 struct Bound {
     object: Value,
@@ -117,7 +117,7 @@ impl Object for Bound {
     }
 }
 
-/// What dict.keys(), values() and items() give: a list that prints with its name.
+/// The result of dict.keys(), values() and items(): a list that prints with its name.
 #[derive(Debug)]
 pub struct View {
     pub name: &'static str,
@@ -214,7 +214,7 @@ fn list(object: &Value, method: &str, args: &mut Args) -> Result<Option<Value>, 
 }
 
 fn changes<T>(kind: &str, method: &str) -> Result<T, Error> {
-    fail(format!("{kind}.{method} changes its object, which chat templates may not do"))
+    fail(format!("{kind}.{method} changes its object, which is forbidden in chat templates"))
 }
 
 fn string(s: &str, method: &str, args: &mut Args) -> Result<Option<Value>, Error> {
@@ -278,7 +278,7 @@ fn list_of(items: Vec<Value>) -> Result<Value, Error> {
     Ok(Value::from(items))
 }
 
-/// Texts of one or more characters of a class, and texts with an ideograph in them.
+/// Patterns of strings of one or more characters of a class, and of strings with an ideograph.
 struct Classes {
     alpha: Regex,
     alnum: Regex,
@@ -294,7 +294,7 @@ static CLASSES: LazyLock<Classes> = LazyLock::new(|| {
         alpha: regex(r"\A\p{L}+\z"),
         alnum: regex(r"\A[\p{L}\p{N}]+\z"),
         decimal: regex(r"\A\p{Nd}+\z"),
-        // Superscripts, subscripts and circled figures are digits to Python, though not decimal ones.
+        // Superscripts, subscripts and circled figures are digits in Python, but not decimal digits.
         digit: regex(r"\A[\p{Nd}²³¹⁰⁴-⁹₀-₉①-⑨⑴-⑼⒈-⒐⓪⓵-⓽⓿❶-❾➀-➈➊-➒]+\z"),
         numeric: regex(r"\A\p{N}+\z"),
         ideograph: regex(r"\p{Han}"),
@@ -310,7 +310,7 @@ pub fn string_question(s: &str, method: &str) -> Result<Option<bool>, Error> {
         "isalnum" => matches(&CLASSES.alnum)?,
         "isdecimal" => matches(&CLASSES.decimal)?,
         "isdigit" => matches(&CLASSES.digit)?,
-        // Ideographs may be numerals, and no class of a pattern tells which.
+        // Ideographs may be numerals, and no character class distinguishes them.
         "isnumeric" if !matches(&CLASSES.ideograph)? => matches(&CLASSES.numeric)?,
         "isascii" => s.is_ascii(),
         "isspace" => !s.is_empty() && s.chars().all(is_space),
@@ -374,7 +374,7 @@ fn affix(s: &str, args: &mut Args, test: fn(&str, &str) -> bool) -> Result<bool,
     Ok(test(&part, &text(&what)?))
 }
 
-/// s[start:end] by the two optional arguments, and the number of characters before it.
+/// s[start:end] for the two optional arguments, and the number of characters before it.
 fn range(s: &str, args: &mut Args) -> Result<(String, usize), Error> {
     let (start, end) = (args.optional_integer("start")?, args.optional_integer("end")?);
     if start.is_none() && end.is_none() {
@@ -498,7 +498,7 @@ fn join(separator: &str, items: Value) -> Result<String, Error> {
     Ok(out)
 }
 
-/// A text that grows piece by piece has paid for its pieces; this only bounds its length.
+/// A string that grows piece by piece was charged for its pieces; this only limits its length.
 fn spend_total(length: usize) -> Result<(), Error> {
     if length > 1 << 16 { spend(length / 4096) } else { Ok(()) }
 }
@@ -552,7 +552,7 @@ fn str_format(s: &str, args: &mut Args) -> Result<String, Error> {
         rest = &rest[end + 1..];
         if field.contains([':', '!', '.', '[', '{']) {
             return fail(format!(
-                "str.format: the field {{{field}}} has a format specification, a conversion or an attribute, which this engine does not know"
+                "str.format: the field {{{field}}} has a format specification, a conversion or an attribute, which is not supported"
             ));
         }
         let numbered = field.parse::<usize>();

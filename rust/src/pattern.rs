@@ -1,4 +1,4 @@
-//! Python's `re.match` by fancy-regex: anchored at the start only, with a bound on backtracking.
+//! Python's `re.match` with fancy-regex: anchored at the start only, with a limit on backtracking.
 use crate::{Answer, Failure, LIMIT, QtBytes, give, guard, take, text};
 use fancy_regex::{Regex, RegexBuilder};
 use std::ffi::c_char;

@@ -11,7 +11,7 @@ pub fn fail<T>(message: impl Into<String>) -> Result<T, Error> {
     Err(Error::new(ErrorKind::InvalidOperation, message.into()))
 }
 
-/// The name of the value's type in Python.
+/// The Python name of the value's type.
 pub fn type_name(value: &Value) -> &'static str {
     match value.kind() {
         ValueKind::Undefined => "Undefined",
@@ -28,7 +28,7 @@ pub fn type_name(value: &Value) -> &'static str {
     }
 }
 
-/// repr of a float: the shortest digits that round-trip, with an exponent below 1e-4 and from 1e16 on.
+/// repr of a float: the shortest digits that round-trip, with an exponent below 1e-4 and from 1e16.
 pub fn float(value: f64) -> String {
     if value.is_nan() {
         return "nan".into();
@@ -54,7 +54,7 @@ fn number(value: &Value) -> String {
     }
 }
 
-/// str(value). An undefined value is the empty text, as Jinja prints it.
+/// str(value). An undefined value is the empty string, as in Jinja.
 pub fn str(value: &Value) -> Result<String, Error> {
     match value.kind() {
         ValueKind::Undefined => Ok(String::new()),
@@ -68,14 +68,14 @@ pub fn str(value: &Value) -> Result<String, Error> {
     }
 }
 
-/// No deeper than this, so that a value that holds itself many times over ends in an error.
+/// The depth limit; a value that contains itself many times over is an error.
 const DEPTH: usize = 100;
 
 fn check_nesting(depth: usize, out: &str) -> Result<(), Error> {
     if depth > DEPTH {
         return fail(format!("a value nested deeper than {DEPTH} levels cannot be printed"));
     }
-    // Pays as the text grows: one short template can nest lists exponentially.
+    // Charges while the text grows, because a short template can nest lists exponentially.
     spend(out.len() / 64 + 1)
 }
 
@@ -147,14 +147,14 @@ fn quote(text: &str, out: &mut String) {
     out.push(mark);
 }
 
-/// str.isprintable. Debug formatting escapes what is not printable; behind another character it leaves
-/// combining marks alone, as Python does.
+/// str.isprintable. Debug formatting escapes unprintable characters; after another character it does not
+/// escape combining marks, like Python.
 fn printable(c: char) -> bool {
     (' '..='~').contains(&c)
         || !['a', c].iter().collect::<String>().escape_debug().skip(1).collect::<String>().starts_with("\\u{")
 }
 
-/// A dict in the order in which its keys came; of equal keys the last value counts.
+/// A dict in insertion order; for equal keys the last value counts.
 #[derive(Debug, Default)]
 pub struct Dict {
     keys: Vec<Value>,
@@ -305,7 +305,7 @@ fn json_number(value: &Value) -> String {
     }
 }
 
-/// What str.strip and str.split take for white space.
+/// The white space of str.strip and str.split.
 pub fn is_space(c: char) -> bool {
     c.is_whitespace() || ('\u{1c}'..='\u{1f}').contains(&c)
 }

@@ -35,7 +35,7 @@ impl QtRows {
         if bytes.len() as u64 > self.row_bytes {
             return Err(Failure(
                 LIMIT,
-                format!("a row of {} bytes, more than the {} that are accepted", bytes.len(), self.row_bytes),
+                format!("a row of {} bytes exceeds the limit of {}", bytes.len(), self.row_bytes),
             ));
         }
         Ok(bytes)
@@ -62,9 +62,9 @@ fn json(name: &str, field: &Field) -> Answer<Value> {
         Field::Float(x) => (*x).into(),
         Field::Double(x) => (*x).into(),
         Field::Str(x) => x.as_str().into(),
-        // Some writers leave the mark for text out.
+        // Some writers omit the annotation for text.
         Field::Bytes(x) => std::str::from_utf8(x.data())
-            .map_err(|_| format!("column {name} holds bytes that are not UTF-8"))?
+            .map_err(|_| format!("column {name} contains bytes that are not UTF-8"))?
             .into(),
         Field::Group(row) => object(row)?,
         Field::ListInternal(list) => {
@@ -73,7 +73,7 @@ fn json(name: &str, field: &Field) -> Answer<Value> {
         Field::MapInternal(map) => {
             let entry = |(key, value): &(Field, Field)| match json(name, key)? {
                 Value::String(key) => Ok((key, json(name, value)?)),
-                _ => Err(Failure::from(format!("column {name} holds a map whose keys are not text"))),
+                _ => Err(Failure::from(format!("column {name} contains a map with keys that are not text"))),
             };
             Value::Object(map.entries().iter().map(entry).collect::<Answer<_>>()?)
         }

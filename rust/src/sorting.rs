@@ -1,6 +1,6 @@
-//! Filters that order or compare what they are given: sort, dictsort, unique, min, max, groupby. As in
-//! Jinja2, texts are compared without their case unless `case_sensitive` is set, and what Python cannot
-//! compare is an error.
+//! Filters that order or compare items: sort, dictsort, unique, min, max, groupby. As in Jinja2, strings
+//! are compared without case unless `case_sensitive` is set, and values that Python cannot compare are
+//! an error.
 use crate::dialect::{equal, order};
 use crate::meter::visit;
 use crate::methods::Args;
@@ -10,12 +10,12 @@ use minijinja::value::{Enumerator, Object, ObjectRepr, Tuple, Value, ValueKind};
 use std::collections::HashSet;
 use std::sync::Arc;
 
-/// What an item is compared by: the item, or attributes of it.
+/// The sort key of an item: the item itself or its attributes.
 struct Key {
     paths: Vec<Vec<Value>>,
     fold: bool,
     otherwise: Option<Value>,
-    /// Keys are lists, of which items that are equal are passed over.
+    /// Keys are lists; equal leading items are skipped.
     several: bool,
 }
 
@@ -28,7 +28,7 @@ impl Key {
         Ok(Key { paths, fold: !case_sensitive, otherwise: None, several: false })
     }
 
-    /// "a,b" names two attributes.
+    /// "a,b" means two attributes.
     fn of_several(attribute: Option<Value>, case_sensitive: bool) -> Result<Key, Error> {
         let mut key = Key { several: true, ..Key::new(None, case_sensitive)? };
         match attribute.filter(|attribute| !attribute.is_none()) {
@@ -74,7 +74,7 @@ impl Key {
     }
 }
 
-/// "a.0.b" names an item of an item.
+/// "a.0.b" means an item of an item.
 fn path(attribute: &Value) -> Result<Vec<Value>, Error> {
     let Some(text) = attribute.as_str() else {
         if attribute.is_integer() {
@@ -115,7 +115,7 @@ fn keyed(key: &Key, items: Vec<Value>) -> Result<Vec<Keyed>, Error> {
     items.into_iter().map(|item| Ok((key.of(&item)?, item))).collect()
 }
 
-/// Equal items keep their order, also in reverse, as in Python.
+/// Equal items keep their order, even in reverse, as in Python.
 fn sorted(key: &Key, mut items: Vec<Keyed>, reverse: bool) -> Result<Vec<Keyed>, Error> {
     if items.len() < 2 {
         return Ok(items);
@@ -161,7 +161,7 @@ pub fn dictsort(value: &Value, args: &mut Args) -> Result<Value, Error> {
     sorted(&key, keyed(&key, pairs)?, reverse).map(values)
 }
 
-/// What Python compares by value and hash: 1, 1.0 and True are one.
+/// A key with Python's equality and hash: 1, 1.0 and True are equal.
 #[derive(PartialEq, Eq, Hash)]
 enum Scalar {
     None,
@@ -246,7 +246,7 @@ pub fn max(value: &Value, args: &mut Args) -> Result<Value, Error> {
     extreme(value, args, true)
 }
 
-/// A pair that also has names for its two values.
+/// A pair with names for its two values.
 #[derive(Debug)]
 pub struct Group {
     grouper: Value,
@@ -276,7 +276,7 @@ pub fn groupby(value: &Value, args: &mut Args) -> Result<Value, Error> {
     let otherwise = args.next("default")?.filter(|value| !value.is_none());
     let case_sensitive = args.flag("case_sensitive")?;
     let key = Key { otherwise, ..Key::new(Some(attribute.clone()), case_sensitive)? };
-    // The name of a group is spelled as in its first item.
+    // The name of a group has the case of its first item.
     let spelled = Key { otherwise: key.otherwise.clone(), ..Key::new(Some(attribute), true)? };
     let mut groups: Vec<(Keyed, Vec<Value>)> = Vec::new();
     for (by, item) in sorted(&key, keyed(&key, items_of(value)?)?, false)? {

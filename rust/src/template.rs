@@ -42,7 +42,7 @@ thread_local! {
     static NOW: Cell<QtTime> = Cell::default();
 }
 
-/// Every macro call costs the engine this much of its recursion limit.
+/// The cost of a macro call in the engine's recursion limit.
 const MACRO_COST: usize = 4;
 
 pub struct QtTemplate {
@@ -50,11 +50,11 @@ pub struct QtTemplate {
     program: Instructions<'static>,
     blocks: BTreeMap<&'static str, Instructions<'static>>,
     limits: QtTemplateLimits,
-    // The program points into it, so it is declared, and thus dropped, last.
+    // The program points into it, so it is declared last and dropped last.
     _source: Source,
 }
 
-/// A text that stays where it is, and is freed when its owner goes.
+/// A string at a fixed address, freed with its owner.
 struct Source(*mut str);
 
 unsafe impl Send for Source {}
@@ -66,7 +66,7 @@ impl Source {
     }
 
     /// # Safety
-    /// Nothing that holds the answer may outlive `self`.
+    /// Nothing that holds the result may outlive `self`.
     unsafe fn text(&self) -> &'static str {
         unsafe { &*self.0 }
     }
@@ -193,7 +193,7 @@ fn dict(args: Rest<ValueOrKwargs>) -> Result<Value, Error> {
     if let Some(of) = of.first() {
         weigh(of)?;
         if of.is_undefined() {
-            return fail("dict: an undefined value is no mapping");
+            return fail("dict: an undefined value is not a mapping");
         }
         let is_map = of.kind() == ValueKind::Map;
         for item in of.try_iter()? {
@@ -203,7 +203,7 @@ fn dict(args: Rest<ValueOrKwargs>) -> Result<Value, Error> {
             }
             let pair: Vec<Value> = item.try_iter()?.collect();
             let [key, value] = pair.try_into().or_else(|pair: Vec<Value>| {
-                fail(format!("dict: a pair is wanted, an item of {} was given", pair.len()))
+                fail(format!("dict: expected a pair, found an item of {}", pair.len()))
             })?;
             items.push((key, value));
         }
@@ -214,7 +214,7 @@ fn dict(args: Rest<ValueOrKwargs>) -> Result<Value, Error> {
     Ok(Dict::value(items))
 }
 
-/// The variable `self`: it is defined, and `self.block()`, which the compiler knows, is all it is for.
+/// The variable `self`: defined only for `self.block()`, which the compiler handles.
 #[derive(Debug)]
 pub struct Myself;
 
@@ -224,8 +224,8 @@ impl Object for Myself {
     }
 }
 
-/// The engine's parser recurses; it bounds itself, and this makes the bound the caller's. Brackets and
-/// opened tags are counted without understanding them, which can only overestimate.
+/// The engine's parser is recursive with its own limit; this adds the caller's limit. Counting brackets
+/// and open tags without parsing can only overestimate the depth.
 fn check_depth(source: &str, most: usize) -> Answer<()> {
     let mut depth = 0usize;
     for byte in source.bytes() {
@@ -241,8 +241,8 @@ fn check_depth(source: &str, most: usize) -> Answer<()> {
     Ok(())
 }
 
-/// The compiler computes constant expressions itself, where no meter runs. All of them together may make
-/// as much text as a result may have.
+/// The compiler evaluates constant expressions without a meter. Together they may make as much text as a
+/// result may have.
 fn check_constants(statement: &Stmt, left: &mut u64) -> Answer<()> {
     let mut constants = Vec::new();
     statements(std::slice::from_ref(statement), &mut constants);
@@ -252,7 +252,7 @@ fn check_constants(statement: &Stmt, left: &mut u64) -> Answer<()> {
     Ok(())
 }
 
-/// The length of a constant text, 1 for another constant, None for what is computed while rendering.
+/// The length of a constant string, 1 for another constant, None for a value computed while rendering.
 fn constant_size(expression: &Expr, left: &mut u64) -> Answer<Option<u64>> {
     let size = match expression {
         Expr::Const(constant) => Some(constant.value.as_str().map_or(1, |text| text.len() as u64)),
@@ -300,21 +300,21 @@ fn constant_size(expression: &Expr, left: &mut u64) -> Answer<Option<u64>> {
     let spent = size.unwrap_or(0).saturating_sub(1);
     *left = left
         .checked_sub(spent)
-        .ok_or_else(|| Failure(LIMIT, "constant expressions that make too long a text".into()))?;
+        .ok_or_else(|| Failure(LIMIT, "constant expressions make too long a string".into()))?;
     Ok(size)
 }
 
-/// The compiler joins constants with its own spelling of floats.
+/// The compiler joins constants with a format of floats that differs from Python's.
 fn check_spelling(side: &Expr) -> Answer<()> {
     let Expr::Const(constant) = side else { return Ok(()) };
     let text = python::str(&constant.value).map_err(|error| describe(&error))?;
     if text == constant.value.to_string() {
         return Ok(());
     }
-    Err(Failure::from(format!("the constant {text} cannot be joined to a text by ~; write it as a string")))
+    Err(Failure::from(format!("the constant {text} cannot be joined to a string by ~; write it as a string")))
 }
 
-/// The expressions of these statements and of all statements inside them.
+/// The expressions of these statements and of all nested statements.
 fn statements<'a, 's>(list: &'a [Stmt<'s>], out: &mut Vec<&'a Expr<'s>>) {
     for statement in list {
         match statement {
@@ -487,10 +487,10 @@ fn strftime(format: &str, now: &QtTime) -> Result<String, Error> {
             Some('R') => strftime("%H:%M", now)?,
             Some('D' | 'x') => strftime("%m/%d/%y", now)?,
             Some('c') => strftime("%a %b %e %H:%M:%S %Y", now)?,
-            // The time is a naive one: it has no zone.
+            // The time has no zone.
             Some('Z' | 'z') => String::new(),
             Some('%') => "%".into(),
-            Some(other) => return fail(format!("strftime_now: the directive %{other} is not known")),
+            Some(other) => return fail(format!("strftime_now: the directive %{other} is not supported")),
             None => return fail("strftime_now: the format ends in a lone %"),
         };
         out.push_str(&text);

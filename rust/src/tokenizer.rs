@@ -1,5 +1,5 @@
 //! tokenizer.json files. The splitting regular expressions run in our own `Splitter`, because the
-//! crate's own ends the list of matches without a word when a match reaches the backtracking limit.
+//! crate's splitter silently ends the list of matches when a match reaches the backtracking limit.
 use crate::{Answer, Failure, LIMIT, QtBytes, give, guard, slice, take, text};
 use fancy_regex::{Regex, RegexBuilder};
 use serde::{Deserialize, Deserializer, de::Error};
@@ -11,20 +11,20 @@ use tokenizers::{
     PreTokenizer, PreTokenizerWrapper, SplitDelimiterBehavior, TokenizerImpl,
 };
 
-/// What ByteLevel splits by when `use_regex` is set.
+/// The splitting pattern of ByteLevel with `use_regex`.
 const BYTE_LEVEL: &str = r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+";
 
 thread_local! {
-    /// Deserializing takes no arguments, so the limit for the patterns goes by this way.
+    /// Passes the limit for the patterns to deserialization, which takes no arguments.
     static BACKTRACKS: Cell<usize> = const { Cell::new(0) };
 }
 
-/// How the patterns of most byte-level tokenizers end: a run of white space, without its last character
-/// if a word follows.
+/// The end of most byte-level tokenizers' patterns: a run of white space, without its last character if
+/// a word follows.
 const RUN: &str = r"|\s+(?!\S)|\s+";
 
-/// A splitting pattern. fancy-regex keeps a step back for every character of a run that a look-ahead
-/// follows, and gives up on long ones; where the pattern ends in `RUN`, that part is done by hand.
+/// A splitting pattern. fancy-regex stores a backtracking step for every character of a run before a
+/// look-ahead, and fails on long runs; if the pattern ends in `RUN`, this code matches that part itself.
 struct Matcher {
     regex: Regex,
     by_hand: bool,
@@ -39,7 +39,7 @@ impl Matcher {
         Ok(Matcher { regex, by_hand: head.is_some() })
     }
 
-    /// The end of the match that the whole pattern would have made.
+    /// The end of the whole pattern's match.
     fn end(&self, text: &str, start: usize, end: usize) -> tokenizers::Result<usize> {
         let word_follows = text[end..].chars().next().is_some_and(|c| !c.is_whitespace());
         let run = &text[start..end];
@@ -71,7 +71,7 @@ impl Pattern for &Matcher {
             }
             parts.push(((start, end), true));
             done = end;
-            // Behind an empty match the search goes on at the next character.
+            // After an empty match the search continues at the next character.
             at = if end > start { end } else { end + text[end..].chars().next().map_or(1, char::len_utf8) };
         }
         if done != text.len() {
@@ -81,7 +81,7 @@ impl Pattern for &Matcher {
     }
 }
 
-/// A pre-tokenizer whose regular expressions fail loudly.
+/// A pre-tokenizer that reports failures of its regular expressions.
 enum Splitter {
     Regex { matcher: Matcher, behavior: SplitDelimiterBehavior, invert: bool },
     Sequence(Vec<Splitter>),
@@ -159,8 +159,8 @@ impl QtTokenizer {
     fn new(json: &[u8], backtracks: u64) -> Answer<QtTokenizer> {
         BACKTRACKS.set(backtracks as usize);
         let mut tokenizer: Tokenizer = serde_json::from_slice(json)?;
-        // Padding and truncation belong to a training set-up that was saved with the vocabulary; a
-        // server that lets them act would silently cut prompts.
+        // Padding and truncation are training settings that were saved with the vocabulary; a server
+        // that applied them would silently cut prompts.
         tokenizer.with_padding(None);
         tokenizer.with_truncation(None)?;
         let ids = tokenizer.get_vocab(true).into_values().max().map_or(0, |id| id + 1);
@@ -171,7 +171,7 @@ impl QtTokenizer {
         let encoding = self.tokenizer.encode_fast(text, add_special).map_err(|error| match error
             .downcast_ref::<fancy_regex::Error>(
         ) {
-            Some(reason) => Failure(LIMIT, format!("the tokenizer's splitting pattern gave up: {reason}")),
+            Some(reason) => Failure(LIMIT, format!("the tokenizer's splitting pattern failed: {reason}")),
             None => Failure::from(error),
         })?;
         Ok(encoding.get_ids().iter().flat_map(|id| id.to_ne_bytes()).collect())

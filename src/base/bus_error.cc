@@ -15,9 +15,9 @@ namespace {
 
 struct Mapping {
   std::atomic<bool> taken = false;
-  std::atomic<uintptr_t> begin = 0;  // 0: nothing is watched
+  std::atomic<uintptr_t> begin = 0;  // 0: unused entry
   size_t size = 0;
-  std::array<char, 512> file{};  // its last characters, ended by 0
+  std::array<char, 512> file{};  // its last characters, zero-terminated
 };
 
 std::array<Mapping, 1024> mappings;  // a fixed table, because a signal handler may not allocate
@@ -38,8 +38,8 @@ void end_with_name(int, siginfo_t* info, void*) {
     write_text(": became shorter while it was read, or its disk is broken\n");
     ::_exit(static_cast<int>(Exit::invalid_input));
   }
-  // Not ours: the instruction runs again and meets the handler that was there before; a signal that
-  // somebody sent has to be sent again.
+  // Not a watched range: restore the previous handler. The instruction then runs again and reaches
+  // it; a signal that was sent must be sent again.
   ::sigaction(SIGBUS, &before, nullptr);
   if (info->si_code <= 0) ::raise(SIGBUS);
 }

@@ -1,5 +1,5 @@
-// Reading a mapped file that somebody made shorter ends in the signal SIGBUS. Here the program ends
-// with the name of the file instead.
+// Reading a mapped file that was truncated raises SIGBUS. This handler ends the program with a
+// message that names the file.
 #pragma once
 
 #include <cstddef>
@@ -8,8 +8,8 @@
 namespace quern {
 
 // From now on a SIGBUS in this range ends the program with Exit::invalid_input and a message that
-// names `file`; every other SIGBUS goes where it went before. Returns a number for forget_mapping;
-// -1 when too many are watched.
+// names `file`; every other SIGBUS goes to the previous handler. Returns a number for
+// forget_mapping; -1 if too many ranges are watched.
 int watch_mapping(const void* begin, size_t size, const std::string& file);
 void forget_mapping(int number);
 

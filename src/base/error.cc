@@ -7,7 +7,7 @@ void check_failed(const char* condition, const char* file, int line) {
       Exit::internal,
       fmt::format(
           "internal error at {}:{}: {} does not hold; this is a bug in quern, please report it "
-          "with the command that led here",
+          "with the command that caused it",
           file, line, condition));
 }
 

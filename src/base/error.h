@@ -1,6 +1,5 @@
-// Two kinds of failure. fail() reports what a person can mend: it says what, where, why and how to
-// fix it, and carries the exit code of the program. QUERN_CHECK guards what only this program could
-// break.
+// Two kinds of failure. fail() reports what a user can fix: it states what, where, why and how to
+// fix it, and carries the exit code of the program. QUERN_CHECK detects bugs of this program.
 #pragma once
 
 #include <fmt/format.h>
@@ -40,7 +39,7 @@ template <class... Args>
   throw Error(code, fmt::format(format, std::forward<Args>(args)...));
 }
 
-// The commonest case: something that was read (a file, a recipe, a tensor) is not what it must be.
+// The most common case: invalid input (a file, a recipe, a tensor).
 template <class... Args>
 [[noreturn]] void fail(fmt::format_string<Args...> format, Args&&... args) {
   throw Error(Exit::invalid_input, fmt::format(format, std::forward<Args>(args)...));

@@ -26,7 +26,7 @@ Descriptor open_input(const fs::path& file, int flags = 0) {
   return opened;
 }
 
-// A file that goes away with the object unless it was renamed.
+// A temporary file that is removed with the object unless it was renamed.
 class Part {
  public:
   explicit Part(fs::path path) : path_(std::move(path)) {
@@ -103,8 +103,7 @@ Descriptor& Descriptor::operator=(Descriptor&& other) noexcept {
 std::string read_file(const fs::path& file, size_t limit) {
   const Descriptor fd = open_input(file);
   size_t size = size_of(fd.get(), file);
-  if (size > limit)
-    fail("{}: {} bytes, more than the {} that are accepted", file.string(), size, limit);
+  if (size > limit) fail("{}: {} bytes exceed the limit of {}", file.string(), size, limit);
   std::string text(size, '\0');
   size_t done = 0;
   while (done < size) {
@@ -131,7 +130,7 @@ void sync_folder(const fs::path& folder) {
 void fail_on_disk(int error, const std::string& doing, const std::string& name) {
   const bool full = error == ENOSPC || error == EDQUOT || error == EFBIG;
   fail(Exit::disk, "{}: cannot {}: {}{}", name, doing, std::strerror(error),
-       full ? "; make room, or choose an output folder on another disk" : "");
+       full ? "; free space, or choose an output folder on another disk" : "");
 }
 
 MappedFile::MappedFile(const fs::path& file) : MappedFile(open_input(file).get(), file) {}

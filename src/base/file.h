@@ -1,4 +1,4 @@
-// Files: read whole small ones, map large ones, write so that a reader never sees half a file.
+// Files: reads small files whole, maps large ones, and writes them atomically.
 #pragma once
 
 #include <cstddef>
@@ -27,31 +27,31 @@ class Descriptor {
 // Fails when the file is missing or longer than `limit` bytes.
 std::string read_file(const std::filesystem::path& file, size_t limit = 256u << 20);
 
-// Writes to a temporary name beside it, syncs, renames. Fails with Exit::disk, and leaves nothing
-// behind, when it cannot be written.
+// Writes to a temporary name in the same folder, syncs, renames. Fails with Exit::disk, and leaves
+// nothing behind, if it cannot be written.
 void write_file(const std::filesystem::path& file, std::string_view text);
 
 // Makes a rename or a new file in `folder` durable.
 void sync_folder(const std::filesystem::path& folder);
 
-// Fails with Exit::disk and what `error` (an errno) means for somebody who writes `name`.
+// Fails with Exit::disk and the meaning of `error` (an errno) for writing `name`.
 [[noreturn]] void fail_on_disk(int error, const std::string& doing, const std::string& name);
 
-// A file mapped read-only for as long as the object lives. The program ends with a message and
-// Exit::invalid_input when bytes are read that are gone, because somebody made the file shorter.
+// A file mapped read-only for the lifetime of the object. If the file is truncated and the missing
+// bytes are read, the program ends with a message and Exit::invalid_input.
 class MappedFile {
  public:
   explicit MappedFile(const std::filesystem::path& file);
-  // Maps what is open already, for who must control how it is opened; `file` is for messages only.
-  // The descriptor stays the caller's.
+  // Maps an open file, for callers that must control how it is opened; `file` is for messages only.
+  // The caller keeps the descriptor.
   MappedFile(int descriptor, const std::filesystem::path& file);
   ~MappedFile();
   MappedFile(const MappedFile&) = delete;
   MappedFile& operator=(const MappedFile&) = delete;
 
   std::span<const std::byte> bytes() const { return {data_, size_}; }
-  // Tells the kernel that the pages which hold these bytes are not needed for now; they are read
-  // again when touched.
+  // Tells the kernel that the pages with these bytes are not needed for now; they are read again
+  // when touched.
   void release(size_t offset, size_t size) const;
 
  private:

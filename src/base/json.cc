@@ -13,7 +13,7 @@ namespace quern {
 namespace {
 
 // Builds the document through nlohmann's SAX interface, because its DOM parser neither bounds the
-// depth nor sees that a key came twice.
+// depth nor detects duplicate keys.
 class Builder : public nlohmann::json_sax<JsonValue> {
  public:
   Builder(const std::string& origin, const JsonLimits& limits) : origin_(origin), limits_(limits) {}
@@ -119,7 +119,7 @@ void convert(const Json& json, int64_t& out) {
     fail("{} is {}, which is too large", json.path(), value.get<uint64_t>());
   }
   if (value.is_number_float()) {
-    // Many programs write whole numbers as floats, such as 200.0. Up to here each is exact.
+    // Many programs write whole numbers as floats, such as 200.0. Up to 2^53 they are exact.
     constexpr double kExact = 9007199254740992;  // 2^53
     const double number = value.get<double>();
     if (std::trunc(number) != number || std::abs(number) > kExact)
@@ -181,8 +181,8 @@ void convert(const Json& json, std::vector<double>& out) {
 
 JsonValue parse_json(std::string_view text, const std::string& origin, const JsonLimits& limits) {
   if (text.size() > limits.bytes)
-    fail("{}: {} bytes, more than the {} that are accepted", origin, text.size(), limits.bytes);
-  // nlohmann's lexer takes a zero byte for the end of the text and would ignore what follows.
+    fail("{}: {} bytes exceed the limit of {}", origin, text.size(), limits.bytes);
+  // nlohmann's lexer treats a zero byte as the end of the text and would ignore the rest.
   if (size_t zero = text.find('\0'); zero != std::string_view::npos)
     fail("{}: not valid JSON: zero byte at {}", origin, zero);
   Builder builder(origin, limits);
@@ -219,7 +219,7 @@ Json Json::at(std::string_view key) const {
 Json Json::at(size_t index) const {
   if (!value_->is_array()) wrong_type(*this, "a list");
   if (index >= value_->size())
-    fail("{} has {} entries, entry {} was asked for", path_, value_->size(), index);
+    fail("{} has {} entries, but entry {} is needed", path_, value_->size(), index);
   return Json((*value_)[index], fmt::format("{}[{}]", path_, index));
 }
 

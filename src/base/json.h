@@ -1,6 +1,5 @@
-// JSON documents that remember the order of their keys and where they came from, so that a missing
-// key is reported with file and path. Parsing is bounded in size and depth and refuses duplicate
-// keys.
+// JSON documents that keep the order of their keys, and their origin, to report a missing key with
+// file and path. Parsing is bounded in size and depth and refuses duplicate keys.
 #pragma once
 
 #include <cstdint>
@@ -17,8 +16,8 @@ struct JsonLimits {
   int depth = 64;
 };
 
-// The value type itself: nlohmann's ordered JSON. Include <nlohmann/json.hpp> where values are
-// built or taken apart.
+// The value type: nlohmann's ordered JSON. Include <nlohmann/json.hpp> to build values or take them
+// apart.
 using JsonValue = nlohmann::ordered_json;
 
 // `origin` names the document in error messages ("config.json").
@@ -26,8 +25,7 @@ JsonValue parse_json(std::string_view text, const std::string& origin,
                      const JsonLimits& limits = {});
 JsonValue read_json(const std::filesystem::path& file, const JsonLimits& limits = {});
 
-// Two-space indentation and a final newline, non-ASCII text as it is: how Hugging Face writes its
-// files.
+// Two-space indentation, unescaped non-ASCII text and a final newline, as in Hugging Face's files.
 std::string to_text(const JsonValue& value);
 
 // One object inside a document, read by key. Cheap to copy; the document must outlive it.
@@ -44,8 +42,8 @@ class Json {
   bool is_array() const;
   bool is_string() const;
 
-  // T: bool, int, int64_t, double, std::string, std::vector of those. A whole number may be written
-  // as a float (200.0). Fails with the path on another type or range.
+  // T: bool, int, int64_t, double, std::string, std::vector of these. A whole number may be written
+  // as a float (200.0). Fails with the path on a wrong type or range.
   template <class T>
   T as() const;
   template <class T>

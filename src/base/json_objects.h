@@ -1,5 +1,5 @@
-// Objects of any number of keys. An ordered object is searched from its start, so that n keys that
-// are looked up or assigned one by one take n^2 steps.
+// Objects with many keys. An ordered object is searched from its start, so n single lookups or
+// assignments take n^2 steps.
 #pragma once
 
 #include <string>
@@ -10,10 +10,10 @@
 
 namespace quern {
 
-// Adds a key that the object does not have yet.
+// Adds a key that the object does not have.
 void append(JsonValue& object, std::string key, JsonValue value);
 
-// Every key with its value. Fails with the path when it is no object.
+// Every key with its value. Fails with the path when it is not an object.
 std::vector<std::pair<std::string, Json>> entries(const Json& object);
 
 }  // namespace quern

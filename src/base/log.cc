@@ -6,7 +6,7 @@ namespace quern {
 
 void log_message(LogLevel level, const std::string& text) {
   const char* prefix = level == LogLevel::warning ? "warning: " : "";
-  // One call, so that lines of several threads do not mix.
+  // One call, to keep lines of several threads apart.
   std::string line = prefix + text + "\n";
   std::fwrite(line.data(), 1, line.size(), stderr);
 }

@@ -1,5 +1,4 @@
-// Messages for people, on standard error. Results of a command go to standard output and never
-// through here.
+// Messages for people, on standard error. Results of a command go to standard output instead.
 #pragma once
 
 #include <fmt/format.h>

@@ -10,7 +10,7 @@
 namespace quern {
 namespace {
 
-// Edits that turn `a` into `b`, or into the closest part of it when `anywhere`.
+// The number of edits that turn `a` into `b`, or into the closest part of `b` if `anywhere`.
 int edits(std::string_view a, std::string_view b, bool anywhere) {
   std::vector<int> row(b.size() + 1, 0);
   if (!anywhere) std::iota(row.begin(), row.end(), 0);

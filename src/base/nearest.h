@@ -1,4 +1,4 @@
-// The names that are closest to a misspelt one, for "did you mean".
+// The names closest to a misspelt one, for "did you mean".
 #pragma once
 
 #include <string>
@@ -7,14 +7,14 @@
 
 namespace quern {
 
-// Edits (insert, delete, replace) that turn `a` into `b`.
+// The number of edits (insert, delete, replace) that turn `a` into `b`.
 int edit_distance(std::string_view a, std::string_view b);
 
 // The closest of `known`.
 std::string nearest(std::string_view word, const std::vector<std::string>& known);
 
-// Up to three of `names` that contain something like `part` anywhere. Names that differ in numbers
-// only count as one.
+// Up to three of `names` with a part similar to `part`. Names that differ only in numbers count as
+// one.
 std::vector<std::string> names_like(std::string_view part, const std::vector<std::string>& names);
 
 }  // namespace quern

@@ -1,5 +1,5 @@
-// Random numbers that equal those of the peers bit for bit: NumPy's default generator, which
-// Hugging Face datasets shuffles rows with, and Python's, which AutoRound draws batches with.
+// Random numbers equal to those of the peers bit for bit: NumPy's default generator, used by
+// Hugging Face datasets to shuffle rows, and Python's, used by AutoRound to draw batches.
 #pragma once
 
 #include <array>
@@ -27,7 +27,7 @@ class NumpyRandom {
 
   Wide state_ = 0;
   Wide increment_ = 0;
-  // The generator makes 64 bits at a time; the upper half waits for the next call for 32.
+  // The generator makes 64 bits at a time; the upper half is kept for the next request for 32 bits.
   bool half_waits_ = false;
   uint32_t half_ = 0;
 };

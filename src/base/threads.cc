@@ -42,7 +42,8 @@ class Pool {
     }
     wake_.notify_all();
     work();
-    // Who has not started by now finds the job closed; nobody waits for a thread that still sleeps.
+    // The job closes here: a worker that has not joined yet stays out, and the caller does not wait
+    // for sleeping workers.
     std::unique_lock lock(mutex_);
     open_ = false;
     if (busy_ != 0) {
@@ -90,8 +91,8 @@ class Pool {
     }
   }
 
-  // Waking a sleeping thread takes longer than many a job, and the next one mostly comes soon: wait
-  // awake for some tens of microseconds, then give up. Yielding leaves a busy machine to others.
+  // Waking a sleeping thread takes longer than many jobs, and the next job usually comes soon: spin
+  // for some tens of microseconds, then sleep. Yielding leaves a busy machine to other programs.
   template <class Condition>
   static void spin_until(Condition condition) {
     for (int round = 0; round < 50; ++round) {

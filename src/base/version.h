@@ -1,5 +1,4 @@
-// The version of the program, as quantization.yaml and --version show it. CMake takes it from
-// project().
+// The version of the program for quantization.yaml and --version. CMake takes it from project().
 #pragma once
 
 namespace quern {

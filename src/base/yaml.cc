@@ -21,7 +21,7 @@
 namespace quern {
 namespace {
 
-// YAML 1.1 as PyYAML reads it, because that is what writes and reads recipes.
+// YAML 1.1 as PyYAML reads it, because PyYAML writes and reads recipes.
 JsonValue plain_scalar(const std::string& text) {
   auto is = [&](std::initializer_list<const char*> words) {
     return std::find(words.begin(), words.end(), text) != words.end();
@@ -139,10 +139,10 @@ class Builder : public YAML::EventHandler {
   int nodes_ = 0;
 };
 
-// A key on one line with its value has 1024 characters at most, and an escape has up to ten.
+// A key on the same line as its value has at most 1024 characters, and an escape has up to ten.
 constexpr size_t kShortKey = 100;
 
-// Control characters survive as escapes alone, and at the start of a line these mark documents.
+// Control characters need escapes, and --- or ... at the start of a line would mark a document.
 void emit_text(YAML::Emitter& out, const std::string& text, bool quoted = false) {
   const bool control = std::ranges::any_of(text, [](unsigned char c) { return c < ' '; });
   const bool marker = text.starts_with("---") || text.starts_with("...");
@@ -169,7 +169,7 @@ void emit(YAML::Emitter& out, const JsonValue& value) {
     out << YAML::EndSeq;
   } else if (value.is_string()) {
     const auto& text = value.get_ref<const std::string&>();
-    // Words that YAML would read as something else keep their type by quotes.
+    // Quotes keep the type of strings that YAML would read as something else.
     emit_text(out, text, !plain_scalar(text).is_string());
   } else if (value.is_null()) {
     out << YAML::Null;
@@ -184,8 +184,8 @@ void emit(YAML::Emitter& out, const JsonValue& value) {
 
 JsonValue parse_yaml(std::string_view text, const std::string& origin, const YamlLimits& limits) {
   if (text.size() > limits.bytes)
-    fail("{}: {} bytes, more than the {} that are accepted", origin, text.size(), limits.bytes);
-  // yaml-cpp passes any bytes on, and takes zero bytes as a sign of UTF-16; JSON values must be
+    fail("{}: {} bytes exceed the limit of {}", origin, text.size(), limits.bytes);
+  // yaml-cpp passes on any bytes and takes zero bytes as a sign of UTF-16, but JSON values must be
   // UTF-8.
   if (!is_utf8(text) || text.find('\0') != std::string_view::npos)
     fail("{}: not valid UTF-8 text", origin);

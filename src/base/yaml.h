@@ -1,6 +1,6 @@
-// YAML as JSON values. Only what configuration files need: mappings, lists and scalars of YAML's
-// core schema. Anchors, aliases and merge keys are refused, tags are ignored, size and depth are
-// bounded.
+// YAML as JSON values, limited to what configuration files need: mappings, lists and scalars of
+// YAML's core schema. Anchors, aliases and merge keys are refused, tags are ignored, size and depth
+// are bounded.
 #pragma once
 
 #include <filesystem>
@@ -21,7 +21,7 @@ JsonValue parse_yaml(std::string_view text, const std::string& origin,
                      const YamlLimits& limits = {});
 JsonValue read_yaml(const std::filesystem::path& file, const YamlLimits& limits = {});
 
-// Block style, strings quoted where YAML would read something else.
+// Block style; strings are quoted if YAML would read them as another type.
 std::string to_yaml(const JsonValue& value);
 
 }  // namespace quern

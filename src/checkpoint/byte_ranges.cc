@@ -48,7 +48,7 @@ void copy_range(const ByteRange& from, const ByteRange& to, size_t bytes) {
          out = static_cast<off64_t>(to.offset + done);
     ssize_t copied = ::copy_file_range(from.descriptor, &in, to.descriptor, &out, bytes - done, 0);
     if (copied < 0 && errno == EINTR) continue;
-    if (copied <= 0) break;  // not possible between these two filesystems: by hand
+    if (copied <= 0) break;  // not supported between these filesystems: copy through a buffer
     done += static_cast<size_t>(copied);
   }
   std::vector<std::byte> buffer(std::min(kPiece, bytes - done));

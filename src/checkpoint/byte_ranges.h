@@ -1,4 +1,4 @@
-// Ranges of bytes moved between open files without mapping them, so that they never count as this
+// Moves ranges of bytes between open files without mapping them, so they do not count as this
 // process's memory.
 #pragma once
 
@@ -15,7 +15,7 @@ struct ByteRange {
   std::string name;
 };
 
-// All three fail with Exit::disk when the disk is full or broken.
+// All three fail with Exit::disk if the disk is full or broken.
 void write_range(const ByteRange& to, std::span<const std::byte> bytes);
 void copy_range(const ByteRange& from, const ByteRange& to, size_t bytes);
 bool equal_ranges(const ByteRange& a, const ByteRange& b, size_t bytes);

@@ -1,5 +1,5 @@
-// Everything of a model's folder that is not weights goes into the output as it is: tokenizer,
-// templates, processors, remote code, licence, card.
+// Copies all files of a model folder except weights to the output unchanged: tokenizer, templates,
+// processors, remote code, licence, card.
 #pragma once
 
 #include <filesystem>
@@ -11,19 +11,20 @@ namespace quern::checkpoint {
 
 struct CarriedOver {
   std::vector<std::filesystem::path> copied;
-  std::vector<std::filesystem::path> weights;  // left out, with their indexes; of any format
+  std::vector<std::filesystem::path>
+      weights;  // weight files of any format and their indexes, which are not copied
 };
 
 // Copies every other file of `source` into `folder`, byte for byte, subfolders included, except
-// those named in `except` (relative paths, for instance "config.json"). Fails when a link leads out
-// of the source's folder.
+// those in `except` (relative paths, for instance "config.json"). Fails when a link leads out of
+// the source's folder.
 CarriedOver copy_other_files(const Files& source, const std::filesystem::path& folder,
                              const std::vector<std::filesystem::path>& except = {});
 
-// The files that a copy takes over, if nothing is excepted.
+// The files that copy_other_files() copies if `except` is empty.
 std::vector<std::filesystem::path> other_files(const Files& source);
 
-// Whether a file holds weights, or says where they are, going by its name.
+// Whether a file holds weights or their index, judged by its name.
 bool is_weight_file(const std::filesystem::path& file);
 
 }  // namespace quern::checkpoint

@@ -14,7 +14,7 @@ namespace {
 constexpr const char* kSingle = "model.safetensors";
 constexpr const char* kIndex = "model.safetensors.index.json";
 
-// A file of the folder, opened through the folder so that no link leads out.
+// Reads a file through the folder, so no link leads out of it.
 std::string read_in(const Folder& folder, const fs::path& name) {
   const Descriptor file = folder.open(name);
   const MappedFile mapped(file.get(), folder.path() / name);
@@ -26,8 +26,8 @@ JsonValue read_json_in(const Folder& folder, const fs::path& name) {
   return parse_json(read_in(folder, name), (folder.path() / name).string());
 }
 
-// Letters that two names share at their beginning and at their end: tensor names differ in a layer
-// or in a word.
+// The number of letters that two names share at the beginning and at the end: tensor names differ
+// in a layer or in a word.
 size_t likeness(std::string_view a, std::string_view b) {
   size_t shorter = std::min(a.size(), b.size()), head = 0, tail = 0;
   while (head < shorter && a[head] == b[head]) ++head;
@@ -39,7 +39,7 @@ size_t likeness(std::string_view a, std::string_view b) {
 
 Checkpoint::Checkpoint(const fs::path& folder) : folder_(folder) {
   if (!folder_.has("config.json"))
-    fail("{}: there is no config.json; give the folder of a model as Hugging Face lays it out",
+    fail("{}: there is no config.json; give a model folder in Hugging Face's layout",
          folder.string());
   config_ = std::make_shared<const JsonValue>(read_json_in(folder_, "config.json"));
   if (!config_->is_object()) fail("{}: must be an object", (folder / "config.json").string());
@@ -50,16 +50,16 @@ Checkpoint::Checkpoint(const fs::path& folder) : folder_(folder) {
     open_single();
   } else {
     fail(
-        "{}: there is neither {} nor {}; other weight formats are not read, convert them with "
-        "transformers' save_pretrained",
+        "{}: there is neither {} nor {}; convert other weight formats with transformers' "
+        "save_pretrained",
         folder.string(), kSingle, kIndex);
   }
   if (index && single && std::none_of(shards_.begin(), shards_.end(), [](const auto& s) {
         return s->path().filename() == kSingle;
       }))
     fail(
-        "{}: {} and {} describe different weights, and programs differ in which they read; remove "
-        "the one that is stale",
+        "{}: {} and {} describe different weights, and programs may read either; remove the stale "
+        "one",
         folder.string(), kSingle, kIndex);
 }
 
@@ -75,7 +75,7 @@ void Checkpoint::open_index() {
   JsonValue document = read_json_in(folder_, kIndex);
   Json index(document, (folder() / kIndex).string());
   Json map = index.at("weight_map");
-  // File -> tensors that the index puts there.
+  // File -> its tensors according to the index.
   std::map<std::string, std::vector<std::string>> shards;
   for (const auto& [name, file] : map.value().items()) {
     if (!file.is_string()) fail("{}: the file of {} must be a string", map.path(), printable(name));
@@ -84,30 +84,30 @@ void Checkpoint::open_index() {
   for (auto& [file, tensors] : shards) {
     if (!is_shard_name(file))
       fail(
-          "{}: {} is to be read from \"{}\", which is no name of a shard in this folder; do not "
-          "trust this checkpoint",
+          "{}: {} refers to \"{}\", which is not a valid shard name in this folder; do not trust "
+          "this checkpoint",
           map.path(), printable(tensors.front()), printable(file));
     if (!folder_.has(file))
-      fail("{}: this shard is missing ({} and {} other tensors are in it); download it again",
+      fail("{}: this shard is missing (with {} and {} other tensors); download it again",
            (folder() / file).string(), printable(tensors.front()), tensors.size() - 1);
     Descriptor opened = folder_.open(file);
     shards_.push_back(std::make_unique<const SafetensorsFile>(opened.get(), folder() / file));
     add(*shards_.back());
     for (const std::string& name : tensors)
       if (!shards_.back()->has(name))
-        fail("{}: tensor {} is not in it, though the index says so; download both again",
+        fail("{}: tensor {} is missing, though the index lists it here; download both again",
              (folder() / file).string(), printable(name));
     if (shards_.back()->tensors().size() == tensors.size()) continue;
     std::sort(tensors.begin(), tensors.end());
     for (const TensorInfo& tensor : shards_.back()->tensors())
       if (!std::binary_search(tensors.begin(), tensors.end(), tensor.name))
-        fail("{}: tensor {} is in it, but not in the index under this shard; download both again",
+        fail("{}: the index does not list tensor {} under this shard; download both again",
              (folder() / file).string(), printable(tensor.name));
   }
   if (index.has("metadata") && index.at("metadata").has("total_size")) {
     const int64_t promised = index.at("metadata").get<int64_t>("total_size");
     if (promised != static_cast<int64_t>(total_bytes_))
-      log_warning("{}: total_size is {}, the tensors hold {} bytes", index.path(), promised,
+      log_warning("{}: total_size is {}, but the tensors have {} bytes", index.path(), promised,
                   total_bytes_);
   }
 }
@@ -116,7 +116,7 @@ void Checkpoint::add(const SafetensorsFile& shard) {
   for (const TensorInfo& tensor : shard.tensors()) {
     auto [place, added] = places_.emplace(tensor.name, &shard);
     if (!added)
-      fail("{}: tensor {} is in two shards, here and in {}; keep one", shard.path().string(),
+      fail("{}: tensor {} is also in {}; keep only one of them", shard.path().string(),
            printable(tensor.name), place->second->path().filename().string());
     names_.push_back(tensor.name);
     total_bytes_ += tensor.bytes();

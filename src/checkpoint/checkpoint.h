@@ -1,4 +1,4 @@
-// A Hugging Face model folder: config.json, and tensors in one safetensors file or in many.
+// A Hugging Face model folder: config.json, and tensors in one or several safetensors files.
 #pragma once
 
 #include <memory>
@@ -11,8 +11,8 @@ namespace quern::checkpoint {
 
 class Checkpoint final : public Files {
  public:
-  // Reads config.json, the index and every shard's header. Fails when the index and the shards do
-  // not agree, in either direction, or when a shard is missing, damaged or outside the folder.
+  // Reads config.json, the index and every shard's header. Fails when the index and the shards
+  // disagree in either direction, or when a shard is missing, damaged or outside the folder.
   explicit Checkpoint(const std::filesystem::path& folder);
 
   const std::filesystem::path& folder() const override { return folder_.path(); }

@@ -14,7 +14,7 @@ struct Member {
   size_t key_begin, value_begin, value_end;
 };
 
-// Walks over text that is known to be valid JSON.
+// Scans text that is known to be valid JSON.
 class Scanner {
  public:
   explicit Scanner(std::string_view text) : text_(text) {}
@@ -76,7 +76,7 @@ class Scanner {
   size_t at_ = 0;
 };
 
-// What stands before the first key: "\n  ", or nothing when the object is on one line.
+// The text before the first key: "\n  ", or empty if the object is on one line.
 std::string separator_of(std::string_view text, const std::vector<Member>& members) {
   if (members.empty()) return "\n  ";
   size_t begin = members.front().key_begin;
@@ -84,7 +84,7 @@ std::string separator_of(std::string_view text, const std::vector<Member>& membe
   return std::string(text.substr(begin, members.front().key_begin - begin));
 }
 
-// The value's own lines are indented as deep as the key is, one step more for each level.
+// The lines of the value are indented like the key, plus one step for each level.
 std::string value_text(const JsonValue& value, const std::string& separator) {
   const size_t newline = separator.rfind('\n');
   if (newline == std::string::npos) return value.dump(-1, ' ', false);

@@ -1,5 +1,5 @@
-// config.json edited as text, so that whatever is not meant stays as it was: order, unknown keys,
-// spelling of numbers, indentation.
+// Edits config.json as text, to keep everything else unchanged: order, unknown keys, spelling of
+// numbers, indentation.
 #pragma once
 
 #include <string>
@@ -9,10 +9,9 @@
 
 namespace quern::checkpoint {
 
-// The JSON object `text` with its top-level `key` set to `value`. An existing value is replaced
-// where it stands; a new key goes to its place in the alphabet when the others are sorted, else to
-// the end. The value is written with the object's own indentation. `origin` names the document in
-// messages.
+// The JSON object `text` with its top-level `key` set to `value`. An existing value is replaced in
+// place; a new key is inserted alphabetically if the others are sorted, otherwise at the end. The
+// value gets the object's indentation. `origin` names the document in messages.
 std::string with_key(std::string_view text, std::string_view key, const JsonValue& value,
                      const std::string& origin);
 

@@ -12,8 +12,8 @@ struct Row {
   DType dtype;
 };
 
-// In the order of the enumeration of the safetensors library (safetensors/src/tensor.rs), which
-// decides the order of the tensors in a file.
+// In the order of the safetensors library's enumeration (safetensors/src/tensor.rs), which
+// determines the order of the tensors in a file.
 constexpr std::array kRows = {
     Row{"BOOL", at::kBool},
     Row{"U8", at::kByte},
@@ -37,7 +37,7 @@ constexpr std::array kRows = {
 int find(DType dtype) {
   for (size_t i = 0; i < kRows.size(); ++i)
     if (kRows[i].dtype == dtype) return static_cast<int>(i);
-  fail("a tensor of dtype {} cannot be written to a safetensors file; possible are {}",
+  fail("a tensor of dtype {} cannot be written to a safetensors file; supported dtypes: {}",
        c10::toString(dtype), dtype_names());
 }
 

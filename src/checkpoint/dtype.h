@@ -1,4 +1,4 @@
-// The dtypes of safetensors files and their names. Sub-byte ones (F4, F6_*) are not among them.
+// The dtypes of safetensors files and their names, except sub-byte dtypes (F4, F6_*).
 #pragma once
 
 #include <optional>
@@ -9,16 +9,16 @@
 
 namespace quern::checkpoint {
 
-// "BF16" -> at::kBFloat16; nothing for a name that is not known.
+// "BF16" -> at::kBFloat16; none for an unknown name.
 std::optional<DType> dtype_of(std::string_view name);
 
-// "BF16", as a file spells it. Fails for a dtype that safetensors files cannot hold.
+// The name in a file, "BF16". Fails for a dtype that safetensors files cannot hold.
 std::string_view dtype_name(DType dtype);
 
-// Place in the order by which the safetensors library sorts the tensors of a file, highest first.
+// The rank by which the safetensors library sorts the tensors of a file, highest first.
 int dtype_rank(DType dtype);
 
-// "BF16, F16, ...": all of them, for messages.
+// All names for messages: "BF16, F16, ...".
 std::string dtype_names();
 
 }  // namespace quern::checkpoint

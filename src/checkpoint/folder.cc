@@ -21,8 +21,8 @@ int open_folder(const fs::path& path) {
   return ::open(path.c_str(), O_PATH | O_DIRECTORY | O_CLOEXEC);
 }
 
-// For kernels without openat2 (before 5.6) and sandboxes that forbid it. Between the check and the
-// opening a link could be swapped; openat2 has no such gap.
+// For kernels without openat2 (before 5.6) and sandboxes that forbid it. A link could be swapped
+// between the check and the open; openat2 has no such gap.
 int open_checked(const fs::path& root, const fs::path& name) {
   std::error_code error;
   fs::path target = fs::canonical(root / name, error);
@@ -31,7 +31,7 @@ int open_checked(const fs::path& root, const fs::path& name) {
   return ::open(target.c_str(), O_RDONLY | O_CLOEXEC | O_NOFOLLOW | O_NONBLOCK);
 }
 
-// O_NONBLOCK, so that opening a pipe somebody planted does not wait for a writer.
+// O_NONBLOCK, because opening a planted pipe would otherwise wait for a writer.
 int open_beneath(int root, const fs::path& root_path, const fs::path& name, uint64_t extra = 0) {
   struct open_how how{};
   how.flags = O_RDONLY | O_CLOEXEC | O_NONBLOCK;
@@ -44,7 +44,7 @@ int open_beneath(int root, const fs::path& root_path, const fs::path& name, uint
 }  // namespace
 
 Folder::Folder(fs::path path) : path_(std::move(path)), root_(open_folder(path_)) {
-  if (!root_.open()) fail("{}: cannot open this folder: {}", path_.string(), std::strerror(errno));
+  if (!root_.open()) fail("{}: cannot open the folder: {}", path_.string(), std::strerror(errno));
   canonical_ = fs::canonical(path_);
   if (canonical_.parent_path().filename() != "snapshots") return;
   blobs_path_ = canonical_.parent_path().parent_path() / "blobs";
@@ -57,12 +57,12 @@ Descriptor Folder::open(const fs::path& name) const {
   if (file.open()) return file;
   const std::string where = (path_ / name).string();
   if (errno == EXDEV)
-    fail("{}: leads out of the model's folder, so it is not read; put the file itself there",
+    fail("{}: the link leads out of the model's folder, so it is not read; copy the file there",
          where);
   fail("{}: cannot open: {}", where, std::strerror(errno));
 }
 
-// The link is read, not followed: its target must be a plain file directly in blobs/.
+// Reads the link without following it: its target must be a regular file directly in blobs/.
 Descriptor Folder::open_blob(const fs::path& name) const {
   std::error_code error;
   fs::path link = fs::read_symlink(canonical_ / name, error);

@@ -1,5 +1,5 @@
-// A model folder that somebody else filled: its files are opened so that no name and no link leads
-// out of it.
+// A model folder from an untrusted source: no name and no link leads out of it when files are
+// opened.
 #pragma once
 
 #include <filesystem>
@@ -11,19 +11,19 @@
 
 namespace quern::checkpoint {
 
-// The one exception to "no link leads out": in a snapshot of Hugging Face's download cache
+// The only exception: in a snapshot of Hugging Face's download cache
 // (models--ORG--NAME/snapshots/REVISION) every file is a link to models--ORG--NAME/blobs/HASH, and
-// is followed there.
+// such links are followed.
 class Folder {
  public:
   explicit Folder(std::filesystem::path path);
 
   const std::filesystem::path& path() const { return path_; }
-  // `name` is relative to the folder. Fails when there is no such file, or when it lies outside.
+  // `name` is relative to the folder. Fails if the file does not exist or is outside the folder.
   Descriptor open(const std::filesystem::path& name) const;
   bool has(const std::filesystem::path& name) const;
-  // Every file, as a sorted relative path; subfolders included, those whose name starts with a dot
-  // (.git, .cache) and links to folders not.
+  // All files as sorted relative paths, including subfolders, but not those with a leading dot
+  // (.git, .cache), nor links to folders.
   std::vector<std::filesystem::path> files() const;
 
  private:
@@ -31,15 +31,15 @@ class Folder {
 
   std::filesystem::path path_;
   Descriptor root_;
-  Descriptor blobs_;                  // the cache's blobs/ when the folder is a snapshot
+  Descriptor blobs_;                  // the cache's blobs/ if the folder is a snapshot
   std::filesystem::path blobs_path_;  // canonical
   std::filesystem::path canonical_;
 };
 
-// Both are taken as they are spelt; give canonical paths when links matter.
+// Compares the paths as written; give canonical paths if links matter.
 bool is_beneath(const std::filesystem::path& path, const std::filesystem::path& root);
 
-// Whether a shard may be called so: letters, digits, dot, underscore, minus, and the ending
+// Whether the name is valid for a shard: letters, digits, dot, underscore, minus, and the ending
 // .safetensors.
 bool is_shard_name(std::string_view name);
 

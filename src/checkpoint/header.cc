@@ -22,8 +22,8 @@ constexpr std::string_view kMetadata = "__metadata__";
 constexpr std::array<std::string_view, 3> kFields = {"dtype", "shape", "data_offsets"};
 constexpr const char* kDamaged = "the file is damaged or not a safetensors file; download it again";
 
-// Fills a Header while the JSON is read, so that no document is built from a hostile file: memory
-// stays in proportion to what was accepted so far.
+// Fills a Header while reading the JSON, without building a document from a hostile file: memory is
+// proportional to the part accepted so far.
 class HeaderReader : public nlohmann::json_sax<JsonValue> {
  public:
   explicit HeaderReader(const std::string& origin) : origin_(origin) {}
@@ -59,7 +59,7 @@ class HeaderReader : public nlohmann::json_sax<JsonValue> {
     } else if (state_ == State::tensor && key_ == "dtype") {
       std::optional<DType> dtype = dtype_of(value);
       if (!dtype)
-        refuse("has the dtype {}, which is not supported; supported are {}", printable(value),
+        refuse("has the dtype {}, which is not supported; supported dtypes: {}", printable(value),
                dtype_names());
       tensor_.dtype = *dtype;
     } else {
@@ -102,7 +102,7 @@ class HeaderReader : public nlohmann::json_sax<JsonValue> {
 
   bool end_array() override {
     if (state_ == State::offsets && offsets_ != 2)
-      refuse("has {} data_offsets where two are needed", offsets_);
+      refuse("has {} data_offsets, but two are needed", offsets_);
     state_ = State::tensor;
     return true;
   }
@@ -136,7 +136,7 @@ class HeaderReader : public nlohmann::json_sax<JsonValue> {
     if (state_ == State::before)
       fail("{}: the header is {}, not an object; {}", origin_, found, kDamaged);
     if (state_ == State::top)
-      fail("{}: the header gives {} for {}, where an object is needed; {}", origin_, found,
+      fail("{}: the header has {} for {}, but an object is needed; {}", origin_, found,
            printable(key_), kDamaged);
     refuse("has {} as {}", found, printable(key_));
   }
@@ -179,8 +179,8 @@ class HeaderReader : public nlohmann::json_sax<JsonValue> {
   int offsets_ = 0;
 };
 
-// Nothing when the product overflows. Sizes of zero count as one there, so that strides computed
-// from the shape cannot overflow either.
+// None if the product overflows. Zero sizes count as one in the overflow check, because strides
+// computed from the shape must not overflow either.
 std::optional<size_t> checked_bytes(const std::vector<int64_t>& shape, DType dtype) {
   uint64_t bytes = c10::elementSize(dtype);
   bool empty = false;
@@ -193,8 +193,8 @@ std::optional<size_t> checked_bytes(const std::vector<int64_t>& shape, DType dty
   return empty ? 0 : bytes;
 }
 
-// Tensors sorted by their data must cover it without a hole; begin and end become bytes of the
-// file.
+// Checks that the tensors, sorted by their data, cover the data without a hole; converts begin and
+// end to byte positions in the file.
 void place(Header& header, size_t data_begin, size_t file_bytes, const std::string& origin) {
   std::sort(header.tensors.begin(), header.tensors.end(),
             [](const TensorInfo& a, const TensorInfo& b) {
@@ -208,12 +208,12 @@ void place(Header& header, size_t data_begin, size_t file_bytes, const std::stri
     };
     if (tensor.end < tensor.begin) refuse("its data ends before it begins");
     if (tensor.begin != next)
-      refuse(fmt::format("its data begins at byte {}, where byte {} is next: {}", tensor.begin,
-                         next, tensor.begin < next ? "tensors overlap" : "there is a hole"));
+      refuse(fmt::format("its data begins at byte {}, but byte {} is next: {}", tensor.begin, next,
+                         tensor.begin < next ? "tensors overlap" : "there is a hole"));
     const std::optional<size_t> needed = checked_bytes(tensor.shape, tensor.dtype);
     if (!needed) refuse(fmt::format("a shape of {} overflows", shape_text(tensor.shape)));
     if (tensor.end - tensor.begin != *needed)
-      refuse(fmt::format("{} of shape {} needs {} bytes, its data_offsets hold {}",
+      refuse(fmt::format("{} of shape {} needs {} bytes, but its data_offsets span {}",
                          dtype_name(tensor.dtype), shape_text(tensor.shape), *needed,
                          tensor.end - tensor.begin));
     if (tensor.end > data_bytes)
@@ -236,14 +236,14 @@ Header parse_header(std::span<const std::byte> file, const std::string& origin) 
          file.size());
   std::memcpy(&length, file.data(), sizeof(length));
   if (length > kMaxHeaderBytes)
-    fail("{}: its header would be {} bytes long, more than the {} that the format allows; {}",
-         origin, length, kMaxHeaderBytes, kDamaged);
+    fail("{}: its header is said to be {} bytes long, but the format allows {}; {}", origin, length,
+         kMaxHeaderBytes, kDamaged);
   if (length > file.size() - sizeof(length))
-    fail("{}: truncated: the header promises {} bytes, the file has {}; download it again", origin,
+    fail("{}: truncated: the header needs {} bytes, but the file has {}; download it again", origin,
          length, file.size() - sizeof(length));
   std::string_view text(reinterpret_cast<const char*>(file.data()) + sizeof(length), length);
   if (!text.starts_with('{')) fail("{}: the header does not start with {{; {}", origin, kDamaged);
-  // nlohmann's lexer takes a zero byte for the end of the text and would ignore what follows.
+  // nlohmann's lexer treats a zero byte as the end of the text and would ignore the rest.
   if (size_t zero = text.find('\0'); zero != std::string_view::npos)
     fail("{}: zero byte at {} of the header; {}", origin, zero, kDamaged);
   HeaderReader reader(origin);

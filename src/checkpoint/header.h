@@ -1,5 +1,5 @@
-// The header of a safetensors file in both directions: reading one with every rule of the format,
-// and making one whose bytes equal what the safetensors library writes for the same tensors.
+// The header of a safetensors file: reads it with every rule of the format, and writes it with the
+// bytes that the safetensors library writes for the same tensors.
 #pragma once
 
 #include <cstddef>
@@ -30,17 +30,17 @@ struct Header {
   std::vector<std::pair<std::string, std::string>> metadata;
 };
 
-// Limits of the format (header) and of our own (the rest).
+// The limit of the format (header) and limits of this program (the rest).
 constexpr size_t kMaxHeaderBytes = 100'000'000;
 constexpr size_t kMaxTensors = 1'000'000;
 constexpr size_t kMaxNameBytes = 1024;
 constexpr size_t kMaxRank = 8;
 
-// Reads the header at the start of `file`, which holds the whole file; nothing behind the header is
-// touched. `origin` names the file in messages. Refused: a length that is not whole, bytes before
-// `{`, invalid UTF-8 or JSON, a name twice, a dtype or field that is not known, an offset that is
-// no whole number, tensors that overlap or leave holes, a shape that overflows or does not fit its
-// bytes, and a file that is longer or shorter than its header says.
+// Reads the header at the start of `file`, which spans the whole file; bytes after the header are
+// not touched. `origin` names the file in messages. Refuses an incomplete length, bytes before `{`,
+// invalid UTF-8 or JSON, duplicate names, an unknown dtype or field, an offset that is not a whole
+// number, tensors that overlap or leave holes, a shape that overflows or does not fit its bytes,
+// and a file whose length contradicts its header.
 Header parse_header(std::span<const std::byte> file, const std::string& origin);
 
 // Sorts `tensors` as the library does (by dtype, then by name), sets their begin and end, and
@@ -48,10 +48,10 @@ Header parse_header(std::span<const std::byte> file, const std::string& origin);
 std::string make_header(std::vector<TensorInfo>& tensors,
                         const std::vector<std::pair<std::string, std::string>>& metadata);
 
-// Product of a shape and the dtype's size; fails, naming `tensor`, when it overflows.
+// The product of a shape and the dtype's size; fails, naming `tensor`, on overflow.
 size_t bytes_of(const std::vector<int64_t>& shape, DType dtype, const std::string& tensor);
 
-// A name from a file, fit for a message: escaped, and cut when it is very long.
+// A name from a file in a form for messages: escaped, and cut if very long.
 std::string printable(std::string_view name);
 
 }  // namespace quern::checkpoint

@@ -38,16 +38,16 @@ void check_source(const fs::path& out, const fs::path& source) {
   const fs::path canonical_out = fs::weakly_canonical(out),
                  canonical_source = fs::weakly_canonical(source);
   if (is_beneath(canonical_out, canonical_source) || is_beneath(canonical_source, canonical_out))
-    fail(Exit::usage, "{}: the output would touch the source {}; choose another -o", out.string(),
+    fail(Exit::usage, "{}: the output overlaps the source {}; choose another -o", out.string(),
          source.string());
 }
 
-// Only what looks like a model is ever replaced: a mistyped -o must not cost a home folder.
+// Only a model folder is ever replaced: a mistyped -o must not delete a home folder.
 void check_replaceable(const fs::path& out) {
   const bool folder = fs::is_directory(fs::symlink_status(out));
   if (!folder || !(fs::is_empty(out) || is_there(out / "config.json")))
     fail(Exit::usage,
-         "{}: exists and is no model folder, so --force does not replace it; choose another -o",
+         "{}: exists and is not a model folder, so --force does not replace it; choose another -o",
          out.string());
 }
 
@@ -56,15 +56,14 @@ void check_room(const fs::path& folder, size_t needed) {
   if (::statvfs(folder.c_str(), &status) != 0) fail_on_disk(errno, "look at", folder.string());
   const size_t free = static_cast<size_t>(status.f_bavail) * status.f_frsize;
   if (free < needed)
-    fail(
-        Exit::disk,
-        "{}: the output needs {:.2f} GB, {:.2f} GB are free there; make room, or choose another -o",
-        folder.string(), static_cast<double>(needed) / 1e9, static_cast<double>(free) / 1e9);
+    fail(Exit::disk,
+         "{}: the output needs {:.2f} GB, but {:.2f} GB are free; free space, or choose another -o",
+         folder.string(), static_cast<double>(needed) / 1e9, static_cast<double>(free) / 1e9);
 }
 
-// Who looks for leftovers and makes a folder of its own does so alone: between mkdir and its lock a
-// folder looks like a leftover. The lock lies on the folder around it and ends with the answer. A
-// program that holds it for longer is none of ours, and then nobody waits.
+// Only one process at a time removes leftovers and makes its own folder, because between mkdir and
+// its lock a folder looks like a leftover. The lock is on the parent folder and ends with the
+// returned descriptor. If another program holds the lock for too long, this one stops waiting.
 Descriptor wait_for_turn(const fs::path& parent) {
   Descriptor turn(::open(parent.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC));
   if (!turn.open()) fail_on_disk(errno, "open", parent.string());
@@ -78,7 +77,7 @@ Descriptor wait_for_turn(const fs::path& parent) {
        out.string());
 }
 
-// renameat2 with flags, or -1 with errno; plain rename where the filesystem knows no flags.
+// renameat2 with flags, or -1 with errno; plain rename if the filesystem does not support flags.
 int rename_with(const fs::path& from, const fs::path& to, unsigned flags) {
   int result = ::renameat2(AT_FDCWD, from.c_str(), AT_FDCWD, to.c_str(), flags);
   if (result == 0 || errno != EINVAL) return result;
@@ -97,23 +96,23 @@ OutputFolder::OutputFolder(const fs::path& out, const OutputOptions& options)
   if (!out_.has_filename()) out_ = out_.parent_path();
   const fs::path parent = out_.parent_path();
   if (!fs::is_directory(parent))
-    fail(Exit::usage, "{}: this folder, in which the output is to lie, does not exist; create it",
+    fail(Exit::usage, "{}: the parent folder of the output does not exist; create it",
          parent.string());
   if (!options.source.empty()) check_source(out_, options.source);
   if (is_there(out_)) {
     if (!force_)
-      fail(Exit::usage, "{}: exists already; choose another -o, or --force to replace it",
+      fail(Exit::usage, "{}: already exists; choose another -o, or --force to replace it",
            out_.string());
     check_replaceable(out_);
   }
   const Descriptor turn = wait_for_turn(parent);
   take_leftovers(options.resume);
-  if (resumed_) return;  // its space is reserved already
+  if (resumed_) return;  // its space is already reserved
   check_room(parent, options.needed_bytes);
   make_part();
 }
 
-// Without a turn, where directories cannot be locked, another run may have been quicker.
+// If directories cannot be locked, another run may have been quicker.
 void OutputFolder::make_part() {
   part_ = with_ending(out_, kPart + std::to_string(::getpid()));
   if (::mkdir(part_.c_str(), 0755) != 0) {
@@ -145,15 +144,15 @@ void OutputFolder::take_leftovers(bool resume) {
     if (found == Lock::held_by_another) fail_for_another(out_);
     if (found == Lock::not_possible)
       fail(Exit::usage,
-           "{}: another process may be writing this output, which cannot be seen on this "
-           "filesystem; remove that folder if there is none",
+           "{}: another process may be writing this output, which this filesystem does not show; "
+           "remove that folder if there is none",
            leftover.string());
     if (resume && !resumed_) {
       part_ = leftover;
       resumed_ = owned_ = true;
       continue;
     }
-    log_warning("{}: left by a run that did not end; removed", leftover.string());
+    log_warning("{}: removed this leftover of an aborted run", leftover.string());
     fs::remove_all(leftover);
   }
   if (resumed_ && lock(part_) != Lock::taken) fail_for_another(out_);
@@ -184,14 +183,15 @@ void OutputFolder::become(const fs::path& target, bool replace) {
   if (rename_with(part_, target, swap ? RENAME_EXCHANGE : RENAME_NOREPLACE) != 0) {
     const int error = errno;
     keep();
-    fail(Exit::disk, "{}: cannot give the finished output this name: {}; it is complete in {}",
+    fail(Exit::disk,
+         "{}: cannot rename the finished output to this name: {}; the complete output is in {}",
          target.string(), std::strerror(error), part_.string());
   }
   sync_folder(target.parent_path());
   owned_ = false;
   if (!swap) return;
   std::error_code ignored;
-  fs::remove_all(part_, ignored);  // after the swap it holds what was replaced
+  fs::remove_all(part_, ignored);  // after the swap it is the replaced folder
 }
 
 }  // namespace quern::checkpoint

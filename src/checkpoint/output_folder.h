@@ -1,5 +1,5 @@
-// The output of a long job: filled under a temporary name beside its place, and renamed when it is
-// complete. Whoever finds the folder finds all of it.
+// The output of a long job: written under a temporary name next to its final one, and renamed when
+// complete. A folder with the final name is always complete.
 #pragma once
 
 #include <cstddef>
@@ -10,17 +10,17 @@
 namespace quern::checkpoint {
 
 struct OutputOptions {
-  std::filesystem::path source = {};  // the folder that is read; never touched, may be empty
-  size_t needed_bytes = 0;            // refused at once when the disk has less
-  bool force = false;   // replace an existing model folder, at the moment the new one is complete
-  bool resume = false;  // take up what an interrupted run left instead of removing it
+  std::filesystem::path source = {};  // the input folder, never touched; may be empty
+  size_t needed_bytes = 0;            // fails at once if the disk has less
+  bool force = false;   // replace an existing model folder once the new one is complete
+  bool resume = false;  // continue in the folder of an interrupted run instead of removing it
 };
 
 class OutputFolder {
  public:
-  // Makes OUT.quern-part-PID. Exit::usage when OUT exists, lies in the source, or is being written
-  // by another process; Exit::disk when there is too little room. What dead processes left of the
-  // same OUT is removed, or resumed.
+  // Makes OUT.quern-part-PID. Fails with Exit::usage if OUT exists, is in the source, or is being
+  // written by another process, and with Exit::disk if there is too little space. Leftovers of
+  // ended processes for the same OUT are removed, or resumed.
   explicit OutputFolder(const std::filesystem::path& out, const OutputOptions& options = {});
   // Removes the temporary folder unless it was published, rejected or kept.
   ~OutputFolder();
@@ -30,11 +30,11 @@ class OutputFolder {
   const std::filesystem::path& path() const { return part_; }  // where to write
   bool resumed() const { return resumed_; }
 
-  // It becomes OUT.
+  // Renames it to OUT.
   void publish();
-  // It becomes OUT.rejected, which is returned; an older one is replaced.
+  // Renames it to OUT.rejected, replacing an older one, and returns that path.
   std::filesystem::path reject();
-  // It stays for a later run with `resume`.
+  // Keeps it for a later run with `resume`.
   void keep();
 
  private:
@@ -46,7 +46,7 @@ class OutputFolder {
   void become(const std::filesystem::path& target, bool replace);
 
   std::filesystem::path out_, part_;
-  Descriptor lock_;  // flock on the temporary folder: tells the living from the dead
+  Descriptor lock_;  // flock on the temporary folder: shows that its process is running
   bool force_ = false, resumed_ = false, owned_ = false;
 };
 

@@ -16,14 +16,14 @@
 
 namespace quern::checkpoint {
 
-// Opening reads the header alone. Tensors look into the mapping and keep it alive.
+// Opening reads only the header. Tensors are views of the mapping and keep it alive.
 class SafetensorsFile {
  public:
   explicit SafetensorsFile(const std::filesystem::path& file);
-  // A file that is open already; `file` is for messages only. The descriptor stays the caller's.
+  // Takes an open file; `file` is for messages only. The caller keeps the descriptor.
   SafetensorsFile(int descriptor, const std::filesystem::path& file);
 
-  SafetensorsFile(SafetensorsFile&&) = default;  // not copied: places_ looks into header_
+  SafetensorsFile(SafetensorsFile&&) = default;  // not copyable: places_ refers to header_
 
   const std::filesystem::path& path() const { return path_; }
   // In the order of their data.
@@ -33,14 +33,14 @@ class SafetensorsFile {
   }
 
   bool has(std::string_view name) const;
-  const TensorInfo& info(std::string_view name) const;  // fails when there is none
+  const TensorInfo& info(std::string_view name) const;  // fails if there is none
 
-  // Byte for byte what is on disk. No copy is made unless the data is not aligned for its dtype.
+  // Byte for byte as on disk. Copied only if the data is not aligned for its dtype.
   Tensor tensor(std::string_view name) const;
   std::span<const std::byte> bytes(const TensorInfo& tensor) const;
 
-  // Mapped pages that were read count as this process's memory until they are released; they are
-  // read again when touched. Tensors stay valid.
+  // Releases mapped pages, which otherwise count as this process's memory; they are read again when
+  // touched. Tensors stay valid.
   void release(const TensorInfo& tensor) const;
   void release_all() const;
 

@@ -18,7 +18,7 @@ std::span<const std::byte> as_bytes(std::string_view text) {
   return std::as_bytes(std::span<const char>(text.data(), text.size()));
 }
 
-// Space is reserved so that a disk which is too small shows itself now and not hours later.
+// Reserves space, to fail now and not hours later if the disk is too small.
 void reserve(int descriptor, size_t bytes, const std::string& name) {
   const auto size = static_cast<off_t>(bytes);
   int result = 0;
@@ -82,7 +82,7 @@ void SafetensorsWriter::write(std::string_view name, const Tensor& tensor) {
   const size_t place = place_of(name);
   const TensorInfo& planned = tensors_[place];
   if (tensor.scalar_type() != planned.dtype || tensor.sizes() != at::IntArrayRef(planned.shape))
-    fail("tensor {}: {} of shape {} comes where {} of shape {} was planned", printable(name),
+    fail("tensor {}: written as {} of shape {}, but {} of shape {} was planned", printable(name),
          dtype_name(tensor.scalar_type()), shape_text(tensor), dtype_name(planned.dtype),
          shape_text(planned.shape));
   QUERN_CHECK(tensor.device().is_cpu());

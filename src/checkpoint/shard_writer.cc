@@ -79,7 +79,7 @@ std::string shard_name(size_t index, size_t shards) {
 }
 
 size_t planned_bytes(std::span<const PlannedTensor> plan) {
-  // A header's line for one tensor, and its line in the index, beside their names.
+  // The text for one tensor in the header and in the index, without its name.
   constexpr size_t kTextPerTensor = 160;
   size_t bytes = 0;
   for (const PlannedTensor& tensor : plan) {
@@ -121,7 +121,8 @@ void ShardWriter::check_plan() const {
     if (!names.insert(tensor.name).second) fail("tensor {} is planned twice", tensor.name);
     if (tensor.fate == Fate::added) continue;
     if (!source_ || !source_->has(tensor.source))
-      fail("tensor {} is planned from {}, which is not in the source", tensor.name, tensor.source);
+      fail("tensor {} is planned from {}, but the source has no such tensor", tensor.name,
+           tensor.source);
     sources.insert(tensor.source);
     if (tensor.fate == Fate::quantized) continue;
     if (tensor.name != tensor.source)
@@ -129,14 +130,14 @@ void ShardWriter::check_plan() const {
     const TensorInfo& original = source_->info(tensor.source);
     if (tensor.fate == Fate::copied &&
         (tensor.dtype != original.dtype || tensor.shape != original.shape))
-      fail("tensor {} is to be copied, but planned as {} {} where the source has {} {}",
-           tensor.name, dtype_name(tensor.dtype), shape_text(tensor.shape),
-           dtype_name(original.dtype), shape_text(original.shape));
+      fail("tensor {} is to be copied, but planned as {} {}; the source has {} {}", tensor.name,
+           dtype_name(tensor.dtype), shape_text(tensor.shape), dtype_name(original.dtype),
+           shape_text(original.shape));
   }
   if (!source_) return;
   for (const std::string& name : source_->names())
     if (!sources.contains(name))
-      fail("tensor {} of the source would be lost: nothing in the output stands for it", name);
+      fail("tensor {} of the source would be lost: the plan does not mention it", name);
 }
 
 const ShardWriter::Place& ShardWriter::place_of(std::string_view name) const {
@@ -198,7 +199,7 @@ void ShardWriter::verify_shards() const {
     ByteRange written{descriptors[shard].get(), found.begin, files[shard].path().string()};
     if (!equal_ranges(source->range(planned.source), written, found.bytes()))
       fail(Exit::verification_failed,
-           "{}: tensor {} differs from the source though it was copied; is the disk sound?",
+           "{}: tensor {} differs from the source though it was copied; check the disk",
            files[shard].path().string(), planned.name);
   });
 }

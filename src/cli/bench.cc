@@ -1,5 +1,5 @@
-// quern bench: how fast a server answers (`serve`, with the options and result keys of `vllm bench
-// serve`), and how fast a model runs without one (`raw`).
+// quern bench: measures a server (`serve`, with the options and result keys of `vllm bench serve`)
+// or a model without a server (`raw`).
 #include <chrono>
 #include <cmath>
 #include <nlohmann/json.hpp>
@@ -29,7 +29,7 @@ struct ServeBench {
   serve::LoadOptions load;
 };
 
-// Ids that every vocabulary has; which ones does not matter for the time that they take.
+// Ids that every vocabulary has; the choice does not affect the time.
 constexpr int32_t kFirstId = 10, kIds = 490;
 
 int64_t around(int64_t length, double range, std::mt19937_64& random) {
@@ -46,7 +46,7 @@ std::vector<serve::LoadPrompt> random_prompts(const ServeBench& bench, bool chat
     const int64_t tokens = around(bench.input, bench.range, random);
     prompt.output_tokens = around(bench.output, bench.range, random);
     for (int64_t i = 0; i < tokens; ++i) {
-      if (chat)  // words of one letter are mostly one token each
+      if (chat)  // a word of one letter is usually one token
         prompt.text += {' ', static_cast<char>('a' + id(random) % 26)};
       else
         prompt.ids.push_back(id(random));
@@ -77,7 +77,7 @@ std::vector<serve::LoadPrompt> prompts_of_file(const ServeBench& bench) {
       begin = end + 1;
     }
   }
-  if (prompts.empty()) fail("{}: no prompts", bench.dataset_path);
+  if (prompts.empty()) fail("{}: the file contains no prompts", bench.dataset_path);
   const size_t wanted = static_cast<size_t>(bench.prompts), there = prompts.size();
   for (size_t i = there; i < wanted; ++i) prompts.push_back(prompts[i % there]);
   prompts.resize(wanted);
@@ -91,7 +91,7 @@ double number_of(const std::string& text, const char* option) {
     if (used == text.size() && value > 0) return value;
   } catch (const std::logic_error&) {
   }
-  fail(Exit::usage, "{}: \"{}\" is no number above 0", option, text);
+  fail(Exit::usage, "{}: \"{}\" is not a number above 0", option, text);
 }
 
 void complete(ServeBench& bench) {
@@ -131,7 +131,7 @@ void run_serve(ServeBench& bench, bool json) {
   const bool chat = bench.endpoint.find("chat") != std::string::npos;
   const auto prompts =
       bench.dataset == "random" ? random_prompts(bench, chat) : prompts_of_file(bench);
-  // The first request finds everything cold, and tells whether there will be answers at all.
+  // The first request warms up the server and shows whether it answers.
   serve::LoadOptions probe = bench.load;
   probe.request_rate.reset();
   run_load(probe, {prompts.front()});
@@ -146,35 +146,37 @@ void run_serve(ServeBench& bench, bool json) {
 void declare_serve(CLI::App& verb, ServeBench& bench) {
   verb.add_option("--base-url", bench.base_url,
                   "http:// or https://, instead of --host and --port");
-  verb.add_option("--host", bench.host, "Of the server")->capture_default_str();
-  verb.add_option("--port", bench.port, "Of the server")->capture_default_str();
+  verb.add_option("--host", bench.host, "Host of the server")->capture_default_str();
+  verb.add_option("--port", bench.port, "Port of the server")->capture_default_str();
   verb.add_option("--backend,--endpoint-type", bench.backend, "openai, vllm or openai-chat")
       ->check(CLI::IsMember({"openai", "vllm", "openai-chat"}))
       ->capture_default_str();
   verb.add_option("--endpoint", bench.endpoint, "Path of the requests");
-  verb.add_option("--model", bench.model, "Name to ask for (default: the server's first)");
+  verb.add_option("--model", bench.model, "Name of the model (default: the server's first)");
   verb.add_option("--api-key", bench.key, "Key of the server")->envname("OPENAI_API_KEY");
-  verb.add_flag("--insecure", bench.insecure, "Ask for no certificate that can be trusted");
+  verb.add_flag("--insecure", bench.insecure, "Do not check the server's certificate");
   verb.add_option("--dataset-name", bench.dataset, "random, sharegpt or custom (JSON lines)")
       ->check(CLI::IsMember({"random", "sharegpt", "custom"}))
       ->capture_default_str();
-  verb.add_option("--dataset-path", bench.dataset_path, "File of sharegpt and custom");
+  verb.add_option("--dataset-path", bench.dataset_path, "File for sharegpt and custom");
   verb.add_option("--num-prompts", bench.prompts, "Requests")->check(CLI::Range(1, 10'000'000));
   verb.add_option("--random-input-len,--input-len", bench.input, "Tokens of a prompt");
   verb.add_option("--random-output-len,--output-len", bench.output, "Tokens of an answer");
   verb.add_option("--random-range-ratio", bench.range, "Lengths vary by this share")
       ->check(CLI::Range(0.0, 1.0));
-  verb.add_option("--request-rate", bench.rate, "Requests a second; inf: all at once");
-  verb.add_option("--burstiness", bench.load.burstiness, "1: Poisson; less: in bursts")
+  verb.add_option("--request-rate", bench.rate, "Requests per second; inf: all at once");
+  verb.add_option("--burstiness", bench.load.burstiness, "1: Poisson arrivals; less: bursts")
       ->check(CLI::PositiveNumber);
   verb.add_option("--max-concurrency", bench.load.max_concurrency, "Requests at a time")
       ->check(CLI::PositiveNumber);
-  verb.add_option("--temperature", bench.load.temperature, "Of the requests");
-  verb.add_option("--extra-body", bench.extra_body, "JSON object, part of every request");
-  verb.add_option("--seed", bench.load.seed, "Of lengths, ids and pauses");
-  verb.add_option("--goodput", bench.goodput, "ttft:MS tpot:MS e2el:MS that a good request meets");
-  verb.add_option("--metric-percentiles", bench.percentiles, "Such as 50,90,99");
-  verb.add_flag("--ignore-eos", bench.load.ignore_eos, "Answers as long as asked for");
+  verb.add_option("--temperature", bench.load.temperature, "Temperature of the requests");
+  verb.add_option("--extra-body", bench.extra_body, "JSON object that is added to every request");
+  verb.add_option("--seed", bench.load.seed, "Seed of lengths, ids and pauses");
+  verb.add_option("--goodput", bench.goodput, "Limits of a good request, ttft:MS tpot:MS e2el:MS");
+  verb.add_option("--metric-percentiles", bench.percentiles,
+                  "List of percentiles, such as 50,90,99");
+  verb.add_flag("--ignore-eos", bench.load.ignore_eos,
+                "Generate answers of the full requested length");
   verb.add_flag("--save-result", bench.save, "Write the result as JSON");
   verb.add_option("--result-dir", bench.result_dir, "Folder of the result");
   verb.add_option("--result-filename", bench.result_file, "Name of the result");
@@ -200,7 +202,7 @@ Rate rate_of(const std::vector<double>& values) {
   return rate;
 }
 
-// Seconds until the first tokens, and from there to the last ones.
+// Seconds until the first tokens, and from the first to the last tokens.
 std::pair<double, double> run_batch(engine::Engine& engine, int64_t prompt, int64_t generate,
                                     int64_t batch, uint64_t seed) {
   std::mt19937_64 random(seed);
@@ -230,7 +232,7 @@ void run_raw(const RawBench& bench, bool json) {
   std::vector<double> prefill, decode;
   run_batch(engine, bench.prompt, 2, bench.batch, 0);  // cold
   for (int64_t i = 0; i < bench.repeat; ++i) {
-    // Another seed each time, so that no prompt is found in the prefix cache.
+    // A different seed each time, because a repeated prompt would be in the prefix cache.
     const auto [reading, making] = run_batch(engine, bench.prompt, bench.generate + 1, bench.batch,
                                              static_cast<uint64_t>(i) + 1);
     prefill.push_back(static_cast<double>(bench.prompt * bench.batch) / reading);

@@ -34,7 +34,7 @@ std::string CalibrationPictures::read(int64_t row, const std::string& name) cons
   const MappedFile mapped(file.get(), path);
   const auto bytes = mapped.bytes();
   if (bytes.size() > kMostBytes)
-    fail("{}: is {} MiB, a picture may have {}", path.string(), bytes.size() >> 20,
+    fail("{}: a picture of {} MiB exceeds the limit of {}", path.string(), bytes.size() >> 20,
          kMostBytes >> 20);
   return {reinterpret_cast<const char*>(bytes.data()), bytes.size()};
 }

@@ -1,5 +1,5 @@
-// The pictures of calibration rows: found below the folder of the row's own file, and seen by the
-// tower of the model that is compressed.
+// The pictures of calibration rows: read from below the folder of the row's file, and encoded by
+// the vision tower of the compressed model.
 #pragma once
 
 #include <memory>
@@ -15,20 +15,20 @@ namespace quern::cli {
 
 class CalibrationPictures {
  public:
-  // `rows` are those of `sources`, and must outlive this.
+  // `rows` are the rows of `sources`; keeps a reference.
   CalibrationPictures(const std::shared_ptr<const nn::Source>& model,
                       const std::vector<data::Source>& sources, const data::Mixture& rows);
 
   CalibrationPictures(const CalibrationPictures&) = delete;
   CalibrationPictures& operator=(const CalibrationPictures&) = delete;
 
-  // Null for a model that takes no pictures. Lives as long as this.
+  // Null for a model without pictures. Lives as long as this object.
   const compress::CalibrationImages* images() const { return images_ ? &*images_ : nullptr; }
 
  private:
   std::string read(int64_t row, const std::string& name) const;
 
-  std::vector<checkpoint::Folder> folders_;  // of each source
+  std::vector<checkpoint::Folder> folders_;  // one for each source
   const data::Mixture& rows_;
   std::optional<prompt::ImageReader> reader_;
   std::unique_ptr<nn::Vision> tower_;

@@ -1,4 +1,4 @@
-// quern compress: a checkpoint goes in, a verified folder of 4-bit weights comes out, or none.
+// quern compress: makes a verified folder of 4-bit weights from a checkpoint, or fails.
 #include "compress/compress.h"
 
 #include <array>
@@ -60,7 +60,7 @@ size_t parse_size(const std::string& text) {
     if (end != text.c_str() && std::string_view(end) == unit && value * bytes >= 1 &&
         value * bytes < 1e15)
       return static_cast<size_t>(value * bytes);
-  fail(Exit::usage, "--max-shard-size {}: write a number and a unit, as in 5GB, 500MB or 2GiB",
+  fail(Exit::usage, "--max-shard-size {}: give a number with a unit, as in 5GB, 500MB or 2GiB",
        text);
 }
 
@@ -89,7 +89,7 @@ JsonValue manifest(const CompressCommand& command, const compress::CalibrationRe
           {"tokens_dropped", report.tokens_dropped}};
 }
 
-// Made by whoever asks first, from any thread.
+// Made at the first request, from any thread.
 template <class T>
 class Lazy {
  public:
@@ -105,7 +105,7 @@ class Lazy {
   std::unique_ptr<const T> made_;
 };
 
-// Rows of all --data files -> windows of token ids.
+// Makes windows of token ids from the rows of all --data files.
 compress::Calibration read_calibration(const CompressCommand& command,
                                        const std::shared_ptr<const nn::Source>& source) {
   compress::CalibrationOptions options = command.calibration;
@@ -127,15 +127,15 @@ compress::Calibration read_calibration(const CompressCommand& command,
   return {std::move(made.windows), std::move(made.images), manifest(command, made.report)};
 }
 
-// What must be right before anything is read or written at length.
+// Checks that run before long reads or writes.
 void check(const CompressCommand& command, const compress::Recipe& recipe) {
   compress::check_methods(recipe);
   if (compress::needs_data(recipe) && command.data.empty())
     fail(Exit::usage,
-         "AutoRound learns from texts: add --data FILE (jsonl, json, csv, txt or parquet), or "
-         "choose --method rtn, which needs none");
+         "AutoRound needs calibration texts: add --data FILE (jsonl, json, csv, txt or parquet), "
+         "or choose --method rtn, which needs none");
   if (!compress::needs_data(recipe) && !command.data.empty())
-    log_warning("rounding to nearest uses no data; --data is not read");
+    log_warning("round-to-nearest uses no data; --data is ignored");
 }
 
 compress::CompressOptions options_of(const CompressCommand& command) {
@@ -147,7 +147,7 @@ compress::CompressOptions options_of(const CompressCommand& command) {
   return options;
 }
 
-// Before hours of work, not after them.
+// Checked before hours of work.
 size_t needed_bytes(const std::shared_ptr<const nn::Source>& source, const compress::Recipe& recipe,
                     const compress::CompressOptions& options) {
   const auto model = models::make_model(source->files.config());
@@ -155,7 +155,7 @@ size_t needed_bytes(const std::shared_ptr<const nn::Source>& source, const compr
       *source, compress::make_plan(source, *model, recipe, options.format, options.drop_unused));
 }
 
-// Everything but verification. `source` is the model at command.source.
+// Everything except verification. `source` is the model at command.source.
 compress::CompressReport compress_model(const std::shared_ptr<const nn::Source>& source,
                                         const compress::Recipe& recipe,
                                         const CompressCommand& command,
@@ -164,7 +164,7 @@ compress::CompressReport compress_model(const std::shared_ptr<const nn::Source>&
   if (compress::needs_data(recipe)) calibration = read_calibration(command, source);
   CompressProgress progress(command.json_lines ? ProgressStyle::json_lines : ProgressStyle::people);
   const FinishFirst finish(
-      "interrupted: the block at hand is finished first; once more to stop at once");
+      "interrupted: finishing the current block; interrupt again to stop at once");
   options.stop = &finish.asked();
   return compress::compress(source, recipe, calibration, options, progress.callbacks());
 }
@@ -203,7 +203,7 @@ void declare_tuning(CLI::App& verb, CompressCommand& command) {
                   "Learning rate of the clipping (default: --lr)")
       ->group("Method");
   verb.add_option("--gradient-accumulate-steps", command.tuning.gradient_accumulation,
-                  "Batches of a step")
+                  "Batches per step")
       ->capture_default_str()
       ->group("Method");
   verb.add_option("--momentum", command.tuning.momentum, "Momentum of the sign steps")
@@ -217,19 +217,19 @@ void declare_data(CLI::App& verb, CompressCommand& command) {
                           "FILE, FILE=200 (rows) or FILE=0.5 (share): jsonl, json, csv, txt or "
                           "parquet; may be repeated")
               ->allow_extra_args(false));
-  declare(verb.add_option("--nsamples", command.calibration.samples, "Windows, at most")
+  declare(verb.add_option("--nsamples", command.calibration.samples, "Largest number of windows")
               ->capture_default_str());
-  declare(verb.add_option("--seqlen", command.calibration.seqlen, "Tokens of a window")
+  declare(verb.add_option("--seqlen", command.calibration.seqlen, "Tokens per window")
               ->capture_default_str());
   declare(verb.add_option("--packing", command.packing,
-                          "concat: rows are joined and cut; truncate: a row a window; drop: only "
-                          "rows that fill one")
+                          "concat: join rows and cut; truncate: one window per row; drop: only "
+                          "rows that fill a window")
               ->check(CLI::IsMember({"concat", "truncate", "drop"}))
               ->capture_default_str());
   declare(verb.add_flag("--shuffle,!--no-shuffle", command.shuffle,
-                        "Rows in random order (default), or as they come"));
-  declare(verb.add_flag("--no-tools", command.no_tools, "Leave out the rows' tools column"));
-  declare(verb.add_option("--seed", command.seed, "Of the shuffle and of AutoRound's batches")
+                        "Rows in random order (default), or in the order of the files"));
+  declare(verb.add_flag("--no-tools", command.no_tools, "Ignore the rows' tools column"));
+  declare(verb.add_option("--seed", command.seed, "Seed of the shuffle and of AutoRound's batches")
               ->capture_default_str());
 }
 
@@ -237,14 +237,15 @@ void declare_output(CLI::App& verb, CompressCommand& command) {
   auto declare = [&](CLI::Option* option) { option->group("Output"); };
   declare(verb.add_option("-o,--output", command.output, "Folder to make")->required());
   declare_format(verb, command.method);
-  declare(verb.add_option("--max-shard-size", command.max_shard_size, "Of a safetensors file")
+  declare(verb.add_option("--max-shard-size", command.max_shard_size,
+                          "Largest size of a safetensors file")
               ->capture_default_str());
   declare(verb.add_flag("--drop-unused", command.drop_unused,
-                        "Leave out tensors that no pass reads (Gemma 4 has some)"));
+                        "Omit tensors that the model never reads (Gemma 4 has some)"));
   declare(verb.add_flag("--force", command.force, "Replace a model folder of this name"));
   verb.add_flag("--no-verify", command.no_verify, "Do not check the result")->group("Verification");
   declare(verb.add_flag("--json-lines", command.json_lines,
-                        "Print events, one JSON object a line, as the work goes on"));
+                        "Print events during the work, one JSON object per line"));
 }
 
 }  // namespace
@@ -260,9 +261,9 @@ Examples:
   quern compress MODEL -o OUT --recipe recipe.yaml --data chats.jsonl
   quern compress MODEL -o OUT --method rtn --format compressed-tensors
 
-OUT appears when it is complete and verified. What fails verification is called OUT.rejected and
-the exit code is 5. Ctrl-C finishes the block at hand, a second one stops at once; both leave
-nothing behind.)");
+OUT appears when it is complete and verified. An output that fails verification is named
+OUT.rejected, with exit code 5. Ctrl-C finishes the current block, a second Ctrl-C stops at once;
+both leave nothing behind.)");
   verb->add_option("MODEL", command->source, "Model folder; it is only read")->required();
   declare_output(*verb, *command);
   declare_method(*verb, command->method);

@@ -1,4 +1,4 @@
-// How a compression goes on, told to people (a line for each block, and a bar while somebody looks)
+// Reports the progress of a compression to people (a line for each block, and a bar on a terminal)
 // or to programs (events).
 #pragma once
 
@@ -14,14 +14,14 @@ namespace quern::cli {
 
 enum class ProgressStyle {
   people,      // standard error
-  json_lines,  // standard output, an object a line
+  json_lines,  // standard output, one object per line
 };
 
 class CompressProgress {
  public:
   explicit CompressProgress(ProgressStyle style) : style_(style), line_("compressing") {}
 
-  // Valid as long as this object.
+  // Valid for the lifetime of this object.
   compress::Progress callbacks();
 
  private:

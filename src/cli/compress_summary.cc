@@ -12,9 +12,9 @@
 namespace quern::cli {
 namespace {
 
-// Linears that had the same fate for the same reason, and whose names differ in numbers only.
+// Linears with equal fate and reason whose names differ only in numbers.
 struct VerdictGroup {
-  std::string pattern, scheme, reason;  // scheme: empty when kept
+  std::string pattern, scheme, reason;  // scheme: empty if kept
   int64_t linears = 0;
 };
 
@@ -61,8 +61,9 @@ std::string to_text(const CompressSummary& summary) {
   if (!report.blocks.empty() && report.blocks[0].loss_before > 0) {
     const auto& first = report.blocks.front();
     const auto& last = report.blocks.back();
-    text += fmt::format("loss of the first block {:.4g} -> {:.4g}, of the last {:.4g} -> {:.4g}\n",
-                        first.loss_before, first.loss_after, last.loss_before, last.loss_after);
+    text += fmt::format(
+        "loss of the first block {:.4g} -> {:.4g}, of the last block {:.4g} -> {:.4g}\n",
+        first.loss_before, first.loss_after, last.loss_before, last.loss_after);
   }
   if (summary.verification) text.append("\n").append(eval::to_text(*summary.verification));
   return text + fmt::format("\n{}\n", standard_output().bold(summary.output));

@@ -1,4 +1,5 @@
-// What `compress` says at its end: what was quantized, what was kept and why, sizes, time, losses.
+// The final summary of `compress`: quantized linears, kept linears with reasons, sizes, time,
+// losses.
 #pragma once
 
 #include <optional>
@@ -18,7 +19,7 @@ struct CompressSummary {
 
 std::string to_text(const CompressSummary& summary);
 JsonValue to_json(const CompressSummary& summary);
-// The last of the events of --json-lines.
+// The last event of --json-lines.
 JsonValue finished_event(const CompressSummary& summary);
 
 }  // namespace quern::cli

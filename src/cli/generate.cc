@@ -1,5 +1,5 @@
-// quern generate: answers from a model, dense or packed, as they are made. One prompt, or a
-// conversation whose turns are the lines of standard input.
+// quern generate: prints answers of a model, dense or packed, while they are generated. Takes one
+// prompt, or a conversation with one turn per line of standard input.
 #include <unistd.h>
 
 #include <chrono>
@@ -25,7 +25,7 @@ namespace quern::cli {
 namespace {
 
 constexpr size_t kMostImageBytes = 64u << 20;
-constexpr std::string_view kShow = "/image ";  // a line of a chat that gives a picture
+constexpr std::string_view kShow = "/image ";  // a line of a chat that adds a picture
 
 struct GenerateOptions {
   std::string model;
@@ -55,10 +55,10 @@ engine::Sampling sampling_of(const GenerateOptions& options) {
 struct Answer {
   std::string text;
   int64_t prompt_tokens = 0, tokens = 0;
-  double prompt_seconds = 0, seconds = 0;  // until the first token; after it
+  double prompt_seconds = 0, seconds = 0;  // until the first token; after the first token
   engine::Finish finish = engine::Finish::length;
 
-  // Of the tokens after the first, which took a pass each.
+  // The rate of the tokens after the first, one pass each.
   double tokens_per_second() const {
     return seconds > 0 ? static_cast<double>(tokens - 1) / seconds : 0;
   }
@@ -82,16 +82,16 @@ class Generator {
     for (const std::string& file : options.images) show(file);
   }
 
-  // The next question is about this picture too.
+  // Adds a picture to the next question.
   void show(const std::string& file) {
     if (!reader_) fail(Exit::usage, "{}: {} takes no pictures", file, options_.model);
     images_.push_back(read_file(file, kMostImageBytes));
     ++images_of_turn_;
   }
 
-  // One turn of the conversation. An interrupt ends the answer, not the program.
+  // One turn of the conversation. An interrupt ends the answer, but not the program.
   Answer answer(const std::string& question) {
-    FinishFirst finish("interrupted; once more to quit");
+    FinishFirst finish("interrupted; interrupt again to quit");
     const std::string text = options_.raw ? question : render(question);
     const std::vector<int32_t> tokens =
         tokenizer_.encode(text, options_.raw ? prompt::Special::add : prompt::Special::none);
@@ -109,7 +109,7 @@ class Generator {
     return template_->render(messages_, chat);
   }
 
-  // Pictures stand before the question, as the models' makers advise.
+  // Pictures precede the question, as the models' authors recommend.
   JsonValue content_of(const std::string& question) {
     if (images_of_turn_ == 0) return question;
     JsonValue parts = JsonValue::array();
@@ -163,14 +163,14 @@ class Generator {
   std::vector<int32_t> stops_;
   engine::ModelEngine engine_;
   std::optional<prompt::ChatTemplate> template_;
-  std::optional<prompt::ImageReader> reader_;  // of a model that takes pictures
+  std::optional<prompt::ImageReader> reader_;  // for a model with a vision tower
   JsonValue messages_ = JsonValue::array();
-  std::vector<std::string> images_;  // files of all turns
-  int images_of_turn_ = 0;           // of the question to come
+  std::vector<std::string> images_;  // the files of all turns
+  int images_of_turn_ = 0;           // of the next question
 };
 
 std::string summary(const Answer& answer) {
-  return fmt::format("{} tokens of prompt in {}, {} new tokens at {:.1f} tokens/s, ended by {}",
+  return fmt::format("{} prompt tokens in {}, {} new tokens at {:.1f} tokens/s, ended by {}",
                      answer.prompt_tokens, time_text(answer.prompt_seconds), answer.tokens,
                      answer.tokens_per_second(), name_of(answer.finish));
 }
@@ -209,7 +209,7 @@ void run_chat(const GenerateOptions& options) {
     const Answer answer = generator.answer(line);
     print("\n");
     if (person) log_info("{}", standard_error().dim(summary(answer)));
-    // Without a person there is nobody who could want the next answer.
+    // Without a terminal an interrupt ends the program.
     if (!person && answer.finish == engine::Finish::cancelled)
       fail(Exit::interrupted, "interrupted");
   }
@@ -217,28 +217,31 @@ void run_chat(const GenerateOptions& options) {
 
 void run(const GenerateOptions& options, bool json) {
   if (options.prompt) return run_once(options, json);
-  if (json) fail(Exit::usage, "--json gives one answer: add --prompt TEXT");
-  if (options.raw) fail(Exit::usage, "--raw continues one text: add --prompt TEXT");
+  if (json) fail(Exit::usage, "--json needs --prompt TEXT");
+  if (options.raw) fail(Exit::usage, "--raw needs --prompt TEXT");
   run_chat(options);
 }
 
 void declare(CLI::App& verb, GenerateOptions& options) {
   verb.add_option("MODEL", options.model, "Model folder")->required();
   verb.add_option("--prompt", options.prompt,
-                  "What to answer; without it a chat over standard input, a line a turn");
+                  "Prompt; without it, a chat over standard input, one turn per line");
   verb.add_option("--system", options.system, "System message");
   verb.add_option("--image", options.images,
-                  "PNG, JPEG or WebP picture that the first question is about; may be repeated")
+                  "PNG, JPEG or WebP picture for the first question; may be repeated")
       ->allow_extra_args(false);
-  verb.add_option("--max-tokens", options.max_tokens, "New tokens, at most")->capture_default_str();
-  verb.add_option("--temperature", options.temperature, "0 takes the likeliest token always");
-  verb.add_option("--top-k", options.top_k, "Draw from the k likeliest; 0: from all");
-  verb.add_option("--top-p", options.top_p, "Draw from the likeliest that hold this share");
-  verb.add_option("--min-p", options.min_p, "No token below this fraction of the likeliest");
+  verb.add_option("--max-tokens", options.max_tokens, "Largest number of new tokens")
+      ->capture_default_str();
+  verb.add_option("--temperature", options.temperature, "0: always the most likely token");
+  verb.add_option("--top-k", options.top_k, "Sample from the k most likely tokens; 0: from all");
+  verb.add_option("--top-p", options.top_p,
+                  "Sample from the most likely tokens that have this share");
+  verb.add_option("--min-p", options.min_p,
+                  "Exclude tokens below this fraction of the most likely");
   verb.add_option("--repetition-penalty", options.repetition_penalty,
-                  "Above 1: tokens that were there already become less likely");
+                  "Above 1: tokens that already occurred become less likely");
   verb.add_option("--seed", options.seed, "Equal seeds give equal answers")->capture_default_str();
-  auto* raw = verb.add_flag("--raw", options.raw, "Continue the prompt as it is, without template");
+  auto* raw = verb.add_flag("--raw", options.raw, "Continue the prompt without the chat template");
   verb.get_option("--system")->excludes(raw);
   verb.add_flag("--enable-thinking,!--no-thinking", options.thinking,
                 "Ask the chat template for thoughts before the answer, or for none");
@@ -256,7 +259,7 @@ Examples:
   quern generate MODEL                                      a chat
   quern generate MODEL --prompt "def fib(n):" --raw --temperature 0
 
-Sampling settings that are not given come from the model's generation_config.json.)");
+The defaults of sampling settings come from the model's generation_config.json.)");
   declare(*verb, *options);
   verb->callback(
       [&program, options] { program.run = [&program, options] { run(*options, program.json); }; });

@@ -1,4 +1,4 @@
-// quern inspect: what a model folder holds, and how its weights are stored.
+// quern inspect: shows the tensors of a model folder and how its weights are stored.
 #include <fmt/format.h>
 
 #include <map>

@@ -14,14 +14,14 @@
 namespace quern::cli {
 namespace {
 
-std::mutex mutex;  // guards the two below
+std::mutex mutex;  // guards the two variables below
 FinishFirst* finishing = nullptr;
 std::optional<std::filesystem::path> to_remove;
 
 [[noreturn]] void end_at_once() {
   if (to_remove) {
-    // Other threads may still be writing into it; what they add after the first round goes in the
-    // second.
+    // Other threads may still be writing into the folder; a second round removes what they add
+    // after the first.
     std::error_code ignored;
     for (int round = 0; round < 2; ++round) std::filesystem::remove_all(*to_remove, ignored);
   }

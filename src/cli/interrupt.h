@@ -1,6 +1,6 @@
-// Ctrl-C and SIGTERM. A thread of its own waits for them, so that cleaning up may do anything. They
-// end the program at once, unless the work at hand asked to be told and to finish first; the second
-// one always does.
+// Ctrl-C and SIGTERM. A separate thread waits for them, so the clean-up may call any function. The
+// first signal ends the program at once, unless the current work asked to finish first
+// (FinishFirst); the second signal always does.
 #pragma once
 
 #include <atomic>
@@ -10,11 +10,11 @@
 
 namespace quern::cli {
 
-// To be called first of all: threads that exist already would still be interrupted.
+// Call before any other thread starts: existing threads would still receive the signals.
 void watch_interrupts();
 
-// While it lives, the first interrupt sets asked(), says `message` on standard error and calls
-// `tell`, on a thread of its own.
+// During its lifetime, the first interrupt sets asked(), prints `message` on standard error and
+// calls `tell` on the signal thread.
 class FinishFirst {
  public:
   explicit FinishFirst(const std::string& message, std::function<void()> tell = {});
@@ -31,7 +31,7 @@ class FinishFirst {
   std::atomic<bool> asked_{false};
 };
 
-// While it lives, an interrupt that ends the program removes the folder.
+// During its lifetime, an interrupt that ends the program removes the folder.
 class RemovedOnInterrupt {
  public:
   explicit RemovedOnInterrupt(const std::filesystem::path& folder);

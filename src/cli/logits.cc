@@ -1,4 +1,4 @@
-// quern logits: a model's logits in a file, for other programs to compare with their own.
+// quern logits: writes a model's logits to a file, for comparison with other programs.
 #include "eval/logits.h"
 
 #include <memory>
@@ -30,7 +30,7 @@ Example:
   echo '[[1, 2, 3], [4, 5]]' > ids.json
   quern logits MODEL --tokens ids.json -o out.safetensors
 
-out.safetensors then holds logits.0 [3, vocabulary] and logits.1 [2, vocabulary].)");
+out.safetensors then contains logits.0 [3, vocabulary] and logits.1 [2, vocabulary].)");
   verb->add_option("MODEL", options->model, "Model folder")->required();
   verb->add_option("--tokens", options->tokens, "JSON file with lists of token ids")->required();
   verb->add_option("-o,--output", options->output, "File to write")->required();

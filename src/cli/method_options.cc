@@ -36,7 +36,7 @@ compress::Recipe recipe_of(const MethodOptions& options) {
   compress::Recipe recipe = read_or_make(options);
   recipe.drafts = options.calibrate_draft;
   if (recipe.drafts && !compress::needs_data(recipe))
-    fail(Exit::usage, "--calibrate-draft: rounding to nearest calibrates nothing");
+    fail(Exit::usage, "--calibrate-draft: --method rtn does not calibrate; remove one of the two");
   return recipe;
 }
 
@@ -54,7 +54,7 @@ void declare_method(CLI::App& verb, MethodOptions& options) {
           ->check(CLI::IsMember(methods))
           ->capture_default_str());
   only_without_recipe(
-      verb.add_option("--bits", options.recipe.bits, "Bits of a weight")->capture_default_str());
+      verb.add_option("--bits", options.recipe.bits, "Bits per weight")->capture_default_str());
   only_without_recipe(verb.add_option("--group-size", options.recipe.group_size,
                                       "Weights that share a scale; -1: a whole row")
                           ->capture_default_str());
@@ -65,17 +65,16 @@ void declare_method(CLI::App& verb, MethodOptions& options) {
           ->capture_default_str());
   only_without_recipe(
       verb.add_option("--lr", options.recipe.lr, "Learning rate (default: 1 / iters)"));
-  only_without_recipe(
-      verb.add_option("--batch-size", options.recipe.batch_size, "Samples of a step")
-          ->capture_default_str());
+  only_without_recipe(verb.add_option("--batch-size", options.recipe.batch_size, "Samples per step")
+                          ->capture_default_str());
   only_without_recipe(verb.add_option("--ignore", options.recipe.ignore,
-                                      "Linears to keep: a name, a part of one, or re:PATTERN; may "
-                                      "be repeated")
+                                      "Linears to keep: a name, a part of a name, or re:PATTERN; "
+                                      "may be repeated")
                           ->allow_extra_args(false));
   only_without_recipe(
       verb.add_option(
               "--layer-config", options.layer_rules,
-              "PATTERN=bits:16 or PATTERN=group_size:32,sym:false: other treatment of some linears")
+              "PATTERN=bits:16 or PATTERN=group_size:32,sym:false: an exception for some linears")
           ->allow_extra_args(false));
   verb.add_flag("--calibrate-draft", options.calibrate_draft,
                 "Quantize and tune the draft layer too, instead of copying it")

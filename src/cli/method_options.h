@@ -1,4 +1,4 @@
-// The options of `compress` and `plan` that say what becomes of which linear.
+// The options of `compress` and `plan` that decide how each linear is quantized.
 #pragma once
 
 #include <CLI/CLI.hpp>
@@ -22,7 +22,7 @@ void declare_method(CLI::App& verb, MethodOptions& options);
 void declare_format(CLI::App& verb, MethodOptions& options);
 
 compress::Recipe recipe_of(const MethodOptions& options);
-// A recipe.yaml is llm-compressor's, and so is the format that it leads to.
+// The default with a recipe.yaml is llm-compressor's format.
 const quant::Format& format_of(const MethodOptions& options);
 
 }  // namespace quern::cli

@@ -1,4 +1,4 @@
-// Names of modules and tensors that differ in numbers only, as one pattern.
+// One pattern for names of modules and tensors that differ only in numbers.
 #pragma once
 
 #include <string>

@@ -1,4 +1,5 @@
-// quern perplexity: how well a model predicts a text, and how far it is from another model.
+// quern perplexity: measures how well a model predicts a text, and its divergence from another
+// model.
 #include <fmt/format.h>
 
 #include <memory>
@@ -27,7 +28,7 @@ std::string scores_text(const eval::Scores& scores) {
 
 std::string comparison_text(const eval::Comparison& comparison) {
   return fmt::format(
-      "reference: {}model:     {}KL divergence {:.6f} +- {:.6f} nats a token, at most {:.4f}\n"
+      "reference: {}model:     {}KL divergence {:.6f} +- {:.6f} nats per token, at most {:.4f}\n"
       "top-1 agreement {:.3f}%\n",
       scores_text(comparison.reference), scores_text(comparison.artifact), comparison.mean_kld,
       comparison.kld_error, comparison.max_kld, 100 * comparison.top1_agreement);
@@ -57,20 +58,18 @@ void run(PerplexityOptions& options, bool json) {
 
 void add_perplexity(CLI::App& app, Program& program) {
   auto options = std::make_shared<PerplexityOptions>();
-  CLI::App* verb = app.add_subcommand("perplexity", "How well a model predicts a text");
+  CLI::App* verb = app.add_subcommand("perplexity", "Measure how well a model predicts a text");
   verb->footer(R"(
 Examples:
   quern perplexity MODEL --text validation.txt
   quern perplexity OUT --text validation.txt --reference MODEL    adds the KL divergence)");
   verb->add_option("MODEL", options->model, "Model folder")->required();
   verb->add_option("--text", options->text, "UTF-8 text file")->required();
-  verb->add_option("--window", options->windows.length, "Tokens of a window")
-      ->capture_default_str();
+  verb->add_option("--window", options->windows.length, "Tokens per window")->capture_default_str();
   verb->add_option("--stride", options->windows.stride,
-                   "Tokens from window to window (default: a window)");
-  verb->add_option("--max-windows", options->windows.max_windows, "Stop after so many");
-  verb->add_flag("--no-bos", options->no_bos,
-                 "Windows begin with the text, also where the model wants <bos> before it");
+                   "Tokens between window starts (default: a window)");
+  verb->add_option("--max-windows", options->windows.max_windows, "Largest number of windows");
+  verb->add_flag("--no-bos", options->no_bos, "Do not prepend <bos>, even if the model expects it");
   verb->add_option("--reference", options->reference, "Model folder to compare with");
   verb->callback(
       [&program, options] { program.run = [&program, options] { run(*options, program.json); }; });

@@ -1,4 +1,4 @@
-// quern plan: what `compress` would make of a checkpoint, from its headers alone.
+// quern plan: shows what `compress` would do with a checkpoint, from its headers alone.
 #include "compress/plan.h"
 
 #include <algorithm>
@@ -25,7 +25,7 @@ struct PlanCommand {
   int64_t samples = 128, seqlen = 2048;
 };
 
-// A plan may be asked for before the method is there that carries it out.
+// A plan may use methods that this version cannot run.
 void warn_of_missing_methods(const compress::Recipe& recipe, std::vector<std::string>& warnings) {
   try {
     compress::check_methods(recipe);
@@ -34,7 +34,7 @@ void warn_of_missing_methods(const compress::Recipe& recipe, std::vector<std::st
   }
 }
 
-// Nobody knows yet what a method that is not there would hold in memory.
+// The memory of a missing method is unknown.
 bool can_be_carried_out(const compress::Recipe& recipe) {
   return std::ranges::all_of(
       recipe.steps, [](const compress::Step& step) { return step.method->run != nullptr; });
@@ -72,7 +72,7 @@ void run(const PlanCommand& command, bool json) {
 void add_plan(CLI::App& app, Program& program) {
   auto command = std::make_shared<PlanCommand>();
   CLI::App* verb =
-      app.add_subcommand("plan", "Show what compress would make of a model, and what it weighs");
+      app.add_subcommand("plan", "Show what compress would do with a model, with sizes");
   verb->footer(R"(
 Examples:
   quern plan MODEL
@@ -80,19 +80,19 @@ Examples:
   quern plan MODEL --calibrate-draft
   quern plan MODEL --ignore shared_expert --group-size 32 --json | jq .output_bytes
 
-Reads headers, not weights: seconds for a model of any size. Every linear is listed under the rule
-that decided about it; --all lists them one by one, and every tensor of the output.)");
+Reads only headers, which takes seconds for a model of any size. Lists every linear under its
+deciding rule; --all lists every linear and every tensor of the output.)");
   verb->add_option("MODEL", command->source, "Model folder; it is only read")->required();
   declare_method(*verb, command->method);
   declare_format(*verb, command->method);
   verb->add_flag("--drop-unused", command->drop_unused,
-                 "Leave out tensors that no pass reads (Gemma 4 has some)")
+                 "Omit tensors that the model never reads (Gemma 4 has some)")
       ->group("Output");
-  verb->add_option("--nsamples", command->samples, "Calibration windows, for the memory")
+  verb->add_option("--nsamples", command->samples, "Calibration windows, for the memory estimate")
       ->check(CLI::Range(1, 1 << 20))
       ->capture_default_str()
       ->group("Calibration data");
-  verb->add_option("--seqlen", command->seqlen, "Tokens of a window")
+  verb->add_option("--seqlen", command->seqlen, "Tokens per window")
       ->check(CLI::Range(1, 1 << 24))
       ->capture_default_str()
       ->group("Calibration data");

@@ -24,10 +24,10 @@ std::string shape_text(const std::vector<int64_t>& shape) {
 
 std::string step_text(const compress::Step& step) {
   const std::string text = step.modifier + ": " + step.method->text(step);
-  return step.fp8_kv_cache ? text + "; keys and values in FP8 when it is served" : text;
+  return step.fp8_kv_cache ? text + "; servers store keys and values in FP8" : text;
 }
 
-// What one matrix becomes; the names without the module's.
+// The tensors of one quantized matrix, with names relative to the module.
 std::vector<quant::PlannedTensor> tensors_of(const nn::LinearSite& site,
                                              const quant::Scheme& scheme,
                                              const quant::Format& format) {
@@ -84,7 +84,7 @@ void group_linears(const std::vector<nn::LinearSite>& sites, const compress::Pla
   }
 }
 
-// There are dozens of groups, and equal tensors mostly follow one another.
+// There are only dozens of groups, and equal tensors are usually adjacent.
 void group_tensor(const checkpoint::PlannedTensor& tensor, std::vector<TensorGroup>& groups) {
   const std::string pattern = name_pattern(tensor.name),
                     dtype(checkpoint::dtype_name(tensor.dtype));
@@ -131,8 +131,8 @@ std::string becomes(const LinearGroup& group) {
   return group.pruned ? text + "; pruned first" : text;
 }
 
-// Groups with one fate and one reason are listed together, in the order in which the model meets
-// the first of each.
+// Lists groups with equal fate and reason together, in the order of their first linear in the
+// model.
 std::vector<std::pair<std::string, std::vector<const LinearGroup*>>> by_rule(
     const PlanReport& report, bool quantized) {
   std::vector<std::pair<std::string, std::vector<const LinearGroup*>>> rules;
@@ -177,7 +177,7 @@ std::string linears_text(const PlanReport& report, bool quantized) {
   return text;
 }
 
-// The largest by name, the rest as a sum.
+// Lists the largest tensors by name, the others as a sum.
 std::string others_text(const PlanReport& report, const std::vector<TensorGroup>& groups) {
   constexpr size_t kShown = 6;
   std::vector<TensorGroup> sorted = groups;

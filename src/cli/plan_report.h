@@ -1,5 +1,5 @@
-// What `plan` says: which linears are quantized and which are kept and why, what becomes of every
-// other tensor, and what all of it weighs. Names that differ in numbers only are one line.
+// The report of `plan`: quantized linears, kept linears with reasons, the fate of all other
+// tensors, and sizes. Names that differ only in numbers share one line.
 #pragma once
 
 #include <map>
@@ -14,18 +14,18 @@
 
 namespace quern::cli {
 
-// Linears of one shape that meet the same fate by the same rule.
+// Linears with equal shape, fate and rule.
 struct LinearGroup {
   std::string pattern, reason;
-  std::string stored;  // "int4 symmetric, groups of 128", or the dtype that they keep
+  std::string stored;  // "int4 symmetric, groups of 128", or the original dtype
   bool quantized = false, pruned = false;
   int64_t rows = 0, columns = 0, linears = 0;
   size_t source_bytes = 0, output_bytes = 0;
-  // What the first of them becomes; names begin behind the module's. None if kept.
+  // The tensors of the first quantized linear, with names relative to the module. Empty if kept.
   std::vector<quant::PlannedTensor> tensors;
 };
 
-// Tensors that are no linear: embeddings, norms, biases.
+// Tensors other than linears: embeddings, norms, biases.
 struct TensorGroup {
   std::string pattern, dtype;
   std::vector<int64_t> shape;
@@ -40,18 +40,18 @@ struct Totals {
 
 struct PlanReport {
   std::string folder, architecture, format;
-  std::vector<std::string> steps;     // "AutoRoundModifier, 200 iterations, 8 samples a step"
-  std::vector<std::string> warnings;  // of the recipe and of the build
+  std::vector<std::string> steps;     // "AutoRoundModifier, 200 iterations, 8 samples each"
+  std::vector<std::string> warnings;  // about the recipe and the build
   int64_t parameters = 0;
   int64_t source_tensors = 0, output_tensors = 0;
   std::vector<LinearGroup> linears;  // in the order of the model
   std::vector<TensorGroup> others;   // copied, in the order of the source
   std::vector<TensorGroup> dropped;
-  Totals quantized, kept, copied;              // copied: linears none
+  Totals quantized, kept, copied;              // copied: no linears
   size_t source_bytes = 0;                     // of all tensors
-  size_t output_bytes = 0;                     // the same
-  size_t other_files = 0, other_bytes = 0;     // tokenizer, templates, ...: carried over
-  std::optional<compress::MemoryNeed> memory;  // of recipes that calibrate
+  size_t output_bytes = 0;                     // of all tensors
+  size_t other_files = 0, other_bytes = 0;     // tokenizer, templates, ...: copied
+  std::optional<compress::MemoryNeed> memory;  // for recipes that calibrate
 };
 
 PlanReport report_plan(const nn::Source& source, const std::vector<nn::LinearSite>& sites,
@@ -61,7 +61,7 @@ PlanReport report_plan(const nn::Source& source, const std::vector<nn::LinearSit
 std::string to_text(const PlanReport& report);
 JsonValue to_json(const PlanReport& report);
 
-// Every linear with its verdict, and every tensor of the output.
+// All linears with their verdicts, and all tensors of the output.
 std::string listing_text(const compress::Plan& plan);
 JsonValue listing_json(const compress::Plan& plan);
 

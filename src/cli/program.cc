@@ -17,13 +17,13 @@ namespace {
 
 constexpr const char* kExamples = R"(
 Examples:
-  quern inspect MODEL                     what is in it, and how it is stored
-  quern plan MODEL                        what compress would make of it, and what that weighs
+  quern inspect MODEL                     its tensors, and how they are stored
+  quern plan MODEL                        what compress would do with it, with sizes
   quern compress MODEL -o OUT --data chats.jsonl
                                           4-bit weights by AutoRound, verified
   quern compress MODEL -o OUT --method rtn
-                                          4-bit weights by rounding to nearest, no data needed
-  quern verify OUT --source MODEL         is OUT what it says?
+                                          4-bit weights by round-to-nearest, without data
+  quern verify OUT --source MODEL         check OUT against MODEL
   quern generate OUT --prompt "Hello"     one answer; without --prompt, a chat
 
 `quern VERB --help` explains a verb. Exit codes: 0 ok, 1 internal error, 2 usage, 4 input invalid,
@@ -74,7 +74,7 @@ int report(Exit code, const std::string& message) {
   return static_cast<int>(code);
 }
 
-// Without CLI11's list of the options that an option excludes; its description says so.
+// Omits CLI11's list of excluded options; the descriptions state them.
 class HelpFormatter : public CLI::Formatter {
  public:
   std::string make_option_opts(const CLI::Option* option) const override {
@@ -83,13 +83,13 @@ class HelpFormatter : public CLI::Formatter {
   }
 };
 
-// What the libraries below throw, besides our own Error.
+// Reports exceptions of the libraries, other than our Error.
 int report_foreign(const std::exception& error) {
   const std::string message = error.what();
   const std::string no_memory =
       "out of memory; close other programs, use a smaller --batch-size, --nsamples or --seqlen, or "
       "a machine with more memory";
-  // LibTorch's allocator has no exception type of its own.
+  // LibTorch's allocator has no separate exception type.
   if (dynamic_cast<const std::bad_alloc*>(&error) ||
       message.find("can't allocate memory") != std::string::npos)
     return report(Exit::memory, no_memory);
@@ -97,7 +97,7 @@ int report_foreign(const std::exception& error) {
     return report(exit_of(*system), message);
   return report(Exit::internal,
                 "internal error: " + message.substr(0, message.find('\n')) +
-                    "; this is a bug in quern, please report it with the command that led here");
+                    "; this is a bug in quern, please report it with the command that caused it");
 }
 
 int usage_error(const CLI::App& app, const CLI::ParseError& error) {
@@ -108,12 +108,12 @@ int usage_error(const CLI::App& app, const CLI::ParseError& error) {
 
 void declare(CLI::App& app, Program& program) {
   app.name("quern");
-  app.formatter(std::make_shared<HelpFormatter>());  // of the verbs too, which are added below
+  app.formatter(std::make_shared<HelpFormatter>());  // also for the verbs, which are added below
   app.footer(kExamples);
   app.fallthrough();
   app.require_subcommand(1);
   app.set_version_flag("--version", version_text);
-  app.add_option("--threads", program.threads, "Threads that compute (default: all cores)")
+  app.add_option("--threads", program.threads, "Compute threads (default: all cores)")
       ->check(CLI::Range(1, 1024));
   app.add_flag("--json", program.json, "Print one JSON document instead of text");
   app.add_option("--color", program.color, "auto, always or never")
@@ -136,7 +136,7 @@ void declare(CLI::App& app, Program& program) {
 
 size_t check_spelling(const CLI::App& app, const std::vector<std::string>& words) {
   const CLI::App* verb = nullptr;
-  bool is_value = false;  // of an option that stands before the verb
+  bool is_value = false;  // of an option before the verb
   for (size_t i = 0; i < words.size(); ++i) {
     const std::string& word = words[i];
     if (word == "--") break;
@@ -169,7 +169,7 @@ int run_program(int argc, char** argv) {
     try {
       app.parse(static_cast<int>(own) + 1, argv);
     } catch (const CLI::CallForHelp&) {
-      print(app.help());  // of the chosen verb, if there is one
+      print(app.help());  // of the chosen verb, if any
       return 0;
     } catch (const CLI::CallForVersion&) {
       print(version_text());

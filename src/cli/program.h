@@ -1,5 +1,5 @@
-// What the verbs of the program share. Each verb is one file: it declares its options, and says
-// what to run when it was chosen.
+// The common part of the verbs. Each verb is one file: it declares its options and the function to
+// run.
 #pragma once
 
 #include <CLI/CLI.hpp>
@@ -9,13 +9,13 @@
 
 namespace quern::cli {
 
-// Options that every verb knows.
+// Options of all verbs.
 struct Program {
   int threads = 0;  // 0: all cores
   bool json = false;
   std::string color = "auto";
-  std::vector<std::string> rest;  // words behind a verb that reads them itself
-  std::function<void()> run;      // the chosen verb; fails with the exit code
+  std::vector<std::string> rest;  // words after a verb that parses them itself
+  std::function<void()> run;      // runs the chosen verb; fails with the exit code
 };
 
 void add_bench(CLI::App& app, Program& program);
@@ -33,12 +33,12 @@ void add_version(CLI::App& app, Program& program);
 // Version, instruction set, threads and build, for people.
 std::string version_text();
 
-// Fails with Exit::usage on a verb or a long option that does not exist, naming the nearest. CLI11
-// itself would complain about whatever the misspelt word left without a value. Returns how many
-// words are for CLI11: those behind a verb with a grammar of its own (prefix_command) are not.
+// Fails with Exit::usage on an unknown verb or long option, and names the nearest one. CLI11 itself
+// would report the value that the misspelt option left behind. Returns the number of words for
+// CLI11: words after a verb with its own grammar (prefix_command) are excluded.
 size_t check_spelling(const CLI::App& app, const std::vector<std::string>& words);
 
-// The whole program: reads the command line, runs the verb, reports what failed on standard error.
+// The whole program: parses the command line, runs the verb, reports errors on standard error.
 int run_program(int argc, char** argv);
 
 }  // namespace quern::cli

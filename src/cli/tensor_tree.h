@@ -1,5 +1,5 @@
-// Thousands of tensors as a tree of a screen or two: names that differ in numbers only (layers,
-// experts) are one line.
+// Thousands of tensors as a short tree: names that differ only in numbers (layers, experts) share
+// one line.
 #pragma once
 
 #include <cstdint>
@@ -20,13 +20,13 @@ class TensorTree {
  public:
   void add(const checkpoint::TensorInfo& tensor);
 
-  // Indented by depth; a place's line says how many bytes lie below it.
+  // Indented by depth; each place shows the total bytes total below this node.
   std::string text(const Terminal& terminal) const;
   // A flat list: {"pattern", "count", "shape", "dtype", "bytes"}, in the order of the tree.
   JsonValue json() const;
 
  private:
-  // Equal tensors behind one pattern.
+  // Equal tensors with one pattern.
   struct Group {
     std::vector<int64_t> shape;
     std::string dtype;
@@ -35,10 +35,10 @@ class TensorTree {
   };
   struct Node {
     std::string name;                          // one component; "*" for numbers
-    std::set<int64_t> numbers;                 // that "*" stands for
+    std::set<int64_t> numbers;                 // the numbers for "*"
     size_t bytes = 0;                          // below it
     std::vector<Group> groups;                 // tensors that end here
-    std::vector<std::unique_ptr<Node>> below;  // in the order in which they were first seen
+    std::vector<std::unique_ptr<Node>> below;  // in the order of first appearance
 
     std::string label() const;
   };

@@ -1,4 +1,4 @@
-// What a terminal shows: colours, a line that changes, tables, and numbers as people read them.
+// Terminal output: colours, an updating line, tables, and readable numbers.
 #pragma once
 
 #include <cstddef>
@@ -14,7 +14,7 @@ class Terminal {
  public:
   explicit Terminal(int descriptor);
 
-  // A person looks at it, and it can move the cursor: no pipe, no file, not TERM=dumb.
+  // Whether it is a terminal that can move the cursor: not a pipe, a file or TERM=dumb.
   bool interactive() const { return interactive_; }
   int columns() const;
 
@@ -33,11 +33,11 @@ class Terminal {
 const Terminal& standard_output();
 const Terminal& standard_error();
 
-// "auto" (the start value), "always" or "never". NO_COLOR, CLICOLOR_FORCE and TERM decide in the
-// first case.
+// "auto" (the initial value), "always" or "never". NO_COLOR, CLICOLOR_FORCE and TERM decide for
+// "auto".
 void set_colors(const std::string& when);
 
-// Columns as wide as their widest cell; numbers to the right.
+// Columns have the width of their widest cell; numbers are right-aligned.
 class Table {
  public:
   explicit Table(std::vector<std::string> header);
@@ -54,7 +54,7 @@ std::string count_text(int64_t count);               // "30,850"
 std::string time_text(double seconds);               // "3.2 s", "12 min 05 s", "10 h 30 min"
 std::string progress_bar(double part, int columns);  // "[####------]"
 
-// Standard output, whole: fails with Exit::disk when it could not be written.
+// Writes all of `text` to standard output; fails with Exit::disk if that is impossible.
 void print(std::string_view text);
 
 }  // namespace quern::cli

@@ -1,4 +1,4 @@
-// quern verify: whether an artifact is its source, quantized and otherwise unchanged.
+// quern verify: checks that an artifact is its source, quantized and otherwise unchanged.
 #include "cli/verify.h"
 
 #include <memory>
@@ -15,14 +15,15 @@ namespace quern::cli {
 void add_gate_options(CLI::App& verb, GateOptions& options, const std::string& group) {
   auto declare = [&](CLI::Option* option) { option->group(group); };
   declare(verb.add_option("--text", options.text,
-                          "Text to compare on (default: a small one of our own)"));
-  declare(verb.add_option("--max-kld", options.max_kld, "Largest mean KL divergence, nats a token")
-              ->capture_default_str());
+                          "Text for the comparison (default: a short built-in text)"));
   declare(
-      verb.add_option("--min-top1", options.min_top1, "Smallest share of equal likeliest tokens")
+      verb.add_option("--max-kld", options.max_kld, "Largest mean KL divergence, nats per token")
+          ->capture_default_str());
+  declare(
+      verb.add_option("--min-top1", options.min_top1, "Smallest share of equal most likely tokens")
           ->capture_default_str());
   declare(verb.add_flag("--no-quality-gate", options.no_quality,
-                        "Do not compare predictions: for models that were never trained"));
+                        "Do not compare predictions, for untrained models"));
 }
 
 eval::VerifyReport run_verify(const std::filesystem::path& artifact,
@@ -73,8 +74,8 @@ Examples:
   quern verify OUT --source MODEL --text validation.txt --max-kld 0.02
 
 Exit code 5 when a check fails; the message names the tensor.)");
-  verb->add_option("MODEL", command->artifact, "The compressed model's folder")->required();
-  verb->add_option("--source", command->source, "The folder that it was made from")->required();
+  verb->add_option("MODEL", command->artifact, "Folder of the compressed model")->required();
+  verb->add_option("--source", command->source, "Folder of the original model")->required();
   add_gate_options(*verb, command->gates);
   verb->callback(
       [&program, command] { program.run = [&program, command] { run(*command, program.json); }; });

@@ -1,4 +1,4 @@
-// Verification as two verbs run it: `verify`, and `compress` at its end.
+// Verification for two verbs: `verify`, and `compress` at its end.
 #pragma once
 
 #include <filesystem>
@@ -16,14 +16,14 @@ struct GateOptions {
   bool no_quality = false;
 };
 
-// `group` is the heading of the options in the help.
+// `group` is the heading of the options in the help text.
 void add_gate_options(CLI::App& verb, GateOptions& options, const std::string& group = "Options");
 
-// Says on standard error what it is doing.
+// Reports progress on standard error.
 eval::VerifyReport run_verify(const std::filesystem::path& artifact,
                               const std::filesystem::path& source, const GateOptions& options);
 
-// Of a report that did not pass.
+// The first error of a report that did not pass.
 const eval::Finding& first_error(const eval::VerifyReport& report);
 
 }  // namespace quern::cli

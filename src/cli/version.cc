@@ -1,4 +1,4 @@
-// quern version: what this program is, for bug reports.
+// quern version: describes this program, for bug reports.
 #include <fmt/format.h>
 
 #include <nlohmann/json.hpp>

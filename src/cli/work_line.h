@@ -1,4 +1,4 @@
-// One line on standard error that says how far some work is, while a person looks.
+// One progress line on standard error, if it is a terminal.
 #pragma once
 
 #include <chrono>
@@ -14,8 +14,8 @@ class WorkLine {
   WorkLine(const WorkLine&) = delete;
   WorkLine& operator=(const WorkLine&) = delete;
 
-  // A bar, `detail`, and the time that is left if it goes on at this rate. Nothing when standard
-  // error is no terminal.
+  // Shows a bar, `detail`, and the remaining time at the current rate. Shows nothing if standard
+  // error is not a terminal.
   void show(double part, const std::string& detail);
   void show(int64_t done, int64_t total);
   void clear();
@@ -28,7 +28,7 @@ class WorkLine {
   bool shown_ = false;
 };
 
-// Seconds that are left when `part` of the work took `seconds`.
+// The remaining seconds if `part` of the work took `seconds`.
 double seconds_left(double part, double seconds);
 
 }  // namespace quern::cli

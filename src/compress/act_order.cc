@@ -15,8 +15,8 @@ ActOrder act_order_of(const Json& json) {
   std::ranges::transform(name, name.begin(), [](unsigned char c) { return std::toupper(c); });
   if (name == "STATIC" || name == "WEIGHT") return ActOrder::by_activation;
   fail(
-      "{}: the actorder {} is not supported, because it stores columns in another order; say "
-      "static, which rounds in the same order and keeps them in place",
+      "{}: the actorder {} is not supported, because it stores the columns in another order; use "
+      "static, which rounds in the same order and stores the columns in place",
       json.path(), value.value().dump());
 }
 

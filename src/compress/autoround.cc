@@ -16,7 +16,7 @@
 namespace quern::compress {
 namespace {
 
-// Elements whose squares are added up at a time.
+// Elements in one partial sum of squares.
 constexpr int64_t kPiece = 64 * 1024;
 
 using Rounding = std::shared_ptr<ops::RoundingStack>;
@@ -36,7 +36,8 @@ std::vector<Rounding> start_rounding(const std::vector<Task>& tasks,
   rounding.tune_minmax = options.tune_minmax;
   std::vector<Rounding> started;
   for (const Task& task : tasks) {
-    auto state = std::make_shared<ops::RoundingStack>(task.originals, task.scheme, rounding);
+    auto state =
+        std::make_shared<ops::RoundingStack>(task.weight.dense()->all(), task.scheme, rounding);
     if (const auto matrix = state->not_finite())
       fail("{} holds NaN, infinity or weights too large for a scale in {}", task.modules[*matrix],
            at::toString(task.scheme.scale_dtype));
@@ -46,7 +47,8 @@ std::vector<Rounding> start_rounding(const std::vector<Task>& tasks,
   return started;
 }
 
-// One micro-batch forward: the loss summed over its elements, and what to send back.
+// The forward pass of one micro-batch: the loss summed over its elements, and what the backward
+// pass needs.
 struct Forward {
   Tensor output, difference;
   double squared_error;
@@ -74,7 +76,7 @@ Tensor difference_of(const Tensor& a, const Tensor& b) {
   return out;
 }
 
-// Of some samples.
+// Runs the block on the samples of the batch.
 Forward run(const BlockWork& work, const std::vector<int64_t>& batch) {
   at::AutoGradMode with_grad(true);
   nn::Pass pass = work.input.pass(batch);
@@ -83,8 +85,7 @@ Forward run(const BlockWork& work, const std::vector<int64_t>& batch) {
   return {output, difference, squared_error(difference)};
 }
 
-// Gradients are only used by their sign, so the loss may be scaled at will; the factor keeps it a
-// mean.
+// Only the sign of a gradient is used, so any scale of the loss works; this factor makes it a mean.
 void send_back(const Forward& forward, double elements) {
   if (!forward.output.requires_grad()) return;
   Tensor dy = forward.difference * (2.0 / elements);
@@ -100,7 +101,7 @@ void send_back(const Forward& forward, double elements) {
     if (!difference.narrow(0, row, tokens).isfinite().all().item<bool>())
       fail(
           "{}: its output for calibration window {} is not finite: the checkpoint or the "
-          "calibration data hold NaN or infinity",
+          "calibration data contain NaN or infinity",
           work.name, sample);
     row += tokens;
   }
@@ -173,7 +174,7 @@ void check(const AutoRoundSettings& settings, Exit code, const std::string& plac
        kernels::kMaxRoundingIterations);
 }
 
-// AutoRound of no iterations is round to nearest; the modifier stays.
+// AutoRound with 0 iterations is round-to-nearest; the modifier keeps its name.
 void read(const Json& json, Step& step) {
   AutoRoundSettings settings;
   settings.iters = json.get<int>("iters", settings.iters);
@@ -230,8 +231,8 @@ Footprint footprint(const Step& step, const CompressOptions& options) {
           .samples_at_once = settings.batch_size};
 }
 
-// A code is round(w / s + V), and V a sum of steps lr (1 - t / iters). The state of iteration t has
-// taken the steps before t, so that of the last one has taken all but that.
+// A code is round(w / s + V), where V is a sum of steps lr (1 - t / iters). The state of iteration
+// t includes the steps before t, so the state of the last iteration lacks only the last step.
 quant::Bound bound(const AutoRoundSettings& settings) {
   const double iters = settings.iters, steps = (iters + 1) / 2 - 1 / iters;
   return {quant::Bound::Kind::code_distance, 0.5 + learning_rate(settings) * steps};

@@ -12,24 +12,24 @@
 
 namespace quern::compress {
 
-// What a recipe says.
+// Settings that a recipe can state.
 struct AutoRoundSettings {
   int iters = 200;
   std::optional<double> lr = {};  // none: 1 / iters; decays linearly to 0
   int batch_size = 8;             // samples of a micro-batch
 };
 
-// What only the command line says.
+// Settings that only the command line can state.
 struct AutoRoundOptions {
-  std::optional<double> minmax_lr = {};  // none: that of the offsets
+  std::optional<double> minmax_lr = {};  // none: lr
   int gradient_accumulation = 1;         // micro-batches in an iteration
   double momentum = 0;
   bool tune_minmax = true;  // alpha and beta as well as V
   uint64_t seed = 42;
 };
 
-// Which samples an iteration sees: a shuffled pass over all of them in slices, then the next. After
-// AutoRound's IndexSampler; the stream of random numbers runs on from block to block.
+// The samples of each iteration: slices of a shuffled pass over all samples, then of the next pass.
+// Follows AutoRound's IndexSampler; the stream of random numbers continues from block to block.
 class SampleOrder {
  public:
   SampleOrder(int64_t samples, int64_t per_iteration, PythonRandom& random);
@@ -44,8 +44,8 @@ class SampleOrder {
 const Method& auto_round_method();
 
 // Leaves the weights of the tasks as ops::RoundingStack, whose best() is the result. Iteration 0 is
-// round-to-nearest, so the result is never worse than that on the samples that were compared. Fails
-// when a weight or the output of the block for a sample is not finite, naming it.
+// round-to-nearest, so on the compared samples the result is never worse than round-to-nearest.
+// Fails when a weight, or the block's output for a sample, is not finite, and names it.
 Loss tune_rounding(const BlockWork& work, const AutoRoundSettings& settings,
                    const AutoRoundOptions& options);
 

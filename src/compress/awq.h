@@ -1,5 +1,5 @@
 // AWQ (Lin et al., "AWQ: Activation-aware Weight Quantization", 2023): moves scale from activations
-// to weights before these are rounded.
+// to weights before the weights are rounded.
 #pragma once
 
 #include <string>
@@ -7,8 +7,9 @@
 
 namespace quern::compress {
 
-// What the first pattern names (norms or linears) is divided by a scale for each channel, and the
-// columns of the linears that read it are multiplied by the same. Patterns are as in targets.
+// The output of the modules that smooth_layer matches (norms or linears) is divided by a scale for
+// each channel, and the columns of the linears that read it (balance_layers) are multiplied by the
+// same scale. Patterns have the syntax of targets.
 struct AwqMapping {
   std::string smooth_layer;
   std::vector<std::string> balance_layers;
@@ -20,7 +21,7 @@ enum class DuoScaling { off, on, both };
 struct AwqSettings {
   std::vector<AwqMapping> mappings = {};  // none: those of the architecture
   DuoScaling duo_scaling = DuoScaling::on;
-  int grid = 20;  // scales that are tried
+  int grid = 20;  // number of scales to try
 };
 
 }  // namespace quern::compress

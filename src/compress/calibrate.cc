@@ -8,8 +8,8 @@
 namespace quern::compress {
 namespace {
 
-// Tokens of one pass: enough for every expert to work on a batch, and bounded memory for what lies
-// between the products.
+// Tokens of one pass: enough to give every expert a batch, and few enough to bound the memory of
+// intermediate results.
 constexpr int64_t kPassTokens = 4096;
 
 void for_each_pass(const Samples& samples,
@@ -38,7 +38,7 @@ Samples embed(const nn::Stem& stem, const std::vector<std::vector<int32_t>>& win
     nn::Pass pass = nn::Pass::whole({lengths[i]});
     if (!images.empty()) {
       pass.media = nn::media_of(images[i], 0, lengths[i]);
-      // For all windows, because what is shared has the same names in all.
+      // For all windows, because the shared tensors have the same names in all windows.
       if (by_grid) pass.share_grid_positions(nn::grid_positions(images[i], lengths[i]));
     }
     samples.write({i}, stem(at::tensor(windows[i], at::kInt).to(at::kLong), pass));

@@ -1,4 +1,4 @@
-// Calibration windows through the stem and the blocks of a model.
+// Runs calibration windows through the stem and the blocks of a model.
 #pragma once
 
 #include <vector>
@@ -9,20 +9,20 @@
 
 namespace quern::compress {
 
-// The stem's output for all windows of token ids. images: of each window, or empty; by_grid: their
-// soft tokens have positions by row and column.
+// The stem's output for all windows of token ids. images: those of each window, or empty. by_grid:
+// image tokens have positions by row and column.
 Samples embed(const nn::Stem& stem, const std::vector<std::vector<int32_t>>& windows,
               const std::vector<std::vector<nn::PlacedImage>>& images = {}, bool by_grid = false);
 
-// Every sample through the block, a few at a time: the output takes the place of the input. Counts
-// tokens per expert if asked to.
+// Runs every sample through the block, a few at a time; the output replaces the input. Counts
+// tokens per expert on request.
 void run_block(const nn::Block& block, Samples& samples,
                std::vector<int64_t>* pairs_per_expert = nullptr);
 
-// Every sample through the block, a few at a time, for what taps see.
+// Runs every sample through the block, a few at a time, so that taps see the inputs.
 void look_at_block(const nn::Block& block, const Samples& samples);
 
-// One half of a block as a block, the other left out.
+// One half of a block as a block, without the other half.
 class FirstHalf : public nn::Block {
  public:
   explicit FirstHalf(const nn::Block& block) : block_(block) {}
@@ -45,7 +45,7 @@ class SecondHalf : public nn::Block {
 };
 
 // Whether the first half of the block multiplies by one of these weights, found by running it on a
-// sample. If not, its output stays the same while they are tuned.
+// sample. If not, its output does not change while the weights are tuned.
 bool first_half_reads(const nn::Block& block, const std::vector<Task>& tasks,
                       const Samples& samples);
 

@@ -21,8 +21,8 @@ struct RowTokens {
   std::vector<nn::PlacedImage> images = {};
 };
 
-// Rows tokenized at a time: enough for every thread, few enough not to tokenize a whole file for
-// its first windows.
+// Rows tokenized at a time: enough for every thread, and few enough that the first windows do not
+// need a whole file.
 constexpr int64_t kBatch = 64;
 
 bool has(const data::Row& row, const char* column) {
@@ -55,8 +55,8 @@ class Renderer {
     std::vector<std::string> columns;
     for (auto it = row.begin(); it != row.end(); ++it) columns.push_back(it.key());
     fail(
-        "none of the columns input_ids, messages, conversations, prompt with completion, text; it "
-        "has: {}",
+        "it has none of the columns input_ids, messages, conversations, prompt with completion, "
+        "text; its columns: {}",
         fmt::join(columns, ", "));
   }
 
@@ -64,7 +64,7 @@ class Renderer {
     Ids ids;
     for (int64_t id : Json(value, "input_ids").as<std::vector<int64_t>>()) {
       const int64_t most = options_.vocabulary > 0 ? options_.vocabulary : tokenizer_.ids();
-      if (id < 0 || id >= most) fail("input_ids: {} is not below the vocabulary of {}", id, most);
+      if (id < 0 || id >= most) fail("input_ids: {} is outside the vocabulary of {}", id, most);
       ids.push_back(static_cast<int32_t>(id));
     }
     return ids;
@@ -86,7 +86,7 @@ class Renderer {
   RowTokens chat(const JsonValue& messages, const data::Row& row, int64_t number) const {
     if (!prompt::has_images(messages)) return {rendered(messages, row, number)};
     const CalibrationImages* media = parts_.images ? parts_.images() : nullptr;
-    if (!media) fail("it has pictures, and this model takes none");
+    if (!media) fail("it has pictures, but this model takes none; use rows with text only");
     const auto [texts, images] = prompt::take_images(
         messages, [&](const std::string& name) { return media->file(number, name); });
     const prompt::ImagePrompt prompt = (*media->reader)(rendered(texts, row, number), images);
@@ -103,7 +103,7 @@ class Renderer {
   Ids rendered(const JsonValue& messages, const data::Row& row, int64_t number) const {
     const prompt::ChatTemplate* chat = parts_.chat ? parts_.chat() : nullptr;
     if (!chat)
-      fail("it is a conversation, and this model has no chat template; use rows with text");
+      fail("it is a conversation, but this model has no chat template; use rows with text");
     prompt::ChatOptions options{.variables = options_.variables};
     if (options_.tools == Tools::use && has(row, "tools")) options.tools = tools_of(row["tools"]);
     JsonValue opened = messages;
@@ -112,7 +112,7 @@ class Renderer {
     return tokenizer_.encode(chat->render(opened, options), prompt::Special::none);
   }
 
-  // Tables often hold the list as text, because its schemas differ from row to row.
+  // Tables often store the list as text, because its schemas differ from row to row.
   static JsonValue tools_of(const JsonValue& value) {
     JsonValue tools = value.is_string() ? parse_json(value.get<std::string>(), "tools") : value;
     if (tools.empty()) return nullptr;
@@ -129,7 +129,7 @@ class Renderer {
     const Json list(row["conversations"], "conversations");
     for (size_t i = 0; i < list.size(); ++i) messages.push_back(message_of(list.at(i)));
     const std::string system = has(row, "system") ? text_of(row["system"], "system") : "";
-    // A system turn of the conversation itself comes before the column.
+    // A system turn in the conversation takes precedence over the column.
     const bool given =
         !messages.empty() && messages[0].contains("role") && messages[0]["role"] == "system";
     if (!system.empty() && !given)
@@ -145,7 +145,7 @@ class Renderer {
     const std::string speaker = turn.get<std::string>("from");
     const auto role = kRoles.find(speaker);
     if (role == kRoles.end())
-      fail("{}: \"{}\" is none of human, gpt, system, tool", turn.path(), speaker);
+      fail("{}: unknown speaker \"{}\"; expected human, gpt, system or tool", turn.path(), speaker);
     return {{"role", role->second}, {"content", turn.get<std::string>("value")}};
   }
 
@@ -187,7 +187,7 @@ class Packer {
     if (report.images == 0) result_.images.clear();
     if (report.windows == 0) {
       fail(
-          "no calibration window: {} rows hold {} tokens, the longest {}, and a window takes {}; "
+          "no calibration window: {} rows hold {} tokens, the longest {}, but a window takes {}; "
           "give more data, a smaller --seqlen, or another --packing",
           report.rows_read, report.tokens_read, longest_, options_.seqlen);
     }
@@ -236,7 +236,7 @@ Packing parse_packing(const std::string& name) {
   if (name == "concat") return Packing::concat;
   if (name == "truncate") return Packing::truncate;
   if (name == "drop") return Packing::drop;
-  fail(Exit::usage, "packing \"{}\" is none of concat, truncate, drop", name);
+  fail(Exit::usage, "packing \"{}\" is unknown; expected concat, truncate or drop", name);
 }
 
 std::string to_text(const CalibrationReport& report) {
@@ -258,7 +258,7 @@ CalibrationWindows calibration_windows(const data::Rows& rows, const prompt::Tok
          options.seqlen, options.samples);
   }
   const int64_t count = rows.size();
-  if (count == 0) fail("calibration: there are no rows");
+  if (count == 0) fail("calibration: the data contain no rows");
   std::vector<int64_t> order(static_cast<size_t>(count));
   std::iota(order.begin(), order.end(), 0);
   if (options.shuffle_seed) order = NumpyRandom(*options.shuffle_seed).permutation(count);

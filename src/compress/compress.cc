@@ -24,7 +24,7 @@
 namespace quern::compress {
 namespace {
 
-// Fails when the machine has not the memory for it.
+// Fails when the machine does not have enough memory for it.
 Plan feasible_plan(const std::shared_ptr<const nn::Source>& source, const nn::Model& model,
                    const Recipe& recipe, const Calibration& calibration,
                    const CompressOptions& options) {
@@ -113,7 +113,7 @@ class Run {
     });
   }
 
-  // A draft that is calibrated counts as one more block.
+  // A calibrated draft layer counts as one more block.
   void report(int index, const std::string& name, const std::vector<Task>& tasks,
               const std::function<void(BlockReport&)>& work) {
     BlockReport begun{.block = index,
@@ -126,16 +126,17 @@ class Run {
     }));
   }
 
-  // The original block's output takes the place of its input; then what the packed block makes of
-  // the packed prefix goes to the next block.
+  // The original block's output replaces its input. Then the packed block runs on the output of the
+  // packed blocks before it, for the next block.
   void calibrate(const nn::Block& block, const std::vector<Task>& tasks,
                  const std::vector<Task>& slices, BlockReport& report) {
     count_experts(block, original_, report);
-    // A block's part of a linear outside of the blocks becomes what do_rest() will write: rows are
-    // rounded to nearest one by one.
+    // A block's part of a linear outside the blocks gets the values that do_rest() will write,
+    // because each row is rounded to nearest independently.
     for (const Task& slice : slices)
       become_packed(nearest(slice, step_of(*slice.verdict), options_.format));
-    // What the recipe keeps is computed once for each sample, not in every iteration.
+    // If the recipe keeps the first half, it is computed once for each sample, not in every
+    // iteration.
     if (!tasks.empty() && !first_half_reads(block, tasks, quantized_)) {
       run_block(FirstHalf(block), quantized_);
       quantize_and_run(SecondHalf(block), tasks, report);
@@ -150,7 +151,7 @@ class Run {
     run_block(block, quantized_);
   }
 
-  // The draft reads what the last block leaves.
+  // The draft layer reads the output of the last block.
   void calibrate_draft(const nn::Draft& draft, const nn::Head& head, const std::vector<Task>& tasks,
                        BlockReport& report) {
     const auto stem = model_->stem(weights_);
@@ -167,7 +168,7 @@ class Run {
     report.expert_tokens = expert_tokens(std::move(pairs_per_expert));
   }
 
-  // Writes the weights and leaves them packed.
+  // Writes the weights; afterwards they are packed in memory too.
   void quantize(const nn::Block& block, const std::vector<Task>& tasks, BlockReport& report) {
     for (const Outcome& outcome : outcomes_of(block, tasks, report)) {
       writer_.write(outcome);
@@ -179,7 +180,7 @@ class Run {
                                    BlockReport& report) {
     const BlockWork work = {report.name, block,    tasks,   quantized_,
                             original_,   options_, random_, progress_.iteration_done};
-    // No output depends on a matrix that no pass reads.
+    // No output depends on an unused matrix.
     auto judged = [&](const Task& task) {
       return std::ranges::find(unused_, task.source) == unused_.end();
     };
@@ -191,8 +192,8 @@ class Run {
       writer_.write(nearest(task, step_of(*task.verdict), options_.format));
   }
 
-  // Linears outside of the blocks that the recipe names. Those of the head are rounded to nearest,
-  // because no block's output judges them.
+  // Quantizes the linears outside the blocks that the recipe names. The head is rounded to nearest,
+  // because no block's output depends on it.
   void do_rest() {
     std::vector<nn::LinearSite> of_ends, of_draft;
     const auto stem = model_->stem(weights_.listing(&of_ends));
@@ -226,12 +227,12 @@ class Run {
   const Progress& progress_;
   std::unique_ptr<nn::Model> model_;
   nn::Weights weights_;
-  std::vector<std::string> unused_;  // tensors that no pass reads
+  std::vector<std::string> unused_;  // tensors that the model never reads
   Plan plan_;
   Writer writer_;
   PythonRandom random_;
   bool calibrates_ = false, tunes_draft_ = false;
-  // Inputs of the next block: of the original model, and after packed blocks.
+  // Inputs of the next block: from the original blocks, and from the packed blocks.
   Samples original_, quantized_;
   CompressReport report_;
 };
@@ -245,8 +246,9 @@ void check_methods(const Recipe& recipe) {
   for (size_t i = 0; i < recipe.steps.size(); ++i) {
     if (recipe.steps[i].method->run) continue;
     fail(Exit::infeasible,
-         "recipe: step {} of {}, {}, cannot be carried out by this version of quern, which has "
-         "{}; `quern plan` shows what it would make",
+         "recipe: this version of quern cannot run step {} of {}, {}; it runs {}; `quern plan` "
+         "shows "
+         "the result of the recipe",
          i + 1, recipe.steps.size(), recipe.steps[i].modifier, fmt::join(known, " and "));
   }
 }

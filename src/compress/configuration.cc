@@ -11,7 +11,7 @@
 namespace quern::compress {
 namespace {
 
-// AutoRound's readers take nothing outside of these places to be quantized.
+// AutoRound's readers treat everything outside these places as unquantized.
 std::vector<std::string> places_of(const Plan& plan, const std::string& blocks,
                                    const std::string& draft) {
   std::vector<std::string> places = {blocks};
@@ -24,8 +24,8 @@ std::vector<std::string> places_of(const Plan& plan, const std::string& blocks,
   return places;
 }
 
-// The last step that quantized something and of which the configuration has something to say; null
-// if there is none.
+// The last step that quantized something and that the configuration describes; null if there is
+// none.
 const Step* last_described(const Plan& plan, const Recipe& recipe) {
   const Step* last = nullptr;
   for (const Verdict& verdict : plan.verdicts) {

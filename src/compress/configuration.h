@@ -1,4 +1,4 @@
-// The config.json of an artifact: the source's, with a quantization_config.
+// The config.json of an artifact: the source's config.json plus a quantization_config.
 #pragma once
 
 #include <memory>

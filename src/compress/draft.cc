@@ -21,7 +21,7 @@ Samples draft_input(const nn::Draft& draft, const nn::Stem& stem, const nn::Head
   for (int64_t i = 0; i < input.count(); ++i) {
     const int64_t window = windows_of[i], known = lengths[i];
     nn::Pass pass = nn::Pass::whole({known});
-    // The embedding of the next token: of a picture's feature, where it is a part of one.
+    // The embedding of the next token; for an image token, the picture's feature.
     if (!images.empty()) pass.media = nn::media_of(images[window], 1, known);
     const Tensor next = at::tensor(windows[window], at::kInt).to(at::kLong).slice(0, 1);
     const Tensor states = head.norm(last.read({window}).narrow(0, 0, known));

@@ -1,5 +1,5 @@
-// A draft layer as one more block, so that it is tuned as blocks are: with the states that it will
-// see, and to give the states that the original gave.
+// A draft layer as one more block, tuned like any other: its input is the states that it will see,
+// its target the states that the original draft layer gave.
 #pragma once
 
 #include <vector>
@@ -10,7 +10,8 @@
 namespace quern::compress {
 
 // fp32 [tokens, 2 hidden], the embedding of the next token and the state of a position in each row
-// -> [tokens, hidden], the draft's states. All of it is the second half, whose width it changes.
+// -> [tokens, hidden], the draft's states. The first half is empty, because the layer changes the
+// width.
 class DraftBlock : public nn::Block {
  public:
   explicit DraftBlock(const nn::Draft& draft) : draft_(draft) {}
@@ -25,8 +26,9 @@ class DraftBlock : public nn::Block {
   const nn::Draft& draft_;
 };
 
-// Its input. `last` is the last block's output for `windows` with these pictures (of each window,
-// or empty); their last positions are left out, because no token comes after them.
+// The input of the draft block. `last` is the last block's output for `windows` with these pictures
+// (of each window, or empty). The last position of each window is omitted, because no token follows
+// it.
 Samples draft_input(const nn::Draft& draft, const nn::Stem& stem, const nn::Head& head,
                     const std::vector<std::vector<int32_t>>& windows,
                     const std::vector<std::vector<nn::PlacedImage>>& images, const Samples& last);

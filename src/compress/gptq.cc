@@ -1,6 +1,6 @@
 // GPTQ (Frantar et al., "GPTQ: Accurate Post-Training Quantization for Generative Pre-trained
-// Transformers", 2022): rounds column after column and lets the rest of a row make up for the
-// error.
+// Transformers", 2022): rounds one column after another and adjusts the remaining columns to
+// compensate for the error.
 #include <fmt/format.h>
 
 #include <algorithm>
@@ -23,24 +23,25 @@ namespace {
 
 struct GptqSettings {
   HessianSettings hessian;
-  ActOrder order = ActOrder::by_activation;  // of schemes that came from an earlier step
+  ActOrder order = ActOrder::by_activation;  // for schemes of an earlier step
 };
 
-// The modifier's actorder fills in where a group has none; its default is static.
+// The modifier's actorder applies to groups without one; its default is static.
 void read(const Json& json, Step& step) {
   const bool written = json.value().contains("actorder");
   const ActOrder order = written ? act_order_of(json) : ActOrder::by_activation;
   step.settings = GptqSettings{read_hessian(json), order};
   for (SchemeGroup& group : step.groups) {
     if (json.has("actorder") && group.act_order != ActOrder::none && group.act_order != order)
-      fail("{}: the actorder of {} is another one", json.path(), group.name);
+      fail("{}: the actorder differs from that of {}; state one of them", json.path(), group.name);
     if (group.act_order == ActOrder::none) group.act_order = order;
   }
 }
 
 void write(const Step& step, JsonValue& fields) {
   write_hessian(step.as<GptqSettings>().hessian, fields);
-  // Groups of one modifier may differ; without a word GPTQ takes static for those that have none.
+  // Groups of one modifier may differ, so each states its own. Without this null, GPTQ would apply
+  // static to the groups that state none.
   fields["actorder"] = nullptr;
 }
 

@@ -1,4 +1,5 @@
-// Settings of the methods that let the rest of a row make up for the error of a column.
+// Settings of the methods that adjust the remaining columns to compensate for the error of a
+// column.
 #pragma once
 
 #include <cstdint>
@@ -8,7 +9,7 @@
 namespace quern::compress {
 
 struct HessianSettings {
-  int64_t block_size = 128;  // columns before the rest of the matrix is brought up to date
+  int64_t block_size = 128;  // columns between updates of the rest of the matrix
   double dampening = 0.01;   // of the mean of the diagonal
 };
 

@@ -11,11 +11,11 @@
 namespace quern::compress {
 namespace {
 
-// Empty, or why the linear cannot be quantized so by these steps.
+// Empty, or why these steps cannot quantize the linear with this scheme.
 std::string refusal(const LinearInfo& linear, const quant::Scheme& scheme,
                     const std::vector<const Step*>& steps) {
   if (scheme.element != &quant::kInt4)
-    return fmt::format("the kernels multiply int4, not {}", scheme.element->name);
+    return fmt::format("the kernels multiply int4 weights, not {}", scheme.element->name);
   const int64_t group = scheme.group_size < 0 ? linear.columns : scheme.group_size;
   std::string why = kernels::int4_refusal({.rows = linear.rows,
                                            .columns = linear.columns,
@@ -36,7 +36,7 @@ std::string groups_that_work(const LinearInfo& linear, quant::Scheme scheme,
     sizes.push_back(size > 0 ? std::to_string(size)
                              : fmt::format("-1 for the whole row ({})", linear.columns));
   }
-  if (sizes.empty()) return "no group size works, so the recipe has to ignore it";
+  if (sizes.empty()) return "no group size works, so the recipe must ignore it";
   return fmt::format("ignore it or choose a group size that works: {}", fmt::join(sizes, ", "));
 }
 
@@ -58,7 +58,7 @@ void check_limits(const Recipe& recipe, const std::vector<LinearInfo>& linears,
   }
   if (more < 0) return;
   fail(Exit::infeasible, "recipe: {}{}", first,
-       more > 0 ? fmt::format(" ({} more linears have the same or a similar fault)", more) : "");
+       more > 0 ? fmt::format(" ({} more linears have the same or a similar problem)", more) : "");
 }
 
 }  // namespace quern::compress

@@ -1,4 +1,4 @@
-// What the kernels cannot do, asked of every linear of a recipe before any work.
+// Checks the limits of the kernels for every linear before any work.
 #pragma once
 
 #include <vector>
@@ -7,8 +7,8 @@
 
 namespace quern::compress {
 
-// Fails with Exit::infeasible, naming the first linear and the group sizes that work for it, when
-// the kernels cannot multiply what it would become, or cannot tune it.
+// Fails with Exit::infeasible when the kernels cannot multiply by a quantized linear, or cannot
+// tune it. Names the first such linear and the group sizes that work for it.
 void check_limits(const Recipe& recipe, const std::vector<LinearInfo>& linears,
                   const std::vector<Verdict>& verdicts);
 

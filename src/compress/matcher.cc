@@ -11,7 +11,7 @@
 namespace quern::compress {
 namespace {
 
-// The letters of a rule, for comparing it with names.
+// The literal characters of a rule, to compare it with names.
 std::string literal_of(std::string text) {
   if (text.starts_with("re:")) text = text.substr(3);
   std::erase_if(text, [](char c) {
@@ -65,7 +65,7 @@ bool matches_any(const Matcher& rule, const std::vector<LinearInfo>& linears) {
 }
 
 std::string unmatched(const std::string& what, const Matcher& rule, const Names& names) {
-  return fmt::format("{} \"{}\" matches no linear; the nearest: {}", what, rule.text(),
+  return fmt::format("{} \"{}\" matches no linear; the nearest names: {}", what, rule.text(),
                      fmt::join(names_like(literal_of(rule.text()), names.list), ", "));
 }
 

@@ -1,4 +1,4 @@
-// Whether one entry of `targets`, `ignore` or the layer rules names a linear.
+// Whether one entry of `targets`, `ignore` or the layer rules matches a linear.
 #pragma once
 
 #include <optional>
@@ -12,7 +12,7 @@
 
 namespace quern::compress {
 
-// How a rule came to match; names come before classes.
+// How a rule matched; names take precedence over classes.
 enum class Hit { none, name, expression, class_name };
 
 class Matcher {
@@ -20,7 +20,7 @@ class Matcher {
   // llm-compressor's: full name, "re:" expression from the start, or class.
   static Matcher target(const std::string& text);
   // auto-round's ignore entry: the linear of that name if there is one, else every name that
-  // contains it. Ours as well: an "re:" expression.
+  // contains it. quern adds "re:" expressions.
   static Matcher substring(std::string text, const std::unordered_set<std::string_view>& names);
   // auto-round's layer rule: the linear of that name if there is one, else a search.
   static Matcher layer(const std::string& text, const std::unordered_set<std::string_view>& names);
@@ -29,7 +29,7 @@ class Matcher {
   bool is_expression() const { return expression_.has_value(); }
   const std::string& text() const { return text_; }
 
-  mutable bool matched = false;  // something, so far
+  mutable bool matched = false;  // whether it has matched a linear so far
 
  private:
   explicit Matcher(std::string text) : text_(std::move(text)) {}
@@ -46,10 +46,11 @@ struct Names {
   std::vector<std::string> list;
 };
 
-// Whether the rule matches something, asked only of rules that no linear got to.
+// Whether the rule matches any linear. Asked only of rules that no linear reached, because an
+// earlier rule decided.
 bool matches_any(const Matcher& rule, const std::vector<LinearInfo>& linears);
 
-// "the target "re:.*mpl" matches no linear; the nearest: ...". `what` names the kind of rule.
+// "the target "re:.*mpl" matches no linear; the nearest names: ...". `what` names the kind of rule.
 std::string unmatched(const std::string& what, const Matcher& rule, const Names& names);
 
 }  // namespace quern::compress

@@ -13,25 +13,26 @@
 namespace quern::compress {
 namespace {
 
-constexpr int64_t kBytesOfNumber = 4;                    // of a pass
-constexpr double kBytesOfCode = 0.5, kBytesOfScale = 5;  // with the zero point
+constexpr int64_t kBytesOfNumber = 4;                    // fp32, in a pass
+constexpr double kBytesOfCode = 0.5, kBytesOfScale = 5;  // scale and zero point
 
-// A linear's output, what elementwise functions and the delta rule make of it, and gradients; 4.4
-// on a block of 2048 columns and 16 experts, 5.6 on one of 256 (tests/compress/memory_test.cc).
+// A linear's output, the results of elementwise functions and the delta rule, and gradients;
+// measured: 4.4 for a block of 2048 columns and 16 experts, 5.6 for one of 256
+// (tests/compress/memory_test.cc).
 constexpr int64_t kNumbersOfRow = 5;
 
-// Of one block or draft layer.
+// The size of one block or draft layer.
 struct Size {
   double weights = 0;                 // bytes
-  std::set<std::string> inputs = {};  // whose Gram matrices are among them
-  int64_t pair_numbers = 0;           // fp32, of each pair of token and expert
+  std::set<std::string> inputs = {};  // inputs whose Gram matrices are included in `weights`
+  int64_t pair_numbers = 0;           // fp32 numbers for each pair of token and expert
   int64_t token_numbers = 0;
 };
 
-// Gate and up keep an output and its gradient, down its input and what it sends to each token.
+// Gate and up keep an output and its gradient; down keeps its input and its output for each token.
 int64_t numbers_of_pair(int64_t rows, int64_t columns) { return rows + std::min(rows, columns); }
 
-// "model.layers.7", of a matrix in block 7; else the part before the first dot.
+// "model.layers.7" for a matrix in block 7; otherwise the part before the first dot.
 std::string place_of(const std::string& name, const std::string& blocks) {
   const size_t begin = name.starts_with(blocks + ".") ? blocks.size() + 1 : 0;
   return name.substr(0, name.find('.', begin));
@@ -46,7 +47,7 @@ bool needs_grams(const Verdict& verdict, const Recipe& recipe, const CompressOpt
   return needed(verdict.step) || (verdict.pruned_by && needed(*verdict.pruned_by));
 }
 
-// Codes and scales of a matrix, and what its method holds beside them.
+// Codes and scales of a matrix, and the state that its method adds.
 double bytes_while_worked_on(const nn::LinearSite& site, const Verdict& verdict, const Step& step,
                              const CompressOptions& options) {
   if (!verdict.scheme) return 0;
@@ -84,7 +85,7 @@ std::map<std::string, Size> sizes_of_places(const nn::Model& model, const nn::We
   return places;
 }
 
-// Samples that one pass takes, of all steps that look at some.
+// The most samples in one pass of any step that uses samples.
 int64_t samples_at_once(const Recipe& recipe, const CompressOptions& options) {
   int64_t most = 1;
   for (const Step& step : recipe.steps)
@@ -121,7 +122,7 @@ MemoryNeed memory_need(const nn::Model& model, const nn::Weights& root,
 }
 
 std::string to_text(const MemoryNeed& need) {
-  return fmt::format("{}: {} of activations, {} of a block's weights, {} of a pass",
+  return fmt::format("{}: {} for activations, {} for a block's weights, {} for a pass",
                      bytes_text(need.total()), bytes_text(need.activations),
                      bytes_text(need.weights), bytes_text(need.pass));
 }
@@ -129,8 +130,8 @@ std::string to_text(const MemoryNeed& need) {
 void check_memory(const MemoryNeed& need, int64_t available) {
   if (need.total() <= available) return;
   fail(Exit::infeasible,
-       "the job needs {}, and {} are there; fewer or shorter calibration windows (--nsamples, "
-       "--seqlen) or a smaller batch size take less",
+       "the job needs {}, but only {} are available; use fewer or shorter calibration windows "
+       "(--nsamples, --seqlen) or a smaller batch size",
        to_text(need), bytes_text(available));
 }
 

@@ -1,6 +1,6 @@
-// How much memory compress() will hold at its peak, predicted from shapes, so that a job that
-// cannot fit is refused before hours of work. Pages of the mapped checkpoint are not counted,
-// because the kernel can take them back.
+// The peak memory of compress(), predicted from shapes, to refuse a job that cannot fit before
+// hours of work. Pages of the mapped checkpoint are not counted, because the operating system can
+// reclaim them.
 #pragma once
 
 #include <cstdint>
@@ -13,7 +13,7 @@
 
 namespace quern::compress {
 
-// Calibration windows, as far as memory depends on them.
+// The sizes of the calibration windows that determine memory.
 struct WindowSizes {
   int64_t windows = 0, tokens = 0, longest = 0;  // tokens: of all windows
 
@@ -22,24 +22,25 @@ struct WindowSizes {
 
 // Bytes.
 struct MemoryNeed {
-  int64_t activations = 0;  // of all windows, of the original model and of the packed blocks
-  int64_t weights = 0;      // of the largest block: codes, scales and the state of their tuning
-  int64_t pass = 0;         // what lies between the products of one micro-batch
+  int64_t activations = 0;  // of all windows: from the original blocks and from the packed blocks
+  int64_t weights = 0;      // of the largest block: codes, scales and tuning state
+  int64_t pass = 0;         // intermediate results of one micro-batch
 
   int64_t total() const { return activations + weights + pass; }
 };
 
-// Without windows nothing is calibrated, and only the weights count. A test holds the estimate
-// against what a job takes.
+// Without windows nothing is calibrated, and only the weights count. A test compares the estimate
+// with the memory that a job uses.
 MemoryNeed memory_need(const nn::Model& model, const nn::Weights& root,
                        const std::vector<nn::LinearSite>& sites, const Plan& plan,
                        const Recipe& recipe, const WindowSizes& sizes,
                        const CompressOptions& options);
 
-// "15.20 GiB: 4.00 GiB of activations, ..."
+// "15.20 GiB: 4.00 GiB for activations, ..."
 std::string to_text(const MemoryNeed& need);
 
-// Fails with Exit::infeasible, saying what would take less, when `available` bytes do not suffice.
+// Fails with Exit::infeasible when `available` bytes do not suffice, and says which settings need
+// less.
 void check_memory(const MemoryNeed& need, int64_t available);
 
 }  // namespace quern::compress

@@ -1,5 +1,5 @@
-// What a step of a recipe does to the weights that it gets. A method is a file with a function that
-// returns its row, and a line in methods.cc; nobody else knows it by name.
+// What a step of a recipe does to its weights. A method is a file with a function that returns its
+// row, and a line in methods.cc; no other file names it.
 #pragma once
 
 #include <functional>
@@ -20,16 +20,16 @@ namespace quern::compress {
 
 struct CompressOptions;
 
-// Weights of a block, and what a method may look at while it changes them. A method that needs the
-// inputs of its weights sets a tap on them (nn/tap.h, Task::input) and runs the block itself.
+// The weights of a block, and the data that a method may use to change them. A method that needs
+// the inputs of its weights sets a tap on them (nn/tap.h, Task::input) and runs the block itself.
 struct BlockWork {
   std::string name;  // of the block, "model.language_model.layers.3"
   const nn::Block& block;
-  // Of one step, all of them dense: those that it rounds, or that it prepares for a later step.
+  // The weights that one step rounds, or prepares for a later step; all are dense.
   std::vector<Task> tasks;
-  // Without calibration both are empty.
-  const Samples& input;   // what the quantized blocks before this one give
-  const Samples& target;  // what the original block makes of the original input
+  // Both are empty without calibration.
+  const Samples& input;   // the output of the quantized blocks before this one
+  const Samples& target;  // the output of the original block for the original input
   const CompressOptions& options;
   PythonRandom& random;
   std::function<void(int iteration, int iterations)> iteration_done;
@@ -42,59 +42,58 @@ struct Loss {
 };
 
 struct Results {
-  // Of every task that was rounded. A method that prepares weights replaces their stacks instead.
+  // One for each rounded task. A method that prepares weights replaces their stacks instead.
   std::vector<Outcome> outcomes;
-  std::optional<Loss> loss = {};  // of methods that look at the block's output
-  // What did not go as the recipe says: "...experts.7.up_proj: ...".
+  std::optional<Loss> loss = {};  // only from methods that use the block's output
+  // Deviations from the recipe: "...experts.7.up_proj: no calibration token reached it; ...".
   std::vector<std::string> warnings = {};
 };
 
-// What a method holds in memory while it works on a block.
+// The memory of a method while it works on a block.
 struct Footprint {
-  double bytes_of_weight = 0, bytes_of_group = 0;  // beside the weights, their codes and scales
+  double bytes_of_weight = 0, bytes_of_group = 0;  // beyond weights, codes and scales
   bool grams = false;                              // a Gram matrix of each input
-  int64_t samples_at_once = 1;                     // that go through the block with gradients
+  int64_t samples_at_once = 1;                     // in one pass through the block with gradients
 };
 
 // Where the schemes of a method's linears come from.
 //   own      its modifier states them
-//   earlier  its modifier states them, or it goes on with those of a step before it
-//   later    its modifier states them, or it prepares the weights for a step after it
-//   none     it only prepares weights for a step after it, and has targets of its own
+//   earlier  its modifier states them, or it uses those of an earlier step
+//   later    its modifier states them, or it prepares the weights for a later step
+//   none     it only prepares weights for a later step, and states its own targets
 enum class Schemes { own, earlier, later, none };
 
 struct Method {
   std::string_view modifier;     // "AutoRoundModifier"
   std::string_view option = {};  // after --method; empty: only a recipe names it
   Schemes schemes = Schemes::own;
-  bool needs_data = false;  // input and target of BlockWork
-  bool act_order = false;   // its schemes may say in which order columns are rounded
-  // Its codes lie on this grid; none: on the one that readers of the format take for granted.
+  bool needs_data = false;  // BlockWork::input and target
+  bool act_order = false;   // its schemes may state the order in which columns are rounded
+  // The grid of its codes; none: the grid that readers of the format expect.
   std::optional<quant::Grid> grid = {};
 
-  // Fields of its modifier, beside those of all. `read` is called after the schemes were read and
-  // sets Step::settings; `write` adds them to the fields again.
+  // Fields of its modifier, in addition to the common ones. `read` runs after the schemes are read
+  // and sets Step::settings; `write` adds the settings to the fields of a modifier.
   std::vector<std::string> fields = {};
   void (*read)(const Json& json, Step& step) = nullptr;
   void (*write)(const Step& step, JsonValue& fields) = nullptr;
-  // The same from the command line; null for a method without `option`.
+  // Sets Step::settings from the command line; null for a method without `option`.
   void (*from_options)(const RecipeOptions& options, Step& step) = nullptr;
 
-  // What it will do, for people: "200 iterations, 8 samples each".
+  // A summary for people: "200 iterations, 8 samples each".
   std::string (*text)(const Step& step) = nullptr;
-  // What quantization_config has a place for; null: nothing.
+  // Fills in what quantization_config can state about the method; null: nothing.
   void (*describe)(const Step& step, quant::ConfigDetails& details) = nullptr;
-  // Why the kernels it needs cannot work on such a linear, which will have this scheme; null: they
-  // always can.
+  // Why its kernels cannot work on a linear of this width and final scheme; null: they always can.
   std::string (*refusal)(const Step& step, int64_t columns, const quant::Scheme& scheme) = nullptr;
-  // Null: nothing beside the codes.
+  // Null: no memory in addition to the codes.
   Footprint (*footprint)(const Step& step, const CompressOptions& options) = nullptr;
 
-  // Null: this version reads and plans the method, and cannot carry it out.
+  // Null: this version reads and plans the method, but cannot run it.
   Results (*run)(const Step& step, const BlockWork& work) = nullptr;
 };
 
-// Methods that turn numbers into codes; others prepare the weights for them.
+// Whether the method turns numbers into codes; the other methods prepare weights.
 inline bool rounds(const Method& method) {
   return method.schemes == Schemes::own || method.schemes == Schemes::earlier;
 }
@@ -105,7 +104,7 @@ const std::vector<const Method*>& methods();
 const Method* method_of_modifier(std::string_view modifier);
 const Method* method_of_option(std::string_view option);
 
-// What --method takes.
+// The values of --method.
 std::vector<std::string> method_options();
 
 }  // namespace quern::compress

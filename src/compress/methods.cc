@@ -1,4 +1,4 @@
-// The table of methods. A new one is a file with its row, and a line here and above it.
+// The table of methods. A new method is a file with its row, an include and a line here.
 #include <algorithm>
 
 #include "compress/method.h"

@@ -16,7 +16,7 @@ std::string module_of(const std::string& tensor) {
   return tensor.substr(0, tensor.size() - kWeight.size());
 }
 
-// A matrix of a tower that the text model does not run.
+// Whether the tensor is a matrix of a tower, which the text model does not run.
 bool is_tower_linear(const std::string& name, const checkpoint::TensorInfo& tensor) {
   return tensor.shape.size() == 2 && name.ends_with(kWeight) &&
          !nn::is_embedding_table(module_of(name));
@@ -38,7 +38,7 @@ void list_towers(const nn::Source& source, const std::vector<std::string>& untak
     } else if (contains(name, {"audio"})) {
       role = nn::Role::audio;
     } else {
-      continue;  // unknown to this program: carried over, never quantized
+      continue;  // unknown to this program: copied, never quantized
     }
     const std::string module = module_of(name);
     const nn::Weight weight(
@@ -47,8 +47,8 @@ void list_towers(const nn::Source& source, const std::vector<std::string>& untak
   }
 }
 
-// The modules that each tensor of the source is split into. A tensor that holds several (fused
-// experts) is replaced as a whole or kept as a whole.
+// The modules that each tensor of the source holds. A tensor of several modules (fused experts) is
+// replaced as a whole or kept as a whole.
 std::map<std::string, std::vector<const nn::LinearSite*>> by_source(
     const std::vector<nn::LinearSite>& sites, const Plan& plan) {
   std::map<std::string, std::vector<const nn::LinearSite*>> found;
@@ -62,8 +62,8 @@ std::map<std::string, std::vector<const nn::LinearSite*>> by_source(
       return plan.quantized(site->name) == nullptr;
     });
     fail(
-        "recipe: {} of the {} matrices in {} are quantized, but not {}; they are stored in one "
-        "tensor, quantize all or none",
+        "recipe: {} of the {} matrices in {} are quantized, but not {}; one tensor stores them, so "
+        "quantize all or none",
         quantized, parts.size(), tensor, (*kept)->name);
   }
   return found;
@@ -78,7 +78,8 @@ std::vector<LinearInfo> linears_of(const std::vector<nn::LinearSite>& sites) {
   return linears;
 }
 
-// Every tensor of the source in its order, as it is or as the tensors that its matrices become.
+// Every tensor of the source in order, either unchanged or as the tensors of its quantized
+// matrices.
 std::vector<checkpoint::PlannedTensor> plan_tensors(const nn::Source& source,
                                                     const std::vector<nn::LinearSite>& sites,
                                                     const Plan& plan, const quant::Format& format,
@@ -144,7 +145,7 @@ Plan make_plan(const nn::Source& source, const std::vector<nn::LinearSite>& site
                const std::vector<std::string>& dropped) {
   if (source.quantization) {
     fail(
-        "{}: is quantized already (config.json has a quantization_config); compress the original "
+        "{}: already quantized (config.json has a quantization_config); compress the original "
         "checkpoint",
         source.files.folder().string());
   }
@@ -158,7 +159,7 @@ Plan make_plan(const nn::Source& source, const std::vector<nn::LinearSite>& site
       fail(
           Exit::infeasible,
           "recipe: {} would be quantized ({}), but it is tied to the embedding {}, which is looked "
-          "up row by row; leave it out of the targets",
+          "up row by row; remove it from the targets",
           verdict.name, verdict.reason, sites[i].source);
     }
     if (verdict.scheme) {

@@ -1,4 +1,4 @@
-// What a run will do, before any weight is touched: every linear with its verdict, and every tensor
+// What a run will do, before any weight is touched: the verdict of every linear, and every tensor
 // of the output.
 #pragma once
 
@@ -16,7 +16,7 @@
 namespace quern::compress {
 
 struct Plan {
-  // Of every linear, in the order of the model; scale dtypes are those of the format.
+  // One for each linear, in the order of the model; scale dtypes are those of the format.
   std::vector<Verdict> verdicts;
   std::vector<std::string> warnings;
   std::vector<checkpoint::PlannedTensor> tensors;  // of the output, in the order of the source
@@ -32,24 +32,23 @@ struct Plan {
   std::unordered_map<std::string, size_t> place_;
 };
 
-// Every linear of the model: of its blocks, its head and its draft layer, then those that the text
-// model does not use (vision, audio); without those that `dropped` tensors hold. Reads names and
-// shapes only.
+// Every linear of the blocks, the head and the draft layer, then those that the text model does not
+// use (vision, audio); without those in `dropped` tensors. Reads names and shapes only.
 std::vector<nn::LinearSite> list_sites(const std::shared_ptr<const nn::Source>& source,
                                        const nn::Model& model,
                                        const std::vector<std::string>& dropped = {});
 
-// `dropped`: tensors of the source that are left out. Fails when the checkpoint is quantized
-// already, and as resolve() does.
+// `dropped`: tensors of the source to omit. Fails when the checkpoint is already quantized, and
+// where resolve() fails.
 Plan make_plan(const nn::Source& source, const std::vector<nn::LinearSite>& sites,
                const Recipe& recipe, const quant::Format& format,
                const std::vector<std::string>& dropped = {});
-// The same of all linears of a model, with or without the tensors that no pass reads.
+// The plan of all linears of a model, with or without the tensors that the model never reads.
 Plan make_plan(const std::shared_ptr<const nn::Source>& source, const nn::Model& model,
                const Recipe& recipe, const quant::Format& format, bool drop_unused);
 
-// Bytes of the finished folder, at most: the planned tensors, the source's other files, and what is
-// written about every matrix.
+// An upper bound on the bytes of the finished folder: the planned tensors, the source's other
+// files, and the records of every matrix.
 size_t folder_bytes(const nn::Source& source, const Plan& plan);
 
 }  // namespace quern::compress

@@ -1,4 +1,4 @@
-// Fields of a modifier in a recipe.yaml, as methods read them.
+// Readers for the fields of a modifier in a recipe.yaml.
 #pragma once
 
 #include <string>
@@ -8,10 +8,10 @@
 
 namespace quern::compress {
 
-// Fails on a field that is not known, naming the nearest one.
+// Fails on an unknown field and names the nearest known one.
 void check_fields(const Json& json, const std::vector<std::string>& known);
 
-// A list of words, or one word.
+// The value of `key`, a list of words or one word; `otherwise` when it is absent.
 std::vector<std::string> words(const Json& json, const std::string& key,
                                const std::vector<std::string>& otherwise);
 

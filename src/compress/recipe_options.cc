@@ -44,10 +44,10 @@ LayerRule parse_layer_rule(std::string_view text) {
 Recipe make_recipe(const RecipeOptions& options) {
   const quant::Element* element = quant::element_of("int", options.bits);
   if (!element)
-    fail(Exit::usage, "--bits {}: the elements that quern knows are {}", options.bits,
+    fail(Exit::usage, "--bits {}: quern supports the elements {}", options.bits,
          quant::element_names());
   if (options.group_size <= 0 && options.group_size != -1) {
-    fail(Exit::usage, "--group-size {}: expected 32, 64, 128, or -1 for one scale a row",
+    fail(Exit::usage, "--group-size {}: expected 32, 64, 128, or -1 for one scale per row",
          options.group_size);
   }
   const Method* method = method_of_option(options.method);

@@ -1,4 +1,4 @@
-// From the command line's options to a recipe.
+// Makes a recipe from the command line's options.
 #pragma once
 
 #include <cstdint>
@@ -14,13 +14,13 @@ namespace quern::compress {
 // "PATTERN=bits:16" or "PATTERN=group_size:32,sym:false".
 LayerRule parse_layer_rule(std::string_view text);
 
-// What the command line says instead of a file.
+// The options that replace a recipe file.
 struct RecipeOptions {
   std::string method = "auto-round";  // Method::option
   int bits = 4;
-  int64_t group_size = 128;  // -1: one scale for each row
+  int64_t group_size = 128;  // -1: one scale per row
   bool symmetric = true;
-  int iters = 200;  // 0: round to nearest
+  int iters = 200;  // 0: round-to-nearest
   std::optional<double> lr = {};
   int batch_size = 8;
   std::vector<std::string> ignore = {};

@@ -15,8 +15,8 @@ namespace {
 
 using Names = std::vector<std::string>;
 
-// Fields of every modifier, and of those that quantize. The first kind, and those that steer how
-// llm-compressor runs, change nothing here.
+// Fields of every modifier, and fields of modifiers that quantize. The common fields, and those
+// that control how llm-compressor runs, have no effect here.
 const Names kCommonFields = {"requires_calibration_data",
                              "index",
                              "group",
@@ -59,7 +59,7 @@ quant::Scheme preset(const std::string& name, const std::string& path) {
   if (known == "W4A16") return {};
   if (known == "W4A16_ASYM") return {.symmetric = false};
   fail(
-      "{}: the scheme {} is not supported; quern quantizes weights to 4-bit integers: W4A16, "
+      "{}: the scheme {} is not supported; quern quantizes weights to 4-bit integers: use W4A16, "
       "W4A16_ASYM, or config_groups with num_bits 4",
       path, name);
 }
@@ -68,7 +68,7 @@ quant::Observer observer_of(const Json& json, const std::string& key) {
   auto name = json.get<std::string>(key);
   if (auto observer = quant::observer_named(name)) return *observer;
   fail(
-      "{}: there is no observer \"{}\" here; known: memoryless_minmax, minmax, static_minmax, mse, "
+      "{}: the observer \"{}\" is unknown; known: memoryless_minmax, minmax, static_minmax, mse, "
       "memoryless_mse",
       json.path(), name);
 }
@@ -107,10 +107,11 @@ void read_weights(const Json& weights, SchemeGroup& group) {
                                                        : size == -1 ? "channel"
                                                                     : "tensor");
   require(strategy == "group" || strategy == "channel",
-          fmt::format("the strategy {} is not supported; say group with a group_size, or channel",
+          fmt::format("the strategy {} is not supported; use group with a group_size, or channel",
                       strategy));
-  require((strategy == "group") == (size > 0),
-          fmt::format("group_size {} does not go with the strategy {}", size, strategy));
+  require(
+      (strategy == "group") == (size > 0),
+      fmt::format("group_size {} contradicts the strategy {}; change one of them", size, strategy));
   group.scheme = {.element = element,
                   .group_size = strategy == "group" ? size : -1,
                   .symmetric = weights.get<bool>("symmetric", true)};
@@ -136,7 +137,7 @@ std::vector<SchemeGroup> read_groups(const Json& json) {
   return groups;
 }
 
-// `scheme`: a preset for the targets, or presets with targets of their own.
+// Reads `scheme`: a preset for `targets`, or presets with their own targets.
 std::vector<SchemeGroup> read_presets(const Json& json, const Names& targets) {
   Json scheme = json.at("scheme");
   if (scheme.is_string()) {
@@ -164,7 +165,8 @@ void read_observers(const Json& json, std::vector<SchemeGroup>& groups) {
   }
 }
 
-// FP8 with one scale a tensor is what a server can do without scales in the checkpoint.
+// Only FP8 with one scale per tensor is accepted: servers can do it without scales in the
+// checkpoint.
 bool read_kv_cache(const Json& json) {
   if (!json.has("kv_cache_scheme")) return false;
   const Json scheme = json.at("kv_cache_scheme");
@@ -182,7 +184,7 @@ bool read_kv_cache(const Json& json) {
   return true;
 }
 
-// What modifiers that quantize have in common.
+// Reads the fields that all quantizing modifiers share.
 void read_quantization(const Json& json, Step& step) {
   if (json.has("scheme") && json.has("config_groups")) {
     fail("{}: scheme and config_groups exclude each other", json.path());
@@ -194,17 +196,19 @@ void read_quantization(const Json& json, Step& step) {
     step.groups = read_presets(json, words(json, "targets", {"Linear"}));
   } else if (json.has("targets") || json.has("ignore") ||
              (step.method->schemes == Schemes::own && !step.fp8_kv_cache)) {
-    fail("{}: neither scheme nor config_groups says how to quantize, for example scheme: W4A16",
-         json.path());
+    fail(
+        "{}: neither scheme nor config_groups states how to quantize; add for example scheme: "
+        "W4A16",
+        json.path());
   }
   read_observers(json, step.groups);
   for (const SchemeGroup& group : step.groups) {
     if (group.act_order != ActOrder::none && !step.method->act_order)
-      fail("{}: actorder belongs to GPTQModifier", json.path());
+      fail("{}: actorder is supported for GPTQModifier only; remove it", json.path());
   }
 }
 
-// Of llm-compressor, and not of ours.
+// Modifiers of llm-compressor that quern does not have.
 const Names kForeign = {"ConstantPruningModifier",  "LogarithmicEqualizationModifier",
                         "MagnitudePruningModifier", "QuIPModifier",
                         "REAPPruningModifier",      "SmoothQuantModifier",
@@ -233,12 +237,11 @@ Step read_step(const Json& json, const Method& method) {
   return step;
 }
 
-// A step without schemes goes on with those of a step before it, or prepares the weights for a step
-// after it.
+// A step without schemes uses those of an earlier step, or prepares the weights for a later step.
 void check_chain(const Recipe& recipe, const std::string& origin) {
   if (recipe.steps.empty()) {
     fail(
-        "{}: no modifier in it. A recipe looks like\n"
+        "{}: it contains no modifier. A recipe looks like\n"
         "default_stage:\n  default_modifiers:\n    AutoRoundModifier:\n      scheme: W4A16\n"
         "      ignore: [lm_head]",
         origin);
@@ -249,7 +252,7 @@ void check_chain(const Recipe& recipe, const std::string& origin) {
     if (step.method->schemes == Schemes::none && schemes)
       fail("{}: {} must come before {}, which quantizes", origin, step.modifier, schemes->modifier);
     if (step.groups.empty() && rounds(*step.method) && !step.fp8_kv_cache && !schemes)
-      fail("{}: {} has neither scheme nor config_groups, and no modifier before it has", origin,
+      fail("{}: {} has neither scheme nor config_groups, and no modifier before it has one", origin,
            step.modifier);
     if (step.groups.empty() && !rounds(*step.method)) waits = &step;
     if (!step.groups.empty()) schemes = &step, waits = nullptr;
@@ -268,7 +271,7 @@ Recipe parse_recipe(const JsonValue& document, const std::string& origin) {
   Json root(document, origin);
   if (!root.is_object()) fail("{}: expected stages, such as default_stage", origin);
   for (const std::string& stage : root.keys()) {
-    // llm-compressor passes over other keys as well; a file of nothing else is an error below.
+    // llm-compressor ignores other keys too; a file with only such keys is an error below.
     if (!stage.ends_with("_stage") || !root.at(stage).is_object()) continue;
     Json modifiers = root.at(stage);
     for (const std::string& group : modifiers.keys()) {

@@ -1,4 +1,4 @@
-// From recipe.yaml, in llm-compressor's schema, to a recipe.
+// Reads a recipe from recipe.yaml in llm-compressor's schema.
 #pragma once
 
 #include <filesystem>
@@ -9,10 +9,10 @@
 
 namespace quern::compress {
 
-// Stages and groups of modifiers are flattened in order. Fails, with the place in the file, on a
-// modifier or field that does not exist (naming the nearest), on one that quern does not support,
-// on steps in an order that makes no sense, and when there is no modifier at all. `origin` names
-// the document in messages.
+// Stages and groups of modifiers are flattened in order. Fails, naming the place in the file, on an
+// unknown modifier or field (with the nearest known name), on one that quern does not support, on
+// steps in an impossible order, and when there is no modifier. `origin` names the document in
+// messages.
 Recipe parse_recipe(const JsonValue& document, const std::string& origin);
 Recipe read_recipe(const std::filesystem::path& file);
 

@@ -23,7 +23,8 @@ std::string escaped(std::string_view text) {
   return pattern;
 }
 
-// auto-round's rules in llm-compressor's words: a full name stays, all else becomes an expression.
+// Translates auto-round's rules into llm-compressor's: a full name stays, everything else becomes
+// an expression.
 Step translated(const Step& step, const Resolution& resolution) {
   Step result = step;
   result.ignore.clear();
@@ -60,7 +61,7 @@ bool same_but_for_dtype(quant::Scheme a, const quant::Scheme& b) {
   return a == b;
 }
 
-// A draft layer's linears by name, because no other rule of a file reaches them.
+// Lists a draft layer's linears by name, because no other rule in a file reaches them.
 void name_drafts(Step& step, size_t index, const Resolution& resolution) {
   for (const Verdict& verdict : resolution.verdicts) {
     if (!verdict.draft || verdict.step != index) continue;
@@ -90,7 +91,7 @@ JsonValue group_json(const SchemeGroup& group) {
   return {{"targets", group.targets}, {"weights", weights}};
 }
 
-// How a step quantizes; nothing for one that does not.
+// Adds how a step quantizes; adds nothing for a step that does not.
 void add_quantization(JsonValue& json, const Step& step) {
   if (step.fp8_kv_cache)
     json["kv_cache_scheme"] = {{"num_bits", 8},
@@ -128,7 +129,7 @@ std::string recipe_yaml(const Recipe& recipe, const Resolution& resolution) {
     Step written = auto_round ? translated(step, resolution) : step;
     name_drafts(written, i, resolution);
     const JsonValue fields = step_json(written);
-    // A mapping holds a modifier once, so a repeated one starts a mapping of its own.
+    // A mapping can hold a modifier only once, so a repeated modifier starts a new mapping.
     std::string group = "default_modifiers";
     for (int n = 1; stage.contains(group) && stage[group].contains(step.modifier); ++n) {
       group = fmt::format("default_{}_modifiers", n);

@@ -1,4 +1,4 @@
-// From a recipe, and what came of it, to recipe.yaml.
+// Writes recipe.yaml from a recipe and its resolution.
 #pragma once
 
 #include <string>
@@ -8,7 +8,7 @@
 
 namespace quern::compress {
 
-// recipe.yaml in llm-compressor's schema, which gives the same verdicts when it is read again.
+// recipe.yaml in llm-compressor's schema, that gives the same verdicts when read again.
 std::string recipe_yaml(const Recipe& recipe, const Resolution& resolution);
 
 }  // namespace quern::compress

@@ -18,7 +18,7 @@ void apply(StepRules& rules, size_t step, const std::vector<LinearInfo>& linears
   for (size_t i = 0; i < linears.size(); ++i) {
     auto verdict = rules.decide(linears[i]);
     Verdict& before = resolution.verdicts[i];
-    // What an earlier step quantizes stays so, unless this one quantizes it too.
+    // A linear that an earlier step quantizes keeps its verdict, unless this step quantizes it too.
     if (!verdict || (!verdict->scheme && before.scheme)) continue;
     verdict->step = step;
     verdict->pruned_by = before.pruned_by;
@@ -27,7 +27,7 @@ void apply(StepRules& rules, size_t step, const std::vector<LinearInfo>& linears
   rules.report_unmatched(linears, resolution.warnings);
 }
 
-// A method without schemes has targets as others have.
+// A method without schemes has targets with the same syntax.
 void apply_pruning(const Step& step, size_t index, const Names& names,
                    const std::vector<LinearInfo>& linears, Resolution& resolution) {
   Step rules_of = step;
@@ -54,8 +54,8 @@ void check_units(const std::vector<LinearInfo>& linears, const Resolution& resol
     const Verdict &a = resolution.verdicts[other], &b = resolution.verdicts[i];
     if (a.scheme == b.scheme) continue;
     fail(
-        "recipe: vLLM loads {} as one, so its parts must be stored alike, but {} and {}; name "
-        "both or neither",
+        "recipe: vLLM loads {} as one module, so its parts must be stored alike, but {} and {}; "
+        "name both or neither",
         unit, described(a), described(b));
   }
 }
@@ -72,7 +72,7 @@ void check_pruned(const std::vector<Verdict>& verdicts) {
 
 bool is_draft(const LinearInfo& linear) { return linear.role == Role::draft; }
 
-// With Recipe::drafts the linears of a draft layer are like any others.
+// With Recipe::drafts, rules treat the linears of a draft layer as ordinary ones.
 std::vector<LinearInfo> as_rules_see(const Recipe& recipe, std::vector<LinearInfo> linears) {
   for (LinearInfo& linear : linears)
     if (recipe.drafts && is_draft(linear)) linear.role = Role::ordinary;
@@ -88,7 +88,8 @@ void mark_drafts(const std::vector<LinearInfo>& linears, Resolution& resolution)
   }
   if (!any)
     fail(
-        "recipe: nothing of a draft layer is quantized: the checkpoint has none, or rules keep it");
+        "recipe: no linear of a draft layer is quantized: the checkpoint has no draft layer, or "
+        "rules keep it");
 }
 
 }  // namespace
@@ -109,9 +110,9 @@ Resolution resolve(const Recipe& recipe, const std::vector<LinearInfo>& listed) 
     if (step.method->schemes == Schemes::none) {
       apply_pruning(step, i, names, linears, resolution);
     } else if (step.groups.empty()) {
-      // Otherwise it prepares weights, or is for the cache alone.
+      // Otherwise the step prepares weights, or only concerns the cache.
       if (step.method->schemes != Schemes::earlier) continue;
-      for (Verdict& verdict : resolution.verdicts) verdict.step = i;  // what earlier steps chose
+      for (Verdict& verdict : resolution.verdicts) verdict.step = i;  // chosen by earlier steps
     } else if (recipe.style == RuleStyle::auto_round) {
       apply(*auto_round_rules(step, names), i, linears, resolution);
     } else {
@@ -119,7 +120,7 @@ Resolution resolve(const Recipe& recipe, const std::vector<LinearInfo>& listed) 
     }
   }
   if (resolution.quantized() == 0) {
-    fail("recipe: nothing is left to quantize; all {} linears are kept", linears.size());
+    fail("recipe: nothing to quantize; rules keep all {} linears", linears.size());
   }
   if (recipe.drafts) mark_drafts(listed, resolution);
   check_pruned(resolution.verdicts);

@@ -6,8 +6,8 @@
 namespace quern::compress {
 namespace {
 
-// No code is further from w / s + z than this. What rounding the quotient adds is the checker's
-// slack (eval/matrix_check.cc).
+// The largest distance of a code from w / s + z. The checker allows extra for the rounding of the
+// quotient (eval/matrix_check.cc).
 constexpr double kDistance = 0.5;
 
 Results run(const Step& step, const BlockWork& work) {
@@ -28,8 +28,8 @@ Outcome nearest(const Task& task, const Step& step, const quant::Format& format)
   Outcome outcome{task,
                   std::vector<quant::QuantWeight>(static_cast<size_t>(task.weight.matrices())),
                   {quant::Bound::Kind::code_distance, kDistance}};
-  // A single matrix is rounded by all threads, because a loop of one item leaves them free.
   const auto dense = task.weight.dense();
+  // A single matrix still uses all threads: a loop of one item leaves them free for its rows.
   parallel_for(task.weight.matrices(), [&](int64_t matrix) {
     outcome.matrices[matrix] = quant::round_to_nearest(dense->matrix(matrix), task.scheme, rtn);
   });

@@ -1,4 +1,4 @@
-// Round to nearest: what a method does where nothing judges a weight.
+// Round to nearest, also for weights that do not affect the block's output.
 #pragma once
 
 #include "compress/method.h"
@@ -8,7 +8,7 @@ namespace quern::compress {
 
 const Method& rtn_method();
 
-// Of a task's weight, on the grid of the step that chose it (Method::grid) or of the format.
+// Rounds a task's weight on the grid of its step (Method::grid) or of the format.
 Outcome nearest(const Task& task, const Step& step, const quant::Format& format);
 
 }  // namespace quern::compress

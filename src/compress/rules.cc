@@ -44,7 +44,8 @@ Verdict kept(const LinearInfo& linear, std::string reason) {
 }
 
 Verdict kept_for_role(const LinearInfo& linear) {
-  return kept(linear, fmt::format("{}, kept unless named in full", role_name(linear.role)));
+  return kept(linear,
+              fmt::format("{}, kept unless its full name is a target", role_name(linear.role)));
 }
 
 }  // namespace quern::compress

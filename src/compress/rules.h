@@ -1,4 +1,4 @@
-// The rules of one step of a recipe, in the two meanings that they may have.
+// The rules of one step of a recipe, with llm-compressor's or auto-round's meaning.
 #pragma once
 
 #include <memory>
@@ -10,21 +10,22 @@
 
 namespace quern::compress {
 
-// Asked of one linear after the other.
+// Decides one linear after another.
 class StepRules {
  public:
   virtual ~StepRules() = default;
-  // None: the step says nothing about this linear, an earlier verdict stays.
+  // None: the step does not mention this linear, and an earlier verdict stays.
   virtual std::optional<Verdict> decide(const LinearInfo& linear) = 0;
   virtual void report_unmatched(const std::vector<LinearInfo>& linears,
                                 std::vector<std::string>& warnings) const = 0;
 };
 
-// Both refer to `names` and to the step, which must outlive them.
+// Both keep references to `names` and to the step.
 std::unique_ptr<StepRules> llm_compressor_rules(const Step& step, const Names& names);
 std::unique_ptr<StepRules> auto_round_rules(const Step& step, const Names& names);
 
-// Roles that a pattern for the trunk must not reach by accident.
+// Whether the rule may apply to the linear: a pattern for the trunk must not reach some roles by
+// accident.
 bool reaches(const LinearInfo& linear, Hit hit, const std::string& rule);
 
 Verdict kept(const LinearInfo& linear, std::string reason);

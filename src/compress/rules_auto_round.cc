@@ -8,8 +8,8 @@
 namespace quern::compress {
 namespace {
 
-// auto-round's: ignored, then layer rules (full names before expressions), then what its kernels
-// cannot hold, then the scheme for all.
+// auto-round's precedence: ignore entries, layer rules (full names before expressions), shapes that
+// its kernels cannot hold, then the scheme for all.
 class AutoRoundRules : public StepRules {
  public:
   AutoRoundRules(const Step& step, const Names& names)
@@ -66,7 +66,7 @@ class AutoRoundRules : public StepRules {
 
   static Verdict kept_for_shape(const LinearInfo& linear) {
     Verdict verdict =
-        kept(linear, fmt::format("[{}, {}] is no multiple of 32", linear.rows, linear.columns));
+        kept(linear, fmt::format("[{}, {}] is not a multiple of 32", linear.rows, linear.columns));
     verdict.too_narrow = true;
     return verdict;
   }

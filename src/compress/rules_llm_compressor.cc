@@ -8,9 +8,9 @@
 namespace quern::compress {
 namespace {
 
-// llm-compressor's: among the targets of all groups, full names come first, then expressions in the
-// order of their text, then classes. The order of groups does not matter; of equal targets the last
-// one counts.
+// llm-compressor's precedence: among the targets of all groups, full names, then expressions in
+// alphabetical order, then classes. The order of groups does not matter; among equal targets the
+// last one counts.
 class LlmCompressorRules : public StepRules {
  public:
   LlmCompressorRules(const Step& step, const Names& names) : names_(names) {
@@ -50,7 +50,7 @@ class LlmCompressorRules : public StepRules {
       if (matches_any(target.rule, linears)) continue;
       fail("recipe: {}", unmatched("the target", target.rule, names_));
     }
-    // A recipe lists what models of several kinds have: embeddings, a head that may be tied.
+    // A recipe may list modules that only some models have: embeddings, a head that may be tied.
     for (const Matcher& rule : ignore_)
       if (!matches_any(rule, linears))
         warnings.push_back(unmatched("the ignore entry", rule, names_));

@@ -1,5 +1,5 @@
-// The activations of the calibration where two blocks meet: read in fp32, kept in bf16 as the peers
-// keep theirs. A block's output takes the place of its input.
+// The calibration activations between two blocks, stored in bf16 as the peers do and read in fp32.
+// A block's output replaces its input.
 #pragma once
 
 #include <cstdint>
@@ -12,29 +12,30 @@ namespace quern::compress {
 class Samples {
  public:
   Samples() = default;
-  // lengths: tokens of each sample. There are no activations yet.
+  // lengths: tokens of each sample. The activations are empty at first.
   explicit Samples(std::vector<int64_t> lengths);
 
   int64_t count() const { return std::ssize(lengths_); }
   int64_t tokens(int64_t sample) const { return lengths_[sample]; }
 
-  // Of some samples, one after another in this order: fp32 [their tokens, width].
+  // The activations of these samples, concatenated in this order: fp32 [tokens, width].
   Tensor read(const std::vector<int64_t>& which) const;
-  // A pass over them, with what earlier blocks have told of their tokens.
+  // A pass over these samples, with the shared tensors that earlier blocks left for their tokens.
   nn::Pass pass(const std::vector<int64_t>& which) const;
 
-  // rows: [their tokens, any width]. Different samples may be written at the same time.
+  // rows: [tokens of these samples, any width]. Threads may write different samples at the same
+  // time.
   void write(const std::vector<int64_t>& which, const Tensor& rows);
-  // What a block tells of their tokens, beside what earlier ones told.
+  // Adds the tensors that a block shares about these samples' tokens.
   void tell(const std::vector<int64_t>& which, const nn::Shared& shared);
 
-  // Bytes of `tokens` rows.
+  // Bytes of `tokens` rows of this width.
   static int64_t bytes(int64_t tokens, int64_t width);
 
  private:
   std::vector<int64_t> lengths_;
-  std::vector<Tensor> rows_;        // of each sample, bf16 [tokens, width]
-  std::vector<nn::Shared> shared_;  // the same; floating-point numbers in bf16
+  std::vector<Tensor> rows_;        // one for each sample, bf16 [tokens, width]
+  std::vector<nn::Shared> shared_;  // one for each sample; floating-point numbers in bf16
 };
 
 }  // namespace quern::compress

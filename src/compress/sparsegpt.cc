@@ -46,7 +46,7 @@ void read(const Json& json, Step& step) {
   if (json.get<bool>("preserve_sparsity_mask", false))
     fail("{}: preserve_sparsity_mask is not supported", json.path());
   if (json.at("sparsity").is_array())
-    fail("{}: one sparsity for each layer is not supported; give a number", json.path());
+    fail("{}: a sparsity for each layer is not supported; state one number", json.path());
   settings.share = json.get<double>("sparsity");
   if (!(settings.share > 0 && settings.share < 1))
     fail("{}: sparsity is {}; expected a number between 0 and 1", json.path(), settings.share);

@@ -22,14 +22,14 @@ void add(const Loss& loss, bool first, BlockReport& report) {
 std::vector<Outcome> run_steps(const Recipe& recipe, const BlockWork& block,
                                const std::function<bool(const Task&)>& judged,
                                BlockReport& report) {
-  // Those that a step rounds, and those that it prepares.
+  // By step: the tasks that it rounds, and those that it prepares.
   std::map<size_t, std::vector<Task>> rounded, prepared;
   for (const Task& task : block.tasks) {
     rounded[task.verdict->step].push_back(task);
     if (task.verdict->pruned_by) prepared[*task.verdict->pruned_by].push_back(task);
   }
   std::vector<Outcome> outcomes;
-  size_t seen = 0;  // of the outcomes, by the steps so far
+  size_t seen = 0;  // outcomes whose weights are dequantized
   bool first_loss = true;
   for (size_t index = 0; index < recipe.steps.size(); ++index) {
     const Step& step = recipe.steps[index];
@@ -49,6 +49,9 @@ std::vector<Outcome> run_steps(const Recipe& recipe, const BlockWork& block,
     std::ranges::move(results.warnings, std::back_inserter(report.warnings));
     std::ranges::move(results.outcomes, std::back_inserter(outcomes));
   }
+  // Bounds refer to the checkpoint's matrix, and a prepared one is another.
+  for (Outcome& outcome : outcomes)
+    if (outcome.task.verdict->pruned_by) outcome.bound = {};
   return outcomes;
 }
 

@@ -1,4 +1,4 @@
-// The weights of a place in the model, with what is to become of each.
+// The weights of a place in the model, and the verdict of each.
 #pragma once
 
 #include <string>
@@ -13,7 +13,7 @@ namespace quern::compress {
 // All matrices of a stack have one verdict, because vLLM loads the experts of a block as one.
 struct Task {
   nn::Weight weight;
-  std::vector<Tensor> originals;  // its matrices, as the checkpoint holds them
+  std::vector<Tensor> originals;  // its matrices, as stored in the checkpoint
   quant::Scheme scheme;
   const Verdict* verdict;            // of the plan, which outlives the task
   std::string input;                 // LinearSite::input: tasks of one input share its statistics
@@ -21,16 +21,16 @@ struct Task {
   std::vector<std::string> modules;  // of each matrix
 };
 
-// What a step of the recipe made of a weight: each of its matrices, quantized.
+// The result of a step for one weight: each of its matrices, quantized.
 struct Outcome {
   Task task;
   std::vector<quant::QuantWeight> matrices;
-  quant::Bound bound;  // of each, for `verify`
+  quant::Bound bound;  // for each matrix; `verify` checks it
 };
 
 int64_t matrices_of(const std::vector<Task>& tasks);
 
-// The weights of these sites that the plan quantizes, each once, in the order of the sites.
+// The weights that the plan quantizes among these sites, each once, in the order of the sites.
 std::vector<Task> tasks_of(const std::vector<nn::LinearSite>& sites, const Plan& plan);
 
 }  // namespace quern::compress

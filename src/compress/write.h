@@ -1,4 +1,4 @@
-// Where the quantized matrices of a run go: packed into shards, with a record of each.
+// Writes the quantized matrices of a run: packs them into shards and records each.
 #pragma once
 
 #include <filesystem>
@@ -13,15 +13,15 @@ namespace quern::compress {
 
 class Writer {
  public:
-  // `output`: a folder that exists and is empty.
+  // `output`: an existing, empty folder.
   Writer(const std::filesystem::path& output, const nn::Source& source, const Plan& plan,
          const quant::Format& format, size_t max_shard_bytes);
 
   // Every matrix of a weight.
   void write(const Outcome& outcome);
 
-  // Copies what was kept, and writes the index, the records and the source's other files. Fails
-  // when a planned tensor was not written.
+  // Copies the kept tensors, and writes the index, the records and the source's other files. Fails
+  // when a planned tensor is missing.
   void finish();
 
  private:
@@ -36,8 +36,8 @@ class Writer {
   quant::MatrixRecords records_;
 };
 
-// The weight multiplies by the quantized matrices from now on: packed, as when the artifact is
-// loaded; or dense in fp32, with the same values, through which gradients pass.
+// From now on the weight multiplies by the quantized matrices: packed, as in a loaded artifact; or
+// dense in fp32 with the same values, which lets gradients pass.
 void become_packed(const Outcome& outcome);
 void become_dequantized(const Outcome& outcome);
 

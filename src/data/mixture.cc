@@ -13,11 +13,11 @@
 namespace quern::data {
 namespace {
 
-// How many rows each source gives; -1 for all of them.
+// The number of rows from each source; -1: all.
 std::vector<int64_t> plan(const std::vector<Source>& sources,
                           const std::vector<std::unique_ptr<RowFile>>& files) {
   std::vector<int64_t> takes;
-  double most = std::numeric_limits<double>::infinity();  // rows of a share of 1
+  double most = std::numeric_limits<double>::infinity();  // rows for a share of 1
   for (size_t i = 0; i < sources.size(); ++i) {
     if (sources[i].share)
       most = std::min(most, static_cast<double>(files[i]->size()) / *sources[i].share);
@@ -29,7 +29,7 @@ std::vector<int64_t> plan(const std::vector<Source>& sources,
   return takes;
 }
 
-// The places of the rows that are taken of a file, ascending. All of them when `take` is -1.
+// The places of the rows taken from a file, ascending; all rows if `take` is -1.
 std::vector<int64_t> choose(int64_t rows, int64_t take, std::optional<uint64_t> seed) {
   std::vector<int64_t> places(static_cast<size_t>(rows));
   std::iota(places.begin(), places.end(), 0);
@@ -40,7 +40,7 @@ std::vector<int64_t> choose(int64_t rows, int64_t take, std::optional<uint64_t> 
   return places;
 }
 
-// Opens a source. Rows that cannot be taken need not be found.
+// Opens a source. Rows beyond those needed are not indexed.
 std::unique_ptr<RowFile> open_source(const Source& source, bool shuffled) {
   RowLimits limits;
   if (source.count && !shuffled) limits.rows = *source.count;
@@ -64,7 +64,7 @@ Source parse_source(const std::string& text) {
              wrong == std::errc() && stop == end && share > 0 && share <= 1) {
     source.share = share;
   } else {
-    fail("\"{}\": behind = stands a number of rows (200) or a share between 0 and 1 (0.5)", text);
+    fail("\"{}\": expected a number of rows (200) or a share between 0 and 1 (0.5) after =", text);
   }
   return source;
 }

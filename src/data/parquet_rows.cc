@@ -9,7 +9,7 @@
 namespace quern::data {
 namespace {
 
-// More are refused: a few bytes of a file can claim any number.
+// The limit of rows; a few bytes of a file can claim any number.
 constexpr uint64_t kMostRows = 1u << 28;
 
 std::string take(QtBytes bytes) {
@@ -60,8 +60,7 @@ class Reader {
 ParquetRows::ParquetRows(const std::filesystem::path& file, const RowLimits& limits)
     : name_(file.string()), limits_(limits) {
   const uint64_t rows = Reader(name_, limits.row_bytes).size();
-  if (rows > kMostRows)
-    fail("{}: {} rows, more than the {} that are accepted", name_, rows, kMostRows);
+  if (rows > kMostRows) fail("{}: {} rows exceed the limit of {}", name_, rows, kMostRows);
   size_ = std::min(static_cast<int64_t>(rows), limits.rows);
 }
 

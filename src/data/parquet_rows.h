@@ -1,5 +1,5 @@
-// Rows of a parquet file. It can only be read from front to back, so the rows that will be asked
-// for are read once and held as JSON.
+// Rows of a parquet file. The file can only be read from front to back, so the needed rows are read
+// once and held as JSON.
 #pragma once
 
 #include <map>

@@ -37,14 +37,15 @@ std::unique_ptr<RowFile> open_any(const fs::path& file, const RowLimits& limits)
   if (kind == ".csv") return std::make_unique<CsvRows>(file, limits);
   if (kind == ".txt") return std::make_unique<WholeText>(file, limits);
   if (kind == ".parquet") return std::make_unique<ParquetRows>(file, limits);
-  fail("{}: rows are read from .jsonl, .json, .csv, .txt and .parquet files", file.string());
+  fail("{}: unknown extension; rows are read from .jsonl, .json, .csv, .txt and .parquet files",
+       file.string());
 }
 
 }  // namespace
 
 std::unique_ptr<RowFile> open_rows(const fs::path& file, const RowLimits& limits) {
   auto rows = open_any(file, limits);
-  if (rows->size() == 0) fail("{}: there are no rows in this file", file.string());
+  if (rows->size() == 0) fail("{}: the file contains no rows", file.string());
   return rows;
 }
 

@@ -12,20 +12,20 @@ namespace {
 
 constexpr std::string_view kByteOrderMark = "\xEF\xBB\xBF";
 
-// Behind the line break of the line that holds `at`, or the end.
+// The position after the line break of the line with `at`, or the end.
 size_t past_line(std::string_view text, size_t at) {
   const size_t end = text.find('\n', at);
   return end == std::string_view::npos ? text.size() : end + 1;
 }
 
-// Without its line break, LF or CR LF.
+// The line without its line break, LF or CR LF.
 std::string_view without_break(std::string_view line) {
   if (line.ends_with('\n')) line.remove_suffix(1);
   if (line.ends_with('\r')) line.remove_suffix(1);
   return line;
 }
 
-// With every line break as LF.
+// Appends `text` with every line break as LF.
 void append_lines(std::string_view text, std::string& to) {
   for (size_t end; (end = text.find("\r\n")) != std::string_view::npos;) {
     to.append(text.substr(0, end)) += '\n';
@@ -121,7 +121,7 @@ void JsonObjects::index_stream(size_t at) {
   const auto begin = text().begin();
   for (size_t seen = 0; at < text().size() && !full();) {
     if (text()[at] != '{')
-      fail("{}: must hold a list of objects, or objects one behind the other", at_line_of(at));
+      fail("{}: expected a list of objects, or consecutive objects", at_line_of(at));
     line += std::count(begin + static_cast<std::ptrdiff_t>(seen),
                        begin + static_cast<std::ptrdiff_t>(at), '\n');
     seen = at;
@@ -147,7 +147,7 @@ size_t JsonObjects::past_value(size_t at) const {
     open += c == '{' || c == '[';
     if (closes && --open == 0) return at;
   }
-  if (open > 0) fail("{}: this row does not end", at_line_of(begin));
+  if (open > 0) fail("{}: this row is not closed", at_line_of(begin));
   if (at == begin) refuse(at);
   return at;
 }
@@ -158,11 +158,11 @@ size_t JsonObjects::past_string(size_t at) const {
     if (text()[at] == '"') return at + 1;
     if (text()[at] == '\\') ++at;
   }
-  fail("{}: a text does not end", at_line_of(begin));
+  fail("{}: a string is not closed", at_line_of(begin));
 }
 
 void JsonObjects::refuse(size_t at) const {
-  if (at >= text().size()) fail("{}: the list does not end", name_);
+  if (at >= text().size()) fail("{}: the list is not closed", name_);
   fail("{}: not valid JSON at byte {}, near \"{}\"", at_line_of(at), at, text()[at]);
 }
 
@@ -192,7 +192,7 @@ CsvRows::CsvRows(const std::filesystem::path& file, const RowLimits& limits)
 void CsvRows::check_header(std::string_view record) const {
   if (!is_utf8(record)) refuse(record, 0, "not valid UTF-8");
   if (std::set(header_.begin(), header_.end()).size() != header_.size())
-    refuse(record, 0, "a column name comes twice");
+    refuse(record, 0, "a column name appears twice");
 }
 
 size_t CsvRows::past_record(std::string_view text, size_t at, Fields* fields) const {
@@ -219,7 +219,7 @@ size_t CsvRows::past_quoted(std::string_view text, size_t at, std::string* field
   const size_t begin = at++;
   while (true) {
     const size_t mark = text.find('"', at);
-    if (mark == std::string_view::npos) refuse(text, begin, "a quoted field does not end");
+    if (mark == std::string_view::npos) refuse(text, begin, "a quoted field is not closed");
     if (field) append_lines(text.substr(at, mark - at), *field);
     at = mark + 1;
     if (!text.substr(at).starts_with('"')) break;
@@ -228,7 +228,7 @@ size_t CsvRows::past_quoted(std::string_view text, size_t at, std::string* field
   }
   const std::string_view rest = text.substr(at, past_line(text, at) - at);
   if (!without_break(rest).empty() && !rest.starts_with(','))
-    refuse(text, at, "text behind the closing quotation mark of a field");
+    refuse(text, at, "text after the closing quotation mark of a field");
   return at;
 }
 
@@ -240,7 +240,7 @@ Row CsvRows::parse(std::string_view text, const std::string& where) const {
   Fields fields;
   past_record(text, 0, &fields);
   if (fields.size() != header_.size())
-    fail("{}: {} fields, the header names {} columns", where, fields.size(), header_.size());
+    fail("{}: {} fields, but the header has {} columns", where, fields.size(), header_.size());
   Row row = Row::object();
   for (size_t i = 0; i < fields.size(); ++i) row[header_[i]] = std::move(fields[i]);
   return row;

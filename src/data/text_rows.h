@@ -1,5 +1,5 @@
-// Rows that lie in a text file one behind the other: where each begins and ends is found once, and
-// its text is parsed when it is asked for.
+// Consecutive rows of a text file: the ends of all rows are found once, and a row is parsed on
+// request.
 #pragma once
 
 #include <string_view>
@@ -20,7 +20,7 @@ class TextRows : public RowFile {
  protected:
   struct Span {
     size_t begin, end;  // bytes of text()
-    int64_t number;     // of its line, or of the row in a list; the first is 1
+    int64_t number;     // of its line, or of the row in a list; starts at 1
   };
 
   virtual Row parse(std::string_view text, const std::string& where) const = 0;
@@ -34,7 +34,7 @@ class TextRows : public RowFile {
   std::string at_line_of(size_t byte) const;  // "file, line 3"
 
   const std::string name_;
-  const char* unit_ = "line";  // what Span::number counts
+  const char* unit_ = "line";  // the unit of Span::number
 
  private:
   MappedFile file_;
@@ -61,7 +61,7 @@ class JsonObjects : public TextRows {
   void index_list(size_t at);
   void index_stream(size_t at);
   size_t past_space(size_t at) const;
-  // Behind the value that starts at `at`.
+  // The position after the value that starts at `at`.
   size_t past_value(size_t at) const;
   size_t past_string(size_t at) const;
   [[noreturn]] void refuse(size_t at) const;
@@ -76,8 +76,8 @@ class CsvRows : public TextRows {
  private:
   using Fields = std::vector<std::string>;
   void check_header(std::string_view record) const;
-  // Each passes over the record or the field of `text` that starts at `at`, stores it if there is a
-  // place for it, and gives the byte behind it.
+  // Each skips the record or field of `text` that starts at `at`, stores it unless the pointer is
+  // null, and returns the position after it.
   size_t past_record(std::string_view text, size_t at, Fields* fields) const;
   size_t past_plain(std::string_view text, size_t at, std::string* field) const;
   size_t past_quoted(std::string_view text, size_t at, std::string* field) const;

@@ -1,4 +1,4 @@
-// The parts of verify(), each of which adds what it finds to the report.
+// The parts of verify(); each adds its findings to the report.
 #pragma once
 
 #include <fmt/format.h>
@@ -16,25 +16,26 @@ namespace quern::eval {
 
 using SourcePointer = std::shared_ptr<const nn::Source>;
 
-// Source and artifact, and what may be quantized in them.
+// The source, the artifact, and the modules that may be quantized.
 struct Pair {
   SourcePointer source, artifact;
-  std::vector<Module> modules;        // of the source, without those that the artifact leaves out
-  std::set<std::string> unused = {};  // tensors of the source that the artifact may leave out
+  std::vector<Module> modules;        // of the source, without those that the artifact omits
+  std::set<std::string> unused = {};  // tensors of the source that the artifact may omit
 };
 
-// Whether any of the tensors of a packed module is there.
+// Whether any tensor of a packed module exists.
 bool is_packed(const checkpoint::Files& files, const std::string& module);
 
-// Every tensor of the source is there, quantized or byte for byte, and there is nothing else.
+// Checks that the artifact has every tensor of the source, quantized or byte for byte, and no
+// others.
 void check_tensors(const Pair& pair, VerifyReport& report);
-// config.json but for quantization_config, and all other files.
+// Checks config.json except quantization_config, and all other files.
 void check_files(const Pair& pair, VerifyReport& report);
-// quantization_config says of every module what the tensors say.
+// Checks that quantization_config agrees with the tensors for every module.
 void check_config(const Pair& pair, VerifyReport& report);
-// Shapes, dtypes, scales and errors of every packed matrix.
+// Checks shapes, dtypes, scales and errors of every packed matrix.
 void check_matrices(const Pair& pair, const MatrixLimits& limits, VerifyReport& report);
-// Perplexities, divergence, top-1 agreement and a sample.
+// Checks perplexities, divergence, top-1 agreement and a sample.
 void check_quality(const Pair& pair, const VerifyOptions& options, VerifyReport& report);
 
 // Adds an error about `tensor`.

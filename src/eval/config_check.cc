@@ -8,7 +8,7 @@
 namespace quern::eval {
 namespace {
 
-// The reading of quantization_config, or what is wrong with it.
+// The scheme in quantization_config; an error of the config becomes a finding.
 std::optional<quant::Scheme> scheme_of(const nn::Source& artifact, const std::string& module,
                                        VerifyReport& report) {
   try {
@@ -28,15 +28,15 @@ void check_unit(const nn::Source& artifact, const std::string& unit,
   }
 }
 
-// auto-round writes its settings twice; readers differ in which they read.
+// auto-round writes its settings twice, and readers differ in which copy they use.
 void check_copies(const checkpoint::Files& files, VerifyReport& report) {
   const char* second = "quantization_config.json";
   if (!files.config().has("quantization_config") || !files.has_file(second)) return;
-  // Keys may stand in another order.
+  // The order of keys may differ.
   const nlohmann::json a = files.json(second), b = files.config().at("quantization_config").value();
   if (a != b) {
     found(report, second,
-          "differs from quantization_config in config.json; readers use one or the other");
+          "differs from quantization_config in config.json; readers may use either");
   }
 }
 
@@ -46,7 +46,7 @@ void check_config(const Pair& pair, VerifyReport& report) {
   const nn::Source& artifact = *pair.artifact;
   if (!artifact.quantization) {
     return found(report, "config.json",
-                 "has no quantization_config: nothing says how the weights "
+                 "has no quantization_config, so readers do not know how the weights "
                  "are stored");
   }
   check_copies(artifact.files, report);
@@ -58,11 +58,11 @@ void check_config(const Pair& pair, VerifyReport& report) {
     packed_modules += packed;
     if (packed && !scheme) {
       found(report, module.name,
-            "is packed, but quantization_config says that it is not quantized");
+            "is packed, but quantization_config states that it is not quantized");
     } else if (!packed && scheme) {
       found(report, module.name,
-            "is not packed, but quantization_config says that it is {}; it is missing among the "
-            "modules to ignore",
+            "is not packed, but quantization_config states that it is {}; add it to the modules "
+            "to ignore",
             scheme->text());
     }
     if (!module.fused.empty()) units[module.fused].push_back(module.name);

@@ -11,15 +11,15 @@ Distribution::Distribution(std::span<const float> logits) : logits_(logits) {
   for (int64_t i = 1; i < std::ssize(logits); ++i) {
     if (logits[i] > logits[likeliest_]) likeliest_ = i;
   }
-  // Differences to the largest logit, so that exp() does not overflow.
+  // Subtracts the largest logit, because exp() would overflow.
   const double largest = logits[likeliest_];
   double sum = 0;
   for (float logit : logits) sum += std::exp(logit - largest);
   log_sum_ = largest + std::log(sum);
 }
 
-// A NaN anywhere makes the sum NaN, and so does infinity minus infinity; minus infinity alone
-// leaves no trace in it.
+// A NaN makes the sum NaN, and so does infinity minus infinity; minus infinity alone does not
+// affect the sum.
 bool Distribution::finite() const {
   if (!std::isfinite(log_sum_)) return false;
   for (float logit : logits_) {

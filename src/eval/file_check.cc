@@ -11,7 +11,7 @@ namespace {
 namespace fs = std::filesystem;
 constexpr std::string_view kQuantization = "quantization_config";
 
-// Names every place at which two documents differ.
+// Reports every place where two documents differ.
 void compare_json(const JsonValue& source, const JsonValue& artifact, const std::string& place,
                   VerifyReport& report) {
   if (!source.is_object() || !artifact.is_object()) {
@@ -32,11 +32,12 @@ void compare_json(const JsonValue& source, const JsonValue& artifact, const std:
   }
   for (const auto& [key, value] : artifact.items()) {
     if (source.contains(key) || (place.empty() && key == kQuantization)) continue;
-    found(report, "config.json", "{} is {}, the source has no such key", within(key), value.dump());
+    found(report, "config.json", "{} is {}, but the source has no such key", within(key),
+          value.dump());
   }
 }
 
-// Those may be the artifact's own: its card, and what compress writes.
+// Files that may differ: the model card, and files that compress writes.
 bool may_differ(const fs::path& file) {
   return file == "README.md" || file == "config.json" || file == "quantization_config.json" ||
          file == "recipe.yaml" || file == "quantization.yaml" || file == quant::kRecordFile ||
@@ -51,7 +52,7 @@ void check_files(const Pair& pair, VerifyReport& report) {
   for (const fs::path& file : source.files()) {
     if (may_differ(file)) continue;
     if (!fs::exists(artifact.folder() / file)) {
-      found(report, file.string(), "is missing, the source has it");
+      found(report, file.string(), "is missing, but the source has it");
       continue;
     }
     if (sha256_of_file(source.folder() / file) != sha256_of_file(artifact.folder() / file))

@@ -23,7 +23,7 @@ namespace fs = std::filesystem;
 
 std::string tensor_name(size_t list) { return fmt::format("logits.{}", list); }
 
-// A file that appears under its name when it is whole; what an exception leaves goes away.
+// A file that gets its name when complete, and is removed after an exception.
 class PartFile {
  public:
   explicit PartFile(fs::path file)
@@ -58,16 +58,16 @@ class PartFile {
 };
 
 std::vector<Window> as_windows(const std::vector<std::vector<int32_t>>& lists) {
-  if (lists.empty()) fail(Exit::invalid_input, "there are no token ids");
+  if (lists.empty()) fail(Exit::invalid_input, "no token ids are given");
   std::vector<Window> windows;
   for (size_t i = 0; i < lists.size(); ++i) {
-    if (lists[i].empty()) fail("list {} of the token ids is empty", i);
+    if (lists[i].empty()) fail("token ids: list {} is empty", i);
     windows.push_back({.tokens = lists[i]});
   }
   return windows;
 }
 
-// Logits of all tokens of one list, to the place of its tensor.
+// Writes the logits of all tokens of one list to the place of its tensor.
 void write_tensor(const Stream& stream, const Tensor& states, size_t offset, const PartFile& out) {
   const size_t row_bytes = static_cast<size_t>(stream.vocabulary()) * sizeof(float);
   for (int64_t begin = 0; begin < states.size(0); begin += stream.states_at_once()) {

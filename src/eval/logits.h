@@ -1,4 +1,4 @@
-// A model's logits in a file, so that any other program can compare them with its own.
+// Writes a model's logits to a file, for comparison with other programs.
 #pragma once
 
 #include <cstdint>
@@ -11,11 +11,11 @@
 
 namespace quern::eval {
 
-// Lists of token ids out of a JSON file: [[1, 2, 3], [4, 5]].
+// Reads lists of token ids from a JSON file: [[1, 2, 3], [4, 5]].
 std::vector<std::vector<int32_t>> read_token_lists(const std::filesystem::path& file);
 
 // A safetensors file with a tensor logits.<i> for each list, fp32 [tokens, vocabulary]: row t holds
-// what the model expects after token t. Written piece by piece, however large the vocabulary.
+// the logits after token t. Written in pieces, to bound memory for large vocabularies.
 void write_logits(std::shared_ptr<const nn::Source> model,
                   const std::vector<std::vector<int32_t>>& lists, const std::filesystem::path& file,
                   const ScoreOptions& options = {});

@@ -17,19 +17,19 @@ namespace {
 
 using quant::QuantWeight;
 
-// Peers round the quotient to bf16 before they round it to a code, and AutoRound's scale after its
-// search: both move a code by less.
+// Peers round the quotient to bf16 before they round it to a code, and AutoRound rounds its scale
+// after the search; both change the distance of a code by less.
 constexpr double kDistanceSlack = 0.05;
-// Of one matrix, recomputed from the same bytes in the same order.
+// For one matrix, recomputed from the same bytes in the same order.
 constexpr double kRecordSlack = 1e-9;
 
 constexpr int64_t kBytesAtOnce = 256 << 20;  // of the source's weights
 
-// How far codes are from weight / scale after clamping to the range of their group.
+// The distances of codes from weight / scale, after clamping to the range of their group.
 struct Distances {
   int64_t far = 0;  // codes beyond the limit
   double worst = 0;
-  int64_t row = 0, column = 0;  // of the worst
+  int64_t row = 0, column = 0;  // of the worst code
 };
 
 void add_row(Distances& distances, int64_t row, const float* weight, const uint8_t* codes,
@@ -37,7 +37,7 @@ void add_row(Distances& distances, int64_t row, const float* weight, const uint8
              int64_t groups, int64_t group, double limit) {
   const double highest = element.codes() - 1;
   for (int64_t g = 0; g < groups; ++g) {
-    if (scales[g] == 0) continue;  // check_scales() has said so
+    if (scales[g] == 0) continue;  // check_scales() reports it
     const double zero = zeros ? zeros[g] : element.middle();
     for (int64_t column = g * group; column < (g + 1) * group; ++column) {
       const double wanted = std::clamp(weight[column] / scales[g] + zero, 0.0, highest);
@@ -51,7 +51,7 @@ void add_row(Distances& distances, int64_t row, const float* weight, const uint8
   }
 }
 
-// On the calling thread: matrices are checked side by side.
+// Runs on the calling thread, because matrices are checked in parallel.
 Distances distances_of(const Tensor& weight, const QuantWeight& quantized, double limit) {
   const int64_t rows = weight.size(0), columns = weight.size(1);
   const int64_t groups = quantized.scales.size(1);
@@ -74,7 +74,7 @@ Distances distances_of(const Tensor& weight, const QuantWeight& quantized, doubl
   return distances;
 }
 
-// One matrix; its findings are kept apart, because several are checked at the same time.
+// Checks one matrix; keeps its findings separate, because several matrices are checked in parallel.
 class MatrixChecker {
  public:
   MatrixChecker(const nn::Source& artifact, const Module& module, const MatrixLimits& limits,
@@ -90,7 +90,7 @@ class MatrixChecker {
   void run() {
     try {
       const auto scheme = artifact_.quantization->scheme_of(module_.name);
-      if (!scheme) return;  // check_config() has said so
+      if (!scheme) return;  // check_config() reports it
       const QuantWeight weight =
           quant::from_disk(module_.name, *scheme, format_, [&](const std::string& name) {
             return artifact_.files.has(name) ? artifact_.files.tensor(name) : Tensor();
@@ -101,7 +101,7 @@ class MatrixChecker {
       check_scales(weight);
       check_.relative_error = quant::relative_error(module_.weight, weight);
       if (!std::isfinite(check_.relative_error))
-        add(name(format_.codes()), "stands for numbers that are not finite");
+        add(name(format_.codes()), "dequantizes to numbers that are not finite");
       if (record_) compare(weight);
       complete_ = true;
     } catch (const Error& error) {
@@ -133,12 +133,12 @@ class MatrixChecker {
     const DType found = weight.scales.scalar_type();
     if (found == wanted) return;
     add(name(format_.scales()),
-        fmt::format("is {}, but readers of {} take {} and would round it",
+        fmt::format("is {}, but readers of {} use {} and would round it",
                     checkpoint::dtype_name(found), std::string(format_.name),
                     checkpoint::dtype_name(wanted)));
   }
 
-  // A group whose scale is zero holds nothing, whatever its codes are.
+  // A group with the scale zero dequantizes to zeros, whatever its codes.
   void check_scales(const QuantWeight& weight) {
     const int64_t zeros = weight.scales.eq(0).sum().item<int64_t>();
     if (zeros > 0)
@@ -151,12 +151,12 @@ class MatrixChecker {
     if (d.far == 0) return;
     add(name(format_.codes()),
         fmt::format("{} of {} codes are more than {} from weight / scale, the worst by {:.1f} in "
-                    "row {}, column {} (group {}): codes or {} are not those of this weight",
+                    "row {}, column {} (group {}): codes or {} do not belong to this weight",
                     d.far, module_.weight.numel(), limit, d.worst, d.row, d.column,
                     d.column * weight.scales.size(1) / weight.columns, format_.scales()));
   }
 
-  // With what compress recorded, and with the bound of the method where it has one.
+  // Compares with the record of compress, and with the bound of the method if it has one.
   void compare(const QuantWeight& weight) {
     if (record_->bound.kind == quant::Bound::Kind::code_distance) {
       check_.bounded = true;
@@ -174,7 +174,7 @@ class MatrixChecker {
     if (check_.error_ratio <= limits_.error_ratio) return;
     add(name(format_.codes()),
         fmt::format("the relative error is {:.4f}, {:.1f} times that of round-to-nearest ({:.4f}); "
-                    "at most {} times is allowed",
+                    "the limit is {} times",
                     check_.relative_error, check_.error_ratio, least, limits_.error_ratio));
   }
 
@@ -185,15 +185,15 @@ class MatrixChecker {
     check_.recorded = same_bytes && same_error;
     if (!same_bytes) {
       add(name(format_.codes()),
-          fmt::format("is not what compress wrote: its hash differs from that in {} (relative "
+          fmt::format("is not what compress wrote: its hash differs from the one in {} (relative "
                       "error then {:.6f}, now {:.6f})",
                       quant::kRecordFile, record_->relative_error, check_.relative_error));
     } else if (!same_error) {
       add(module_.source,
-          fmt::format("{} was not made of this: its relative error is {:.6f}, {} says {:.6f}; is "
-                      "it the right source?",
-                      module_.name, check_.relative_error, quant::kRecordFile,
-                      record_->relative_error));
+          fmt::format(
+              "{} was not made from this: its relative error is {:.6f}, but {} states {:.6f}; "
+              "check that this is the right source",
+              module_.name, check_.relative_error, quant::kRecordFile, record_->relative_error));
     }
   }
 
@@ -207,7 +207,7 @@ class MatrixChecker {
   bool complete_ = false;
 };
 
-// Gives back the pages of what was checked.
+// Releases the pages of checked matrices.
 void release(const Pair& pair, std::span<const Module* const> modules) {
   pair.artifact->files.release_all();
   for (const Module* module : modules) pair.source->files.release(module->source);
@@ -239,7 +239,7 @@ void check_matrices(const Pair& pair, const MatrixLimits& limits, VerifyReport& 
       const quant::MatrixRecord* its = nullptr;
       if (record && record->contains(module->name)) its = &record->at(module->name);
       if (record && !its)
-        found(report, module->name, "is quantized, but {} does not know it", quant::kRecordFile);
+        found(report, module->name, "is quantized, but {} has no record of it", quant::kRecordFile);
       checkers.emplace_back(*pair.artifact, *module, limits, its);
       unseen.erase(module->name);
     }
@@ -249,7 +249,7 @@ void check_matrices(const Pair& pair, const MatrixLimits& limits, VerifyReport& 
     first = end;
   }
   for (const auto& [module, entry] : unseen)
-    found(report, module, "was quantized by compress, going by {}, but is not now",
+    found(report, module, "was quantized by compress according to {}, but is not quantized now",
           quant::kRecordFile);
 }
 

@@ -31,10 +31,10 @@ std::vector<Module> modules_of(const std::shared_ptr<const nn::Source>& source) 
   std::vector<Module> modules;
   std::set<std::string> seen;
   for (const nn::LinearSite& site : sites_of(source)) {
-    if (nn::is_tied(site)) continue;  // no matrix of its own
+    if (nn::is_tied(site)) continue;  // not a separate matrix
     const auto dense = site.weight.dense();
     if (!dense) {
-      fail("{}: {} is packed already; the source must be the unquantized checkpoint",
+      fail("{}: {} is already packed; give the unquantized checkpoint as the source",
            source->files.folder().string(), site.name);
     }
     modules.push_back({.name = site.name,

@@ -9,7 +9,7 @@
 namespace quern::eval {
 namespace {
 
-// Models that were trained at all stay below on any text in a language that they know.
+// A trained model stays below this perplexity on any text in a language that it knows.
 constexpr double kUnknownText = 200;
 
 void check_gates(const Comparison& c, const VerifyOptions& options, VerifyReport& report) {
@@ -22,24 +22,24 @@ void check_gates(const Comparison& c, const VerifyOptions& options, VerifyReport
   if (c.reference.perplexity > kUnknownText) {
     report.findings.push_back(
         {Severity::warning, "",
-         fmt::format("the source hardly knows this text (perplexity {:.0f}), so divergence on it "
-                     "says little; give one of the kind that the model was made for",
+         fmt::format("the source hardly predicts this text (perplexity {:.0f}), so the divergence "
+                     "means little; give a text of the kind that the model was trained on",
                      c.reference.perplexity)});
   }
-  // Written so that NaN does not pass.
+  // In this form NaN fails.
   if (!(c.mean_kld < options.max_kld)) {
-    found(report, "", "the mean KL divergence is {:.5f} nats a token, it must be below {}",
+    found(report, "", "the mean KL divergence is {:.5f} nats per token, but must be below {}",
           c.mean_kld, options.max_kld);
   }
   if (!(c.top1_agreement > options.min_top1)) {
     found(report, "",
-          "the likeliest token is the source's for {:.2f}% of the tokens, it must be "
+          "the most likely token equals the source's for {:.2f}% of the tokens, but must "
           "for more than {:.2f}%",
           100 * c.top1_agreement, 100 * options.min_top1);
   }
 }
 
-// A loop is the artifact's fault only if the source would not have said the same.
+// A loop is the artifact's fault only if the source would not produce it too.
 void check_sample(const Pair& pair, const prompt::Tokenizer& tokenizer, const std::string& question,
                   const VerifyOptions& options, VerifyReport& report) {
   const auto stops = prompt::stop_ids(pair.source->files.folder(), tokenizer);
@@ -55,9 +55,9 @@ void check_sample(const Pair& pair, const prompt::Tokenizer& tokenizer, const st
       compare(pair.source, pair.artifact, std::span(&said, 1), options.score).top1_agreement;
   if (agreement >= options.min_top1) {
     report.findings.push_back(
-        {Severity::note, "", "the sample repeats itself, as the source's would"});
+        {Severity::note, "", "the sample repeats itself, as the source would"});
   } else {
-    found(report, "", "the sample repeats itself, and the source would have said {:.0f}% of it",
+    found(report, "", "the sample repeats itself, but the source would produce only {:.0f}% of it",
           100 * agreement);
   }
 }
@@ -77,7 +77,7 @@ void check_quality(const Pair& pair, const VerifyOptions& options, VerifyReport&
     if (options.sample_tokens > 0) check_sample(pair, tokenizer, sample.question, options, report);
   } catch (const Error& error) {
     if (error.code() == Exit::internal) throw;
-    found(report, "", "the artifact cannot be run: {}", error.what());
+    found(report, "", "the artifact does not run: {}", error.what());
   }
 }
 

@@ -9,7 +9,7 @@
 namespace quern::eval {
 namespace {
 
-// More of a kind are in the JSON.
+// The JSON has all findings.
 constexpr size_t kFindingsShown = 25;
 
 std::string_view severity_name(Severity severity) {
@@ -38,7 +38,7 @@ std::string matrices_text(const VerifyReport& report) {
   std::string text = fmt::format("matrices   {}, relative error {:.4f} to {:.4f}",
                                  report.matrices.size(), error.least, error.most);
   if (!report.has_record)
-    return text + "; none was compared with its weight, because there is no record of them\n";
+    return text + "; none was compared with its weight, because there is no record\n";
   std::vector<MatrixCheck> bounded;
   std::ranges::copy_if(report.matrices, std::back_inserter(bounded), &MatrixCheck::bounded);
   if (!bounded.empty()) {
@@ -53,7 +53,7 @@ std::string matrices_text(const VerifyReport& report) {
 std::string quality_text(const Comparison& c) {
   return fmt::format(
       "quality    perplexity {:.5f} (source {:.5f}) over {} tokens\n"
-      "           KL divergence {:.5f} +- {:.5f} nats a token, {:.2f} at most; same likeliest "
+      "           KL divergence {:.5f} +- {:.5f} nats per token, {:.2f} at most; same likeliest "
       "token {:.2f}%\n",
       c.artifact.perplexity, c.reference.perplexity, c.artifact.tokens, c.mean_kld, c.kld_error,
       c.max_kld, 100 * c.top1_agreement);
@@ -86,8 +86,7 @@ std::string to_text(const VerifyReport& report) {
   if (report.tensors > 0) {
     text += fmt::format("tensors    {} in the source, {} of them unchanged", report.tensors,
                         report.copied);
-    if (report.dropped > 0)
-      text += fmt::format(", {} left out, which no pass reads", report.dropped);
+    if (report.dropped > 0) text += fmt::format(", {} unused ones omitted", report.dropped);
     text += "\n";
   }
   if (!report.matrices.empty()) text += matrices_text(report);

@@ -1,5 +1,4 @@
-// What a model says when it always takes the likeliest token: enough to see whether it still
-// speaks.
+// Greedy generation, to see whether a model still produces text.
 #pragma once
 
 #include <cstdint>
@@ -11,13 +10,14 @@
 
 namespace quern::eval {
 
-// At most `count` tokens after the prompt; ends after one of `stops`. The whole model is in memory.
+// At most `count` tokens after the prompt; ends after one of `stops`. Needs the whole model in
+// memory.
 std::vector<int32_t> greedy(const std::shared_ptr<const nn::Source>& source,
                             std::span<const int32_t> prompt, int64_t count,
                             std::span<const int32_t> stops);
 
-// Whether all but the first quarter repeats the same few tokens in the same order. Fewer than 16
-// tokens are never called so.
+// Whether the tokens after the first quarter repeat a short sequence. False for fewer than 16
+// tokens.
 bool is_degenerate(std::span<const int32_t> tokens);
 
 }  // namespace quern::eval

@@ -12,8 +12,8 @@ namespace {
 
 namespace fs = std::filesystem;
 
-// Questions with their answers: simple enough for a model of a few million parameters, because
-// divergence says little about text that the source itself cannot predict.
+// Questions with answers, simple enough for a model with a few million parameters, because
+// divergence means little for text that the source cannot predict.
 constexpr std::string_view kChats = R"([
 ["Compute 36 + 22.", "36 + 22 = 58\n#### 58"],
 ["Cora has 24 apples. She buys 13 more. How many apples does Cora have now?",
@@ -52,7 +52,7 @@ bool has_template(const fs::path& folder) {
   return fs::exists(config) && read_json(config).contains("chat_template");
 }
 
-// What a user of the model would have typed, and perhaps the answer.
+// The question as the model reads it, optionally with the answer.
 std::string rendered(const prompt::ChatTemplate* chat_template, const JsonValue& chat,
                      bool answer) {
   if (!chat_template) {

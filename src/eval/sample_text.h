@@ -1,4 +1,4 @@
-// Something to say to a model when its user has no text at hand.
+// A default text and question for verify.
 #pragma once
 
 #include <filesystem>
@@ -7,12 +7,12 @@
 namespace quern::eval {
 
 struct SampleText {
-  std::string text;      // about 3 KB of short conversations, one after another
-  std::string question;  // one of them as far as the model's turn
+  std::string text;      // about 3 KB of short conversations
+  std::string question;  // one of them, up to the model's turn
 };
 
-// As the chat template of the model's folder renders them; plain questions and answers when it has
-// no template.
+// Rendered by the chat template of the model's folder; plain questions and answers if it has no
+// template.
 SampleText sample_text(const std::filesystem::path& folder);
 
 }  // namespace quern::eval

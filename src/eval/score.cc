@@ -13,7 +13,7 @@
 namespace quern::eval {
 namespace {
 
-// One scored token: the state that predicts it, and what it turned out to be.
+// One scored token: the state that predicts it, and the token itself.
 struct Target {
   int64_t state = 0, token = 0, window = 0;
 };
@@ -31,7 +31,7 @@ std::vector<Target> targets_of(std::span<const Window> windows) {
   return targets;
 }
 
-// Counts blocks of all models and groups.
+// Counts finished blocks of all models and groups.
 class Counter {
  public:
   Counter(const ScoreOptions& options, int64_t total) : options_(options), total_(total) {}
@@ -45,7 +45,7 @@ class Counter {
   int64_t total_, done_ = 0;
 };
 
-// Runs body(target, row of logits of each stream) for all targets, in any order.
+// Runs body(target, a row of logits from each stream) for all targets, in any order.
 template <class Body>
 void for_each_row(const std::vector<const Stream*>& streams, const std::vector<Tensor>& states,
                   std::span<const Target> targets, const Body& body) {
@@ -70,7 +70,7 @@ void for_each_row(const std::vector<const Stream*>& streams, const std::vector<T
   }
 }
 
-// Mean log-probability, from those of all tokens in their order.
+// The mean log-probability, summed in the order of the tokens.
 class ScoreSum {
  public:
   void add(double log_prob, bool finite) {
@@ -92,10 +92,10 @@ class ScoreSum {
   int64_t tokens_ = 0, not_finite_ = 0;
 };
 
-// A mean over tokens and its two standard errors.
+// A mean over tokens with its two standard errors.
 class ClusteredMean {
  public:
-  // Windows come in order, one after another.
+  // Windows must be added in order.
   void add(double x, int64_t window) {
     if (clusters_.empty() || window != window_) clusters_.push_back({});
     window_ = window;
@@ -111,8 +111,8 @@ class ClusteredMean {
     if (count_ < 2) return 0;
     return std::sqrt(std::max(squares_ / count_ - mean() * mean(), 0.0) / (count_ - 1));
   }
-  // Of a ratio estimator (sum over windows / tokens in them), windows drawn independently; Cochran,
-  // "Sampling Techniques", 9.6.
+  // The standard error of a ratio estimator (sum over windows / tokens in them) with independent
+  // windows; Cochran, "Sampling Techniques", 9.6.
   double window_error() const {
     const auto windows = static_cast<double>(clusters_.size());
     if (windows < 2) return 0;
@@ -164,8 +164,8 @@ Comparison compare(std::shared_ptr<const nn::Source> reference,
   QUERN_CHECK(!windows.empty());
   const Stream original(std::move(reference)), changed(std::move(artifact));
   if (original.vocabulary() != changed.vocabulary()) {
-    fail("the models cannot be compared: one has {} tokens, the other {}", original.vocabulary(),
-         changed.vocabulary());
+    fail("the models cannot be compared: one vocabulary has {} tokens, the other {}",
+         original.vocabulary(), changed.vocabulary());
   }
   const auto groups =
       group_windows(windows, original.state_bytes() + changed.state_bytes(), options.state_bytes);

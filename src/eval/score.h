@@ -1,5 +1,5 @@
-// How well a model predicts a text, and how far a second model's predictions are from its own.
-// Sums are in fp64 in the order of the tokens: the same numbers for every thread count.
+// Measures how well a model predicts a text, and how much a second model's predictions differ. Sums
+// are fp64 in the order of the tokens: equal results for every thread count.
 #pragma once
 
 #include <cstdint>
@@ -14,7 +14,7 @@
 namespace quern::eval {
 
 struct ScoreOptions {
-  // States of so many bytes are kept; with more text the models are read several times.
+  // The limit of bytes for states; with more text the models are read several times.
   int64_t state_bytes = int64_t{1} << 30;
   // Called after every block of every model.
   std::function<void(int64_t done, int64_t total)> progress = {};
@@ -22,8 +22,8 @@ struct ScoreOptions {
 
 struct Scores {
   int64_t tokens = 0, windows = 0;  // scored
-  int64_t not_finite = 0;           // tokens whose logits hold NaN or infinity
-  double mean_log_prob = 0;         // nats a token
+  int64_t not_finite = 0;           // tokens with NaN or infinity in their logits
+  double mean_log_prob = 0;         // nats per token
   double perplexity = 0;
 };
 
@@ -31,17 +31,18 @@ struct Scores {
 struct Comparison {
   Scores reference, artifact;
   double mean_kld = 0;
-  // Standard errors of the mean. Tokens of a window hang together, so the one whose samples are
-  // windows is the honest one (0 with a single window); the other takes tokens as independent.
+  // Standard errors of the mean. Tokens of a window are correlated, so kld_error, with windows as
+  // samples, is the realistic one (0 for a single window); kld_token_error treats tokens as
+  // independent.
   double kld_error = 0, kld_token_error = 0;
   double max_kld = 0;
-  double top1_agreement = 0;  // share of tokens for which both find the same token likeliest
+  double top1_agreement = 0;  // share of tokens with the same most likely token in both
 };
 
 Scores score(std::shared_ptr<const nn::Source> model, std::span<const Window> windows,
              const ScoreOptions& options = {});
 
-// Fails when the two have different vocabularies.
+// Fails if the vocabularies differ.
 Comparison compare(std::shared_ptr<const nn::Source> reference,
                    std::shared_ptr<const nn::Source> artifact, std::span<const Window> windows,
                    const ScoreOptions& options = {});

@@ -8,8 +8,8 @@
 namespace quern::eval {
 namespace {
 
-// Windows that go through a block together: enough tokens for every expert to be worth its load,
-// few enough for the activations inside a block to stay small.
+// Tokens of the windows in one pass of a block: enough to amortize the load of each expert, and few
+// enough to keep the activations small.
 constexpr int64_t kBatchTokens = 2048;
 
 struct Batch {
@@ -68,7 +68,7 @@ void Stream::check_tokens(std::span<const Window> windows) const {
     for (int32_t token : window.tokens) {
       if (token >= 0 && token < vocabulary()) continue;
       fail(
-          "{}: there is no token {}, the vocabulary has {}; was the text tokenized for another "
+          "{}: token {} is outside the vocabulary of {}; was the text tokenized for another "
           "model?",
           source_->files.folder().string(), token, vocabulary());
     }
@@ -82,7 +82,7 @@ Tensor Stream::states(std::span<const Window> windows,
   const std::vector<Batch> batches = batches_of(windows);
   Tensor states =
       at::empty({batches.back().begin + batches.back().tokens, model_->hidden()}, at::kFloat);
-  std::vector<nn::Shared> shared;  // of each batch
+  std::vector<nn::Shared> shared;  // one for each batch
   auto stem = model_->stem(weights_);
   for (const Batch& batch : batches) {
     nn::Pass pass = batch.pass();

@@ -1,5 +1,5 @@
-// A model run over many windows with one block in memory at a time, so that a model of any size
-// can be scored: the states of all windows pass through a block, then the block is dropped.
+// Runs a model over many windows with one block in memory at a time, which works for a model of any
+// size: the states of all windows pass through a block, then the block is dropped.
 #pragma once
 
 #include <functional>
@@ -14,19 +14,19 @@ namespace quern::eval {
 
 class Stream {
  public:
-  // Fails when the architecture is not known.
+  // Fails if the architecture is not supported.
   explicit Stream(std::shared_ptr<const nn::Source> source);
 
   int64_t vocabulary() const { return model_->vocabulary(); }
   int blocks() const { return model_->blocks(); }
-  int64_t state_bytes() const;  // of one token between two blocks
+  int64_t state_bytes() const;  // for one token between two blocks
 
-  // What the head reads: fp32 [tokens, hidden], the windows one after another. Fails on a token
-  // that is not in the vocabulary. `block_done` may be empty.
+  // The input of the head: fp32 [tokens, hidden], all windows concatenated. Fails on a token
+  // outside the vocabulary. `block_done` may be empty.
   Tensor states(std::span<const Window> windows, const std::function<void()>& block_done) const;
-  // Some of these states -> fp32 [.., vocabulary].
+  // Logits for some of these states: fp32 [.., vocabulary].
   Tensor logits(const Tensor& states) const;
-  // Of how many states logits() should be asked at a time: about 64 MiB of logits.
+  // The number of states for one call of logits(): about 64 MiB of logits.
   int64_t states_at_once() const;
 
  private:

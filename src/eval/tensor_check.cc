@@ -18,13 +18,13 @@ std::string kind_of(const TensorInfo& tensor) {
   return fmt::format("{} {}", checkpoint::dtype_name(tensor.dtype), shape_text(tensor.shape));
 }
 
-// In words, how two tensors of the same kind differ.
+// Describes the difference of two tensors of equal dtype and shape.
 std::string difference(const Tensor& a, const Tensor& b) {
   const Tensor x = a.reshape({-1}), y = b.reshape({-1});
   if (!x.is_floating_point())
     return fmt::format("{} of {} numbers differ", x.ne(y).sum().item<int64_t>(), x.numel());
   const Tensor apart = (x.to(at::kDouble) - y.to(at::kDouble)).abs();
-  // NaN is not equal to itself: only bytes that say something else count.
+  // NaN is not equal to itself, so bytes are compared.
   const int64_t changed = apart.ne(0).sum().item<int64_t>();
   return fmt::format("{} of {} numbers differ, by {:.3g} at most", changed, x.numel(),
                      apart.max().item<double>());
@@ -52,7 +52,8 @@ class TensorCheck {
     }
     for (const std::string& name : artifact_.names()) {
       if (expected_.contains(name)) continue;
-      found(report_, name, "the source has no such tensor, and it is no part of a quantized one");
+      found(report_, name,
+            "the source has no such tensor, and it is not a part of a quantized one");
     }
   }
 
@@ -62,7 +63,7 @@ class TensorCheck {
     const bool any_packed = held != modules_.end() && expect_packed(held->second) > 0;
     if (artifact_.has(name)) {
       expected_.insert(name);
-      if (any_packed) found(report_, name, "is there quantized and unquantized; one must go");
+      if (any_packed) found(report_, name, "exists both quantized and unquantized; remove one");
       return check_copy(name);
     }
     if (held == modules_.end()) {
@@ -81,7 +82,7 @@ class TensorCheck {
     }
   }
 
-  // How many of the modules are packed; their tensors are expected from now on.
+  // Returns the number of packed modules; their tensors are expected from now on.
   int64_t expect_packed(const std::vector<const Module*>& modules) {
     int64_t count = 0;
     for (const Module* module : modules) {
@@ -103,13 +104,13 @@ class TensorCheck {
     if (same_bytes(source_.bytes(name), artifact_.bytes(name))) {
       ++report_.copied;
     } else {
-      found(report_, name, "is not quantized, yet not what it was in the source: {}",
+      found(report_, name, "is not quantized, but differs from the source: {}",
             difference(source_.tensor(name), artifact_.tensor(name)));
     }
     artifact_.release(name);
   }
 
-  // A matrix of a stack, written on its own and not quantized.
+  // A matrix of a stack, written separately and not quantized.
   void check_slice(const Module& module) {
     const std::string name = module.name + ".weight";
     if (!artifact_.has(name)) {
@@ -119,10 +120,10 @@ class TensorCheck {
     expected_.insert(name);
     const Tensor copy = artifact_.tensor(name), original = module.weight.contiguous();
     if (copy.sizes() != original.sizes() || copy.scalar_type() != original.scalar_type()) {
-      found(report_, name, "is {}, where a part {} of {} is expected",
-            kind_of(artifact_.info(name)), shape_text(original), module.source);
+      found(report_, name, "is {}, but should be a part {} of {}", kind_of(artifact_.info(name)),
+            shape_text(original), module.source);
     } else if (std::memcmp(copy.const_data_ptr(), original.const_data_ptr(), copy.nbytes()) != 0) {
-      found(report_, name, "is not quantized, yet not what it was in {}: {}", module.source,
+      found(report_, name, "is not quantized, but differs from {}: {}", module.source,
             difference(original, copy));
     }
   }
@@ -130,7 +131,7 @@ class TensorCheck {
   const Files &source_, &artifact_;
   const std::set<std::string>& unused_;
   VerifyReport& report_;
-  std::unordered_map<std::string, std::vector<const Module*>> modules_;  // by the source's tensor
+  std::unordered_map<std::string, std::vector<const Module*>> modules_;  // key: the source's tensor
   std::set<std::string> expected_;
 };
 

@@ -9,7 +9,7 @@
 namespace quern::eval {
 namespace {
 
-// What a check cannot read is a finding: a shard cut short, an index that lies, JSON that is none.
+// An unreadable artifact is a finding: a truncated shard, a wrong index, invalid JSON.
 void guarded(VerifyReport& report, const std::function<void()>& check) {
   try {
     check();
@@ -32,7 +32,7 @@ VerifyReport verify(const std::filesystem::path& artifact, const std::filesystem
     if (options.part_begins) options.part_begins(part);
   };
   if (!std::filesystem::is_directory(artifact))
-    fail("{}: there is no such folder", artifact.string());
+    fail("{}: the folder does not exist", artifact.string());
   VerifyReport report;
   Pair pair;
   pair.source = std::make_shared<nn::Source>(source);

@@ -11,8 +11,8 @@ std::vector<Window> cut_windows(std::span<const int32_t> tokens, const WindowOpt
   const int64_t stride = options.stride == 0 ? room : options.stride;
   if (options.length < 2 || stride < 1 || stride > room) {
     fail(Exit::usage,
-         "windows of {} tokens every {} tokens: a window needs 2 tokens or more, and a stride from "
-         "1 to its length",
+         "windows of {} tokens every {} tokens: a window needs at least 2 tokens, and the stride "
+         "must be 1 to its length",
          options.length, stride);
   }
   const int64_t total = static_cast<int64_t>(tokens.size());
@@ -32,7 +32,10 @@ std::vector<Window> cut_windows(std::span<const int32_t> tokens, const WindowOpt
     done = end;
   }
   if (windows.empty())
-    fail("the text is {} tokens long, but only tokens that follow another are scored", total);
+    fail(
+        "the text is {} tokens long; give a longer one, because only tokens after another are "
+        "scored",
+        total);
   return windows;
 }
 

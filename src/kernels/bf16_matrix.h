@@ -1,18 +1,18 @@
-// Products of large matrices whose elements are rounded to bf16 and whose sums are fp32, on
-// processors that have an instruction for it: twice the speed of fp32 or more.
+// Products of large matrices with elements rounded to bf16 and fp32 sums, on processors that have
+// an instruction for them; at least twice as fast as fp32.
 //
 //   c[i, j] (+)= sum over k of a[i, k] * b[k, j]
 //
-// Both factors are arranged first, from whatever they lie in, and inner is padded with zeros to an
-// even number. An element of c depends on its row of a and its column of b alone, not on how many
-// of them there are in a call.
+// Both factors are arranged first, and inner is padded with zeros to an even number. An element of
+// c depends only on its row of a and its column of b, not on the number of rows or columns in a
+// call.
 #pragma once
 
 #include <cstdint>
 
 namespace quern::kernels {
 
-// Where a factor lies: element (i, j) at i * stride + j.
+// A factor in memory: element (i, j) is at i * stride + j.
 template <class T>
 struct MatrixPlace {
   const T* data;
@@ -26,19 +26,19 @@ constexpr int64_t bf16_left_elements(int64_t rows, int64_t inner) {
   return rows * bf16_padded(inner);
 }
 
-// The right factor, arranged: panels of 32 columns, the last one padded with zeros; in each
-// bf16 [inner / 2, 32, 2], two elements of a column beside each other.
+// The right factor, arranged: panels of 32 columns, the last panel padded with zeros; each panel is
+// bf16 [inner / 2, 32, 2], with adjacent pairs of elements of a column.
 constexpr int64_t kBf16Panel = 32;
 constexpr int64_t bf16_right_elements(int64_t inner, int64_t columns) {
   return (columns + kBf16Panel - 1) / kBf16Panel * kBf16Panel * bf16_padded(inner);
 }
 
 struct Bf16Matrix {
-  // The left factor from `from` [rows, inner], or from its transpose [inner, rows].
+  // Arranges the left factor from `from` [rows, inner], or from its transpose [inner, rows].
   void (*left)(MatrixPlace<float> from, int64_t rows, int64_t inner, uint16_t* arranged);
   void (*left_transposed)(MatrixPlace<float> from, int64_t rows, int64_t inner, uint16_t* arranged);
-  // The right factor from `from` [inner, columns], or from bf16 [columns, inner] with an even
-  // inner.
+  // Arranges the right factor from `from` [inner, columns], or from bf16 [columns, inner] with an
+  // even inner.
   void (*right)(MatrixPlace<float> from, int64_t inner, int64_t columns, uint16_t* arranged);
   void (*right_bf16)(MatrixPlace<uint16_t> from, int64_t inner, int64_t columns,
                      uint16_t* arranged);

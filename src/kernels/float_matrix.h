@@ -2,9 +2,9 @@
 //
 //   c[i, j] (+)= sum over k of a[i, k] * b[k, j]
 //
-// An element's sum is one chain of fused multiply-adds in the order of k, which starts from 0, or
-// from what c holds. So its bits depend on its row of a and its column of b alone: not on how many
-// of them there are, nor on the instruction set.
+// An element's sum is one chain of fused multiply-adds in the order of k, starting from 0 or from
+// c. Its bits therefore depend only on its row of a and its column of b, not on the number of rows
+// or columns, nor on the instruction set.
 #pragma once
 
 #include <cstdint>
@@ -12,7 +12,7 @@
 namespace quern::kernels {
 
 // A matrix in memory, row-major: element (i, j) at data[i * stride + j]; if `transposed`, it
-// stands for its transpose.
+// represents its transpose.
 struct FloatMatrix {
   const float* data;
   int64_t stride;
@@ -21,20 +21,20 @@ struct FloatMatrix {
 
 struct FloatProduct {
   int64_t rows, columns, inner;
-  FloatMatrix a;  // [rows, inner], as it stands after transposition
-  FloatMatrix b;  // [inner, columns], the same
+  FloatMatrix a;  // [rows, inner], after transposition
+  FloatMatrix b;  // [inner, columns], likewise
   float* c;       // overlaps neither
   int64_t c_stride;
   bool accumulate = false;
 };
 
-// Parts of the factors are copied so that they are read front to back: of a, so many rows, of b, so
-// many columns, of both so many inner numbers. Together they stay in the second cache.
+// The sizes of the parts of the factors that are copied to be read front to back: rows of a,
+// columns of b, and the inner dimension of both. Both parts together stay in L2.
 constexpr int64_t kFloatRows = 96, kFloatColumns = 512, kFloatInner = 256;
-// Rows of a are a little further apart than they are long: a power of two would put the same
-// column of all of them into the same few places of the first cache.
+// The stride of copied rows of a exceeds their length, because with a power of two, the elements of
+// a column would compete for the same few sets of L1.
 constexpr int64_t kFloatRowStride = kFloatInner + 16;
-// Floats of scratch memory that a product takes.
+// Floats of scratch memory for a product.
 constexpr int64_t kFloatScratch = kFloatRows * kFloatRowStride + kFloatColumns * kFloatInner;
 
 }  // namespace quern::kernels

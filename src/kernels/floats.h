@@ -1,4 +1,4 @@
-// The floating-point types that weights and scales are stored in, and their exact conversions.
+// The floating-point types of stored weights and scales, and their exact conversions.
 #pragma once
 
 #include <cstdint>
@@ -46,7 +46,7 @@ static uint32_t bits_from_float(float value) {
   return float_from_bits(sign | (magnitude >= 0x7c00 ? not_finite : finite));
 }
 
-// Round half to even; what is too large becomes infinite, a NaN stays a NaN.
+// Round half to even; too large numbers become infinite, a NaN stays a NaN.
 [[maybe_unused]] static uint16_t fp16_from_float(float value) {
   const uint32_t bits = bits_from_float(value), magnitude = bits & 0x7fffffff;
   const uint32_t rebased = magnitude - (112u << 23),

@@ -1,4 +1,4 @@
-// The arrangement of 4-bit weights, and what the kernels refuse.
+// The arrangement of 4-bit weights, and the limits of the kernels.
 #include "kernels/int4.h"
 
 #include <fmt/format.h>

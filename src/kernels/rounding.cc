@@ -1,4 +1,4 @@
-// What AutoRound's kernels refuse.
+// The limits of AutoRound's kernels.
 #include "kernels/rounding.h"
 
 #include <fmt/format.h>

@@ -1,6 +1,6 @@
-// What generating needs beside products: attention over cached keys and values, and the recurrence
-// of linear attention with the convolution before it. The result of a token depends on its own
-// sequence alone: not on how many tokens come in one call, nor on what else is computed with them.
+// Generation needs, in addition to products, attention over cached keys and values, and the
+// recurrence of linear attention with the convolution before it. The result of a token depends only
+// on its own sequence, not on the number of tokens in one call or on other sequences.
 #pragma once
 
 #include <cstddef>
@@ -16,8 +16,8 @@ constexpr int64_t kv_bytes(KvType type) {
   return type == KvType::fp32 ? 4 : type == KvType::fp8_e4m3 ? 1 : 2;
 }
 
-// A block holds kTokens tokens of one head: their keys [width, kTokens], so that the same number of
-// all keys is one vector, then their values [kTokens, width].
+// A block holds kTokens tokens of one head: their keys [width, kTokens], which makes each element
+// of all keys one vector, then their values [kTokens, width].
 struct KvBlock {
   KvType type;
   int64_t width;  // a multiple of 16
@@ -28,7 +28,7 @@ struct KvBlock {
   static constexpr int64_t kTokens = 16;
 };
 
-// Queries of one key/value head, and what they have gathered from the blocks so far.
+// Queries of one key/value head, and their partial sums over the blocks so far.
 struct AttentionRows {
   int64_t rows;
   const float* q;   // [rows, width], times the scale of the scores
@@ -42,32 +42,32 @@ struct DeltaHead {
   int64_t tokens, key_width, value_width;  // value_width a multiple of 16
   const float* q;                          // [tokens, key_width], normalized and scaled
   const float* k;                          // [tokens, key_width], normalized
-  const float* v;                          // a token's values are v_stride apart
-  const float* factor;                     // exp(g); a token's are gate_stride apart, so with beta
+  const float* v;                          // tokens are v_stride apart
+  const float* factor;                     // exp(g); tokens are gate_stride apart, as for beta
   const float* beta;
   int64_t v_stride, gate_stride;
   float* state;  // [key_width, value_width]
-  float* out;    // a token's values are out_stride apart
+  float* out;    // tokens are out_stride apart
   int64_t out_stride;
 };
 
-// silu of a causal depthwise convolution over consecutive tokens of one sequence, for some
+// SiLU of a causal depthwise convolution over consecutive tokens of one sequence, for a range of
 // channels.
 struct Convolution {
   int64_t tokens, channels, taps;  // channels a multiple of 16, at most kMostTaps taps
-  const float* x;                  // a token's channels are x_stride apart
+  const float* x;                  // tokens are x_stride apart
   int64_t x_stride;
-  const float* past;  // [taps - 1], past_stride apart: the inputs before x
+  const float* past;  // the taps - 1 inputs before x, past_stride apart
   int64_t past_stride;
-  const float* weight;  // [channels, taps], the last tap for the token itself
+  const float* weight;  // [channels, taps]; the last tap is for the token itself
   float* out;
   int64_t out_stride;
 
   static constexpr int64_t kMostTaps = 8;
 };
 
-// The nearest number of 4 exponent and 3 mantissa bits, half to even; what is too large becomes the
-// largest, 448 (OCP 8-bit floating point, E4M3).
+// The nearest number with 4 exponent and 3 mantissa bits, half to even; too large numbers become
+// 448, the largest (OCP 8-bit floating point, E4M3).
 [[maybe_unused]] static uint8_t e4m3_from_float(float value) {
   const uint32_t bits = bits_from_float(value), magnitude = bits & 0x7fffffff;
   const auto sign = static_cast<uint8_t>(bits >> 24 & 0x80);
@@ -85,7 +85,7 @@ struct Convolution {
 [[maybe_unused]] static float float_from_e4m3(uint8_t code) {
   const uint32_t sign = uint32_t{code & 0x80u} << 24;
   if ((code & 0x7f) == 0x7f) return float_from_bits(sign | 0x7fc00000);
-  // The exponent's bias is 7 here and 127 there.
+  // The exponent's bias is 7 in E4M3 and 127 in fp32.
   return float_from_bits(sign | uint32_t{code & 0x7fu} << 20) * 0x1p120f;
 }
 

@@ -1,7 +1,7 @@
-// Gemma 4's text model. Four norms a block; blocks of two kinds (gemma4_layers.h), of which the
-// last read the keys and values of earlier ones; a table that gives every block its own embedding
-// of each token; and in one of the sizes experts next to the dense MLP. Members carry their Hugging
-// Face names. After transformers' modeling_gemma4.py.
+// Gemma 4's text model. A block has four norms. There are two kinds of blocks (gemma4_layers.h);
+// the last blocks read the keys and values of earlier ones. A table gives every block its own
+// embedding of each token. One model size has experts next to the dense MLP. Members carry their
+// Hugging Face names. After transformers' modeling_gemma4.py.
 
 #include <algorithm>
 #include <cmath>
@@ -33,7 +33,7 @@ struct Config {
         layers(gemma4_layers(c, heads)) {
     c.only("hidden_activation", {"\"gelu_pytorch_tanh\""});
     c.only("attention_bias", {"false"});
-    // "vision" lets the tokens of a picture see each other and changes nothing without one.
+    // "vision" lets the tokens of a picture see each other; it has no effect on text.
     c.only("use_bidirectional_attention", {"\"vision\""});
     if (const int table = c.get("vocab_size_per_layer_input", 262144);
         per_layer > 0 && table != vocab)
@@ -53,12 +53,12 @@ struct Config {
   const Gemma4Layer& at(int i) const { return layers.at(i); }
 
   int hidden, vocab, heads;
-  int per_layer;  // width of a block's own embedding, 0: there are none
+  int per_layer;  // width of a block's own embedding; 0: none
   int pad, bos;
   bool both_ways;                          // tokens of a picture see each other
-  std::vector<int64_t> placeholders = {};  // ids in whose place features may stand
+  std::vector<int64_t> placeholders = {};  // ids that features may replace
   double eps;
-  double soft_cap;  // of the logits, 0: none
+  double soft_cap;  // of the logits; 0: none
   bool tied;
   std::vector<Gemma4Layer> layers;
   int experts = 0, experts_per_token = 0, expert_inner = 0;  // 0: blocks have none
@@ -76,8 +76,8 @@ class Attention {
         makes_keys_(layer_.kv_layer == index) {
     const Axis keys = Axis::heads(layer_.kv_heads, layer_.head_dim);
     std::vector<Part> read = {{"q_proj", Axis::heads(c.heads, layer_.head_dim)}}, unread;
-    // Released checkpoints hold these matrices for all blocks. vLLM fuses them with q_proj, so they
-    // are listed even where no pass reads them.
+    // Released checkpoints have these matrices for all blocks. vLLM fuses them with q_proj, so they
+    // are listed even for blocks that do not read them.
     std::vector<Part>& of_keys = makes_keys_ ? read : unread;
     of_keys.push_back({"k_proj", keys});
     if (!layer_.key_is_value) of_keys.push_back({"v_proj", keys});
@@ -99,7 +99,7 @@ class Attention {
     Tensor q = layer_.rope(q_norm_(per_head(qkv[0])), pass.positions);
     if (!makes_keys_) return o_proj_(attend(q, shape_, pass).flatten(1));
     Tensor key = per_head(qkv[1]);
-    Tensor v = v_norm_(per_head(qkv.back()));  // a layer without v_proj: of the keys
+    Tensor v = v_norm_(per_head(qkv.back()));  // without v_proj, the values are the keys
     Tensor k = layer_.rope(k_norm_(key), pass.positions);
     return o_proj_(attend(q, k, v, shape_, pass).flatten(1));
   }
@@ -113,7 +113,7 @@ class Attention {
   bool makes_keys_;
 };
 
-// Experts next to the dense MLP. Both read what the MLP's norm reads, the router too.
+// Experts next to the dense MLP. The experts and the router read the input of the MLP's norm.
 class SparseMlp {
  public:
   SparseMlp(const Weights& w, const Config& c)
@@ -127,7 +127,7 @@ class SparseMlp {
         post_feedforward_layernorm_2_(w.norm("post_feedforward_layernorm_2", c.hidden, c.eps)),
         experts_per_token_(c.experts_per_token) {}
 
-  // What the dense MLP made of x, and what the experts make of it.
+  // The sum of `dense`, the dense MLP's output for x, and the experts' output for x.
   Tensor operator()(const Tensor& x, const Tensor& dense, Pass& pass) const {
     ops::Routing routing = ops::softmax_top_k(proj_(router_norm_(x)), experts_per_token_);
     routing.weights = routing.weights * per_expert_scale_.index({routing.experts});
@@ -145,8 +145,9 @@ class SparseMlp {
   int experts_per_token_;
 };
 
-// A block's own embedding of its tokens: a table's row, and a projection of what the stem made. The
-// table and the projection of all blocks are one tensor each; a block takes its columns and rows.
+// A block's own embedding of its tokens: a row of a table plus a projection of the stem's output.
+// The table and the projection of all blocks are one tensor each; a block takes its columns and
+// rows.
 class PerLayerInput {
  public:
   PerLayerInput(const Weights& text, const Weights& w, const Config& c, int index)
@@ -163,7 +164,7 @@ class PerLayerInput {
         context_scale_(1 / std::sqrt(static_cast<double>(c.hidden))),
         token_scale_(std::sqrt(static_cast<double>(c.per_layer))) {}
 
-  // Rows of the table and of the projection.
+  // Width of the table and rows of the projection, for all blocks.
   static int64_t all(const Config& c) {
     return static_cast<int64_t>(c.layers.size()) * c.per_layer;
   }
@@ -187,7 +188,7 @@ class PerLayerInput {
 
 class Gemma4Block : public Block {
  public:
-  // `text` is the place of the text model, `w` of this block.
+  // `text` is the place of the text model, `w` that of this block.
   Gemma4Block(const Weights& text, const Weights& w, const Config& c, int index)
       : input_layernorm_(w.norm("input_layernorm", c.hidden, c.eps, {"self_attn.qkv_proj"})),
         self_attn_(w / "self_attn", c, index),
@@ -235,13 +236,13 @@ class Gemma4Stem : public Stem {
         per_layer_(c.per_layer > 0) {
     if (per_layer_)
       w.linear("per_layer_model_projection", PerLayerInput::all(c), c.hidden,
-               Role::stem);  // listed whole
+               Role::stem);  // listed as a whole
   }
 
   Tensor operator()(const Tensor& tokens, Pass& pass) const override {
     if (both_ways_ && pass.media.tokens.defined())
       fail("pictures: use_bidirectional_attention \"vision\" is not implemented");
-    // An id that stands for a picture or a sound counts as padding. Features are not scaled.
+    // The id of a picture or sound token counts as padding. Features are not scaled.
     Tensor ids = tokens;
     for (int64_t id : placeholders_) ids = ids.masked_fill(tokens == id, pad_);
     Tensor embedded = pass.media.in_place_of(embed_tokens_(ids) * scale_);
@@ -296,7 +297,7 @@ class Gemma4 : public Model {
   int64_t hidden() const override { return c_.hidden; }
   std::optional<int32_t> bos() const override { return c_.bos; }
   int64_t shared_width() const override {
-    int64_t width = c_.per_layer > 0 ? c_.hidden + 2 : 0;  // an id is as large as two floats
+    int64_t width = c_.per_layer > 0 ? c_.hidden + 2 : 0;  // an id takes the space of two floats
     for (const Gemma4Layer& layer : c_.layers)
       if (layer.shared) width += 2 * static_cast<int64_t>(layer.kv_heads) * layer.head_dim;
     return width;

@@ -19,13 +19,13 @@ std::vector<std::string> types_of(const Settings& c, int layers) {
   if (!c.has("layer_types"))
     for (int i = 0; i < layers; ++i) types.emplace_back((i + 1) % 6 ? kSliding : kFull);
   check_layer_types(c.path(), types, layers, {kSliding, kFull});
-  if (layers > 0) types.back() = kFull;  // as transformers does, whatever the config says
+  if (layers > 0) types.back() = kFull;  // as in transformers, whatever the config states
   return types;
 }
 
-// The heads of one layer. Blocks of full attention have their own, in Google's spelling
-// (global_head_dim) or in that of transformers 5, which lists the layers with settings of their own
-// by number.
+// The heads of one layer. Blocks with full attention have different heads, stated in Google's keys
+// (global_head_dim) or in those of transformers 5, which lists layers with their own settings by
+// number.
 struct Heads {
   Heads(const Settings& c, int layer, bool full)
       : width(c.get("head_dim", 256)), kv(c.get("num_key_value_heads", 4)) {
@@ -41,7 +41,7 @@ struct Heads {
       if (is_number(key, layer)) read_own(all.at(key));
   }
 
-  // "3", or "03" in files whose keys are sorted as text.
+  // "3", or "03" in files with keys sorted as text.
   static bool is_number(const std::string& key, int layer) {
     const std::string text = std::to_string(layer);
     return key.ends_with(text) && key.find_first_not_of('0') >= key.size() - text.size();
@@ -58,13 +58,13 @@ struct Heads {
   int width, kv;
 };
 
-// The last layer of this one's type that makes keys and values.
+// The last layer of the same type that makes keys and values.
 int kv_layer_of(int layer, int owners, const std::vector<std::string>& types,
                 const std::string& path) {
   if (layer < owners) return layer;
   for (int i = owners - 1; i >= 0; --i)
     if (types[i] == types[layer]) return i;
-  fail("{}: layer {} shares keys and values, but none before it is of its type", path, layer);
+  fail("{}: layer {} reads shared keys and values, but no earlier layer has its type", path, layer);
 }
 
 }  // namespace

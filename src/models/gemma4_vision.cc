@@ -1,6 +1,7 @@
-// Gemma 4's vision tower: blocks with four norms in which all patches see each other, linears that
-// clip what goes in and comes out, a mean over squares of patches, and a projection to the width of
-// the text model. Members carry their Hugging Face names. After transformers' modeling_gemma4.py.
+// Gemma 4's vision tower: blocks with four norms and full attention between all patches, linears
+// that clip their inputs and outputs, a mean over squares of patches, and a projection to the width
+// of the text model. Members carry their Hugging Face names. After transformers'
+// modeling_gemma4.py.
 
 #include <cmath>
 
@@ -52,7 +53,7 @@ struct Config {
   bool clipped, standardized;
 };
 
-// clamp(W clamp(x)): the limits come with the weights.
+// clamp(W clamp(x)); the checkpoint stores the limits.
 class ClippableLinear {
  public:
   ClippableLinear(const Weights& w, int64_t rows, int64_t columns, bool clipped)
@@ -77,7 +78,7 @@ class ClippableLinear {
   std::optional<Limits> limits_;
 };
 
-// Angles of each patch: its column turns one half of a head, its row the other.
+// Angles of each patch: its column rotates one half of a head, its row the other.
 struct Angles {
   Tensor columns, rows;  // fp32 [patches, head_dim / 4]
 
@@ -152,7 +153,7 @@ class Gemma4Vision : public Vision {
   Tensor encode(const prompt::Patches& patches) const override {
     check_patches(patches, c_.patch_values(), c_.pooling);
     if (patches.rows > c_.positions || patches.columns > c_.positions)
-      fail("a picture of {} x {} patches is longer than the {} positions of this model's tower",
+      fail("a picture of {} x {} patches exceeds the {} positions of this model's vision tower",
            patches.columns, patches.rows, c_.positions);
     const Tensor patch = at::arange(patches.rows * patches.columns, at::kLong);
     const Tensor row = patch.floor_divide(patches.columns), column = patch % patches.columns;
@@ -185,7 +186,7 @@ class Gemma4Vision : public Vision {
     std_scale_ = w.tensor("std_scale", {c.hidden});
   }
 
-  // The mean over squares of patches: [patches, hidden] -> [soft tokens, hidden].
+  // Means over squares of patches: [patches, hidden] -> [soft tokens, hidden].
   Tensor pooled(const Tensor& x, const prompt::Patches& patches) const {
     Tensor mean =
         x.reshape({patches.soft_rows(), c_.pooling, patches.soft_columns(), c_.pooling, c_.hidden})
@@ -197,7 +198,7 @@ class Gemma4Vision : public Vision {
 
   Config c_;
   Linear input_proj_;
-  std::vector<Embedding> position_embedding_table_;  // of columns, of rows
+  std::vector<Embedding> position_embedding_table_;  // for columns, for rows
   std::vector<VisionBlock> layers_;
   Tensor std_bias_, std_scale_;
   Norm pre_projection_norm_;
@@ -210,7 +211,8 @@ std::optional<Sight> gemma4_sight(const Json& config) {
   if (!config.has("vision_config")) return std::nullopt;
   const Json text = text_config(config);
   const Config c(Settings(config.at("vision_config")), text.get<int>("hidden_size", 2304));
-  // The larger models let the soft tokens of a picture see each other; their text runs.
+  // In larger models the soft tokens of a picture see each other, which is not implemented; text
+  // works.
   const std::string both_ways =
       text.has("use_bidirectional_attention") ? text.at("use_bidirectional_attention").path() : "";
   Sight sight;
@@ -219,7 +221,7 @@ std::optional<Sight> gemma4_sight(const Json& config) {
   sight.tokens.after = {config.get<int>("eoi_token_id", 258882)};
   sight.tower = [c, both_ways](const Weights& root) -> std::unique_ptr<Vision> {
     if (!both_ways.empty())
-      fail("{} is not implemented: this model takes no pictures here", both_ways);
+      fail("{} is not implemented, so quern cannot run this model with pictures", both_ways);
     const Weights model = root / "model";
     if (!model.has("embed_vision.embedding_projection.weight")) return nullptr;
     return std::make_unique<Gemma4Vision>(model, c);

@@ -1,7 +1,7 @@
-// GLM-4.5 (Air and its relatives): dense blocks first, then blocks of experts that a sigmoid scores
-// and a learned bias balances, with a shared expert. Members carry their Hugging Face names, so a
-// tensor name found in an error message can be searched for here. After transformers'
-// modeling_glm4_moe.py; the draft layer after its MtpModel and vLLM's glm4_moe_mtp.py.
+// GLM-4.5 (Air and its relatives): dense blocks, then blocks with experts, which have sigmoid
+// scores and a learned balancing bias, and a shared expert. Members carry their Hugging Face names.
+// After transformers' modeling_glm4_moe.py; the draft layer after its MtpModel and vLLM's
+// glm4_moe_mtp.py.
 
 #include <cmath>
 
@@ -151,8 +151,8 @@ class Glm4MoeBlock : public Block {
   std::optional<SparseMlp> sparse_mlp_;
 };
 
-// Multi-token prediction: one more block after the last one. Newer checkpoints leave out its
-// copies of embedding and head.
+// Multi-token prediction: one more block after the last one. Newer checkpoints omit its copies of
+// embedding and head.
 class Glm4MoeDraft : public Draft {
  public:
   Glm4MoeDraft(const Weights& w, const Config& c)

@@ -43,8 +43,8 @@ std::unique_ptr<nn::Model> make_model(const Json& config) {
       if (name == row.architecture) return row.make(config);
     }
   }
-  fail("{}: architecture {} is not known; known: {}", config.path(), fmt::join(wanted, ", "),
-       fmt::join(architectures(), ", "));
+  fail("{}: architecture {} is not supported; supported: {}", config.path(),
+       fmt::join(wanted, ", "), fmt::join(architectures(), ", "));
 }
 
 }  // namespace quern::models

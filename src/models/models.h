@@ -1,4 +1,4 @@
-// The table of architectures: from config.json to a Model.
+// The table of architectures, which makes a Model from config.json.
 #pragma once
 
 #include <memory>
@@ -9,7 +9,7 @@
 
 namespace quern::models {
 
-// Fails on an architecture that is not in the table, listing those that are.
+// Fails on an architecture that is not in the table, and lists the table.
 std::unique_ptr<nn::Model> make_model(const Json& config);
 
 std::vector<std::string> architectures();

@@ -1,5 +1,5 @@
-// Qwen3's dense text model: every query and key head is normed before it is rotated. Members carry
-// their Hugging Face names. After transformers' modeling_qwen3.py.
+// Qwen3's dense text model: every query and key head is normalized before it is rotated. Members
+// carry their Hugging Face names. After transformers' modeling_qwen3.py.
 
 #include <cmath>
 
@@ -30,7 +30,7 @@ struct Config {
     c.only("attention_bias", {"false"});
     c.only("partial_rotary_factor", {"1.0"});
     c.only("use_sliding_window", {"false"});
-    c.has("sliding_window");  // means nothing without use_sliding_window
+    c.has("sliding_window");  // has no effect without use_sliding_window
     for (const auto& type : c.get<std::vector<std::string>>("layer_types", {}))
       if (type != "full_attention")
         fail("{}: layer type \"{}\" is not implemented", c.path(), type);

@@ -1,7 +1,6 @@
 // Qwen3.6 mixture-of-experts text model: three gated-delta-net blocks, then one gated-attention
-// block, repeated. Members carry their Hugging Face names, so a tensor name found in an error
-// message can be searched for here. After transformers' modeling_qwen3_5_moe.py; the draft layer
-// after vLLM's qwen3_5_mtp.py.
+// block, repeated. Members carry their Hugging Face names. After transformers'
+// modeling_qwen3_5_moe.py; the draft layer after vLLM's qwen3_5_mtp.py.
 
 #include <cmath>
 
@@ -74,7 +73,7 @@ struct Config {
   std::vector<std::string> layer_types;
 };
 
-// Softmax attention whose output is gated by a sigmoid of the same input.
+// Softmax attention with an output gate, a sigmoid of the same input.
 class GatedAttention {
  public:
   GatedAttention(const Weights& w, const Config& c, int layer)
@@ -93,7 +92,7 @@ class GatedAttention {
   Tensor operator()(const Tensor& x, Pass& pass) const {
     auto [query_and_gate, key, value] = qkv_.parts<3>(x);
     auto per_head = [](const Tensor& t, int width) { return t.unflatten(-1, {-1, width}); };
-    // Each head's rows hold its query, then its gate.
+    // The rows of each head hold its query, then its gate.
     const auto halves = per_head(query_and_gate, 2 * head_dim_).chunk(2, -1);
     Tensor q = rope_(q_norm_(halves[0]), pass.grid_positions());
     Tensor k = rope_(k_norm_(per_head(key, head_dim_)), pass.grid_positions());
@@ -110,7 +109,8 @@ class GatedAttention {
   AttentionShape shape_;
 };
 
-// Linear attention: each head keeps a matrix, decayed and corrected by the delta rule per token.
+// Linear attention: each head has a state matrix, which the delta rule decays and corrects for each
+// token.
 class GatedDeltaNet {
  public:
   GatedDeltaNet(const Weights& w, const Config& c, int layer)
@@ -166,7 +166,7 @@ class SparseMlp {
   }
 
  private:
-  Linear gates_;  // of the experts and of the shared expert
+  Linear gates_;  // for the experts and for the shared expert
   Experts experts_;
   Mlp shared_expert_;
   int experts_per_token_;
@@ -183,7 +183,7 @@ class Qwen36Block : public Block {
             w.norm_plus_one("post_attention_layernorm", c.hidden, c.eps,
                             {"mlp.gate", "mlp.experts", "mlp.shared_expert.gate_up_proj",
                              "mlp.shared_expert_gate"})) {
-    // The mixer first: linears are listed in the order in which a token meets them.
+    // The mixer first: linears are listed in the order of the computation.
     if (full_attention)
       self_attn_.emplace(w / "self_attn", c, layer);
     else
@@ -208,8 +208,8 @@ class Qwen36Block : public Block {
   std::optional<SparseMlp> mlp_;
 };
 
-// Multi-token prediction: the embedding of the next token, then the normed state, through one more
-// attention block.
+// Multi-token prediction: the embedding of the next token and the normalized state pass through one
+// more attention block.
 class Qwen36Draft : public Draft {
  public:
   Qwen36Draft(const Weights& w, const Config& c)

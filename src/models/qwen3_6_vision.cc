@@ -1,6 +1,6 @@
-// Qwen3.6's vision tower: patches with a learned table of positions that is stretched over the
-// picture, blocks in which all patches see each other, and a merger that makes one soft token of
-// each square of patches. Members carry their Hugging Face names. After transformers'
+// Qwen3.6's vision tower: patches with a learned table of positions, interpolated to the size of
+// the picture; blocks with full attention between all patches; and a merger that makes one soft
+// token from each square of patches. Members carry their Hugging Face names. After transformers'
 // modeling_qwen3_5_moe.py.
 
 #include <cmath>
@@ -53,7 +53,7 @@ struct Config {
   double theta;
 };
 
-// Where patches stand, in the order in which the processor gives them: square after square.
+// The places of patches in the order of the image processor, one square after another.
 struct Places {
   Places(const prompt::Patches& patches, int64_t merge)
       : rows(spread(at::arange(patches.rows, at::kLong).reshape({-1, 1, merge, 1}), patches)),
@@ -130,7 +130,7 @@ class Merger {
 
  private:
   LayerNorm norm_;
-  int64_t square_;  // values of a square of patches
+  int64_t square_;  // values in a square of patches
   Linear linear_fc1_, linear_fc2_;
 };
 
@@ -158,7 +158,7 @@ class Qwen36Vision : public Vision {
   Tensor project(const Tensor& encoded) const override { return merger_(encoded); }
 
  private:
-  // A convolution whose windows do not overlap is a product.
+  // A convolution with windows that do not overlap is a matrix product.
   static Linear patch_embedding(const Weights& w, const Config& c) {
     Tensor filter =
         w.tensor("proj.weight", {c.hidden, c.channels, c.frames, c.patch, c.patch}).flatten(1);
@@ -166,8 +166,7 @@ class Qwen36Vision : public Vision {
     return Linear(Weight(w.path("proj"), std::move(stack)), w.tensor("proj.bias", {c.hidden}));
   }
 
-  // Along one side: between which two entries of the table a patch lies, and how far from the
-  // first.
+  // Along one side: the two entries of the table next to a patch, and its distance from the first.
   struct Between {
     Between(const Tensor& index, int64_t count, int64_t side) {
       const Tensor place = index.to(at::kFloat) * static_cast<double>(side - 1) /
@@ -179,7 +178,7 @@ class Qwen36Vision : public Vision {
     Tensor first, second, share;
   };
 
-  // The table's corners lie on the picture's; in between it is bilinear.
+  // Bilinear interpolation; the corners of the table are the corners of the picture.
   Tensor positions(const Places& places, const prompt::Patches& patches) const {
     const int64_t side = c_.side();
     const Between row(places.rows, patches.rows, side);

@@ -1,7 +1,7 @@
-// Sarvam-30B: a dense block, then blocks of experts that a sigmoid scores and a learned bias
-// balances, with a shared expert; queries and keys are normed before they are rotated. Members
-// carry the released checkpoint's names. After the authors' modeling_sarvam_moe.py; the second set
-// of names is that of the port to transformers.
+// Sarvam-30B: a dense block, then blocks with experts, which have sigmoid scores and a learned
+// balancing bias, and a shared expert; queries and keys are normalized before they are rotated.
+// Members carry the released checkpoint's names. After the authors' modeling_sarvam_moe.py; the
+// second set of names comes from the port to transformers.
 
 #include <cmath>
 
@@ -15,8 +15,9 @@ namespace {
 
 using namespace nn;
 
-// Defaults after the authors' configuration_sarvam_moe.py. Many are not the released model's, whose
-// config.json says them; the tensors' shapes tell when one is missing there.
+// Defaults after the authors' configuration_sarvam_moe.py. Many differ from the released model,
+// whose config.json states its values; if a value is missing there, the shapes of the tensors
+// contradict the default.
 struct Config {
   explicit Config(const Settings& c)
       : layers(c.get("num_hidden_layers", 19)),
@@ -45,7 +46,7 @@ struct Config {
     c.only("router_dtype", {"\"fp32\"", "\"float32\""});
     c.only("moe_router_enable_expert_bias", {"true"});
     c.only("use_rmsnorm", {"true"});
-    // vLLM rotates a part where the authors' file rotates all.
+    // vLLM would rotate only a part, the authors' file rotates all dimensions.
     c.only("partial_rotary_factor", {"1.0"});
     c.only("rotary_dim", {fmt::format("{}", head_dim)});
     c.refuse_unread();
@@ -62,7 +63,7 @@ struct Config {
   ops::Rope rope;
 };
 
-// The names in which the released checkpoint and one that transformers saved differ.
+// The names that differ between the released checkpoint and one saved by transformers.
 struct Names {
   const char *embedding, *attention, *query_norm, *key_norm, *output, *expert_bias;
 };

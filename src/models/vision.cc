@@ -18,7 +18,7 @@ nn::Weights text_model(const nn::Weights& root) {
 double axial_theta(const Settings& c, double otherwise) {
   if (!c.has("rope_parameters")) return otherwise;
   const Settings rope(c.json().at("rope_parameters"));
-  // Older files call it "default".
+  // Older files use "default" for it.
   rope.only("rope_type", {R"("axial")", R"("default")"});
   const double theta = rope.get("rope_theta", otherwise);
   rope.refuse_unread();
@@ -28,8 +28,8 @@ double axial_theta(const Settings& c, double otherwise) {
 void check_patches(const prompt::Patches& patches, int64_t values, int64_t merge) {
   if (patches.values.size(1) == values && patches.merge == merge) return;
   fail(
-      "the model's image processor makes patches of {} values in squares of {}, its vision tower "
-      "takes {} values in squares of {}: preprocessor_config.json does not belong to config.json",
+      "the model's image processor makes patches of {} values in squares of {}, but its vision "
+      "tower takes {} values in squares of {}: preprocessor_config.json does not fit config.json",
       patches.values.size(1), patches.merge, values, merge);
 }
 

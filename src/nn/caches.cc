@@ -106,7 +106,7 @@ std::vector<ops::PagedSequence> Caches::sequences(int layer, const ops::Bounds& 
   if (growing_) {
     ops::PagedKv& cache = kv_.at(layer);
     const int64_t needed = tables_.at(window).blocks;
-    // Half as much again, so that a long sequence is copied a few times in all.
+    // Grows by half, so a long sequence is copied only a few times.
     if (cache.blocks() < needed) cache.resize(needed + needed / 2);
   }
   return all;

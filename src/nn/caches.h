@@ -1,6 +1,5 @@
-// What sequences keep between passes: keys and values in blocks, states of linear attention in
-// slots. Many sequences share the memory of a layer; the engine decides which sequence owns which
-// block.
+// The state of sequences between passes: keys and values in blocks, states of linear attention in
+// slots. Many sequences share the memory of a layer; the engine assigns blocks to sequences.
 #pragma once
 
 #include <map>
@@ -13,7 +12,7 @@ namespace quern::nn {
 
 using ops::KvType;
 
-// The layers that keep something, and the shapes of what they keep.
+// The layers with caches, and the shapes of the caches.
 struct CacheLayout {
   struct Kv {
     int64_t heads, width;
@@ -26,28 +25,28 @@ struct CacheLayout {
   std::map<int, Kv> kv;
   std::map<int, Delta> delta;
 
-  // Layers of equal windows forget at the same pace and share their block tables: a group. The
-  // windows of all groups, ascending.
+  // Layers with equal windows form a group: they drop keys at the same positions and share block
+  // tables. Returns the windows of all groups, ascending.
   std::vector<int64_t> windows() const;
-  int64_t token_bytes(int64_t window, KvType type) const;  // of a token in all layers of a group
-  int64_t state_bytes() const;                             // of a slot in all layers
+  int64_t token_bytes(int64_t window, KvType type) const;  // of one token in all layers of a group
+  int64_t state_bytes() const;                             // of one slot in all layers
 };
 
-// Where one sequence of a pass stands.
+// The place of one sequence of a pass in the caches.
 struct CachePlace {
-  int64_t past = 0;                         // tokens before those of the pass
-  std::vector<const int32_t*> tables = {};  // by group: the blocks of its tokens, in order
+  int64_t past = 0;                         // tokens before this pass
+  std::vector<const int32_t*> tables = {};  // for each group: the blocks of its tokens, in order
   int64_t slot = 0;                         // of its states
 };
 
 struct DeltaState {
-  Tensor conv;    // the newest inputs of the convolution, fp32 [slots, taps - 1, channels]
+  Tensor conv;    // the latest inputs of the convolution, fp32 [slots, taps - 1, channels]
   Tensor states;  // fp32 [slots, heads, key width, value width]
 };
 
 class Caches {
  public:
-  // Caches of one sequence, in fp32. A layer is made at its first use, and memory grows with the
+  // Caches of one sequence, in fp32. A layer's cache is created at its first use and grows with the
   // sequence.
   Caches() = default;
   // Caches of many sequences: blocks[i] blocks for layout.windows()[i], each of `block_tokens`
@@ -58,7 +57,7 @@ class Caches {
   const CacheLayout& layout() const { return layout_; }
   int64_t bytes(int layer) const;  // of keys and values; 0 for a layer without them
 
-  // The cache of a layer with room for the pass: row `bounds[i]` is the first of place i.
+  // The cache of a layer, with room for the pass: row `bounds[i]` is the first row of place i.
   ops::PagedKv& kv(int layer, const CacheLayout::Kv& shape);
   ops::PagedKv& kv(int layer) { return kv_.at(layer); }
   DeltaState& delta(int layer, const CacheLayout::Delta& shape);

@@ -1,5 +1,5 @@
-// The two ends that most models have: a stem that looks tokens up, with features where the pass has
-// pictures, and a head of a norm and a linear.
+// The stem and head of most models: a stem that looks up token embeddings and inserts the features
+// of pictures, and a head with a norm and a linear.
 #pragma once
 
 #include <utility>
@@ -33,9 +33,8 @@ class NormHead : public Head {
   Linear lm_head_;
 };
 
-// `lm_head`, which stands next to the text model, or the text model's embedding where the two are
-// tied. A head that the checkpoint holds is used even then (transformers, modeling_utils.py:
-// tie_weights).
+// `lm_head`, next to the text model, or the text model's embedding if the two are tied. A head in
+// the checkpoint is used even then (transformers, modeling_utils.py: tie_weights).
 inline Linear lm_head(const Weights& root, const Weights& text, bool tied, int64_t vocabulary,
                       int64_t hidden, const std::string& embedding = "embed_tokens") {
   return tied && !root.has_linear("lm_head")

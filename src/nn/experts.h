@@ -1,4 +1,4 @@
-// The routed experts of a block: three stacks of equal matrices, worked on together.
+// The routed experts of a block: three stacks of equal-shaped matrices, computed together.
 #pragma once
 
 #include "nn/weight.h"
@@ -20,7 +20,7 @@ class Experts {
 
   // x fp32 [tokens, hidden] -> sum over a token's experts of weight * down(act(gate x) * up x).
   // Gradients flow to x and to the routing weights. Fills `pairs_per_expert` if given. gate_proj
-  // and up_proj read one input, so they take one tap together.
+  // and up_proj read one input and share one tap.
   Tensor operator()(const Tensor& x, const ops::Routing& routing,
                     std::vector<int64_t>* pairs_per_expert) const;
 

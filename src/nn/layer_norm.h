@@ -1,4 +1,4 @@
-// The norm of vision towers: to mean 0 and variance 1, then a weight and a bias.
+// The norm of vision towers: normalizes to mean 0 and variance 1, then applies a weight and a bias.
 #pragma once
 
 #include "nn/weights.h"
@@ -9,7 +9,7 @@ class LayerNorm {
  public:
   // `name`.weight and `name`.bias, [width].
   LayerNorm(const Weights& weights, const std::string& name, int64_t width, double eps);
-  // fp32 [rows, width] -> the same.
+  // fp32 [rows, width] -> [rows, width].
   Tensor operator()(const Tensor& x) const;
 
  private:

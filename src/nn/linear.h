@@ -1,4 +1,4 @@
-// Products of activations with weights. Callers cannot tell which form a weight has.
+// Products of activations with weights. Callers do not depend on the form of a weight.
 #pragma once
 
 #include <array>
@@ -12,22 +12,23 @@ namespace quern::nn {
 
 using ops::Activation;
 
-// y = x W^T (+ bias): x fp32 [tokens, columns] -> [tokens, rows]. W may have several parts, one
-// below the other, that read one input: each a weight of its own, or all in one matrix, as the
-// checkpoint holds them. Cheap to copy, because it owns nothing.
+// y = x W^T (+ bias): x fp32 [tokens, columns] -> [tokens, rows]. W may consist of several parts,
+// stacked by rows, that read one input: separate weights, or one matrix, as in the checkpoint.
+// Cheap to copy: it holds only handles.
 class Linear {
  public:
   Linear() = default;
   explicit Linear(Weight weight, Tensor bias = {});
-  // rows: of each part, in order; their sum is that of the weights. bias fp32 [all rows].
+  // rows: the rows of each part, in order; their sum is the number of rows of all weights. bias
+  // fp32 [all rows].
   Linear(std::vector<Weight> weights, std::vector<int64_t> rows, Tensor bias);
 
-  // The parts of both as one linear: two linears that read one input become a single product.
+  // One linear with the parts of both: two linears that read one input become one product.
   static Linear joined(const Linear& first, const Linear& second);
 
   // All parts, [tokens, all rows].
   Tensor operator()(const Tensor& x) const;
-  // Each part, as a view of the whole.
+  // The output of each part, as views of one tensor.
   std::vector<Tensor> parts(const Tensor& x) const;
   template <size_t N>
   std::array<Tensor, N> parts(const Tensor& x) const {
@@ -53,7 +54,7 @@ class Embedding {
   Tensor operator()(const Tensor& tokens) const {
     return table_.index_select(0, tokens).to(at::kFloat);
   }
-  // The same table with some of its columns.
+  // A view of the table with a range of its columns.
   Embedding columns(int64_t first, int64_t count) const {
     return Embedding(table_.narrow(1, first, count));
   }

@@ -1,4 +1,4 @@
-// Pictures among tokens: soft tokens whose embeddings are a vision tower's features.
+// Pictures among tokens. The embeddings of soft tokens are features of a vision tower.
 #pragma once
 
 #include <vector>
@@ -10,7 +10,7 @@ namespace quern::nn {
 // One picture of a sequence.
 struct PlacedImage {
   int64_t first = 0;              // its first soft token
-  int64_t rows = 0, columns = 0;  // the grid of its soft tokens, which come row by row
+  int64_t rows = 0, columns = 0;  // the grid of its soft tokens, row by row
   Tensor features;                // fp32 [rows * columns, hidden]
 
   int64_t end() const { return first + rows * columns; }
@@ -18,12 +18,12 @@ struct PlacedImage {
 
 // The soft tokens of a pass.
 struct Media {
-  Tensor tokens;    // int64 [soft tokens]: where they stand in the pass; undefined: there are none
+  Tensor tokens;    // int64 [soft tokens]: their rows in the pass; undefined: none
   Tensor features;  // fp32 [soft tokens, hidden]
 
-  // The features in their places, `embedded` [tokens, hidden] elsewhere.
+  // `embedded` [tokens, hidden] with the features in place of the soft tokens' embeddings.
   Tensor in_place_of(const Tensor& embedded) const;
-  // Ids [tokens] with this one at all soft tokens.
+  // `ids` [tokens] with `id` at all soft tokens.
   Tensor masked(const Tensor& ids, int64_t id) const;
 };
 
@@ -33,8 +33,8 @@ Media media_of(const std::vector<PlacedImage>& images, int64_t first, int64_t co
 
 // Positions in time, height and width, int64 [3, tokens], of a sequence whose pictures are placed
 // by row and column (M-RoPE: transformers' modeling_qwen3_5_moe.py, get_rope_index). A picture
-// takes as many positions as its longer side, so that later tokens may stand at positions below
-// their number. The last tokens may cut a picture.
+// takes as many positions as its longer side, so the position of a later token may be less than its
+// index. The end of the sequence may cut a picture.
 Tensor grid_positions(const std::vector<PlacedImage>& images, int64_t tokens);
 
 }  // namespace quern::nn

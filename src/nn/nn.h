@@ -1,4 +1,4 @@
-// Everything that a model file needs.
+// All headers that a model file needs.
 #pragma once
 
 #include "base/json.h"

@@ -1,5 +1,5 @@
-// Root mean square norms, behind handles: a method may change what a norm multiplies by, and the
-// linears that read the norm see the change.
+// Root mean square norms behind handles: a method may change the factor of a norm, and all readers
+// of the norm see the change.
 #pragma once
 
 #include <memory>
@@ -23,7 +23,7 @@ class Norm {
 
   const Tensor& factor() const { return stored_->factor; }
   void become(Tensor factor) const;
-  // Whether both are handles of one norm.
+  // Whether both are handles of the same norm.
   bool is(const Norm& other) const { return stored_ == other.stored_; }
 
  private:
@@ -34,16 +34,16 @@ class Norm {
   std::shared_ptr<Stored> stored_;
 };
 
-// A norm under its checkpoint name, as methods that move scale between norms and linears see it.
+// A norm under its checkpoint name, for methods that move scale between norms and linears.
 struct NormSite {
-  std::string tensor;  // that holds the weight, "model.layers.0.input_layernorm.weight"
+  std::string tensor;  // the tensor of the weight, "model.layers.0.input_layernorm.weight"
   Norm norm;
   bool plus_one;  // the tensor holds the factor minus 1
-  // The inputs (LinearSite::input) that are this norm's output and nothing else. Empty where the
-  // output also goes elsewhere, so that its scale cannot be moved into linears.
+  // The inputs (LinearSite::input) that consist of this norm's output only. Empty if the output
+  // also goes elsewhere, because its scale then cannot be moved into linears.
   std::vector<std::string> readers;
 
-  // The factor as the tensor holds it, fp32.
+  // The factor as stored in the tensor, fp32.
   Tensor stored() const { return plus_one ? norm.factor() - 1.0 : norm.factor(); }
 };
 

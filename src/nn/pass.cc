@@ -90,7 +90,8 @@ Tensor delta_net(const Tensor& qkv, const Tensor& filter, const Tensor& decay, c
   } else {
     filtered = ops::causal_conv_silu(qkv, filter, pass.bounds);
   }
-  // One split, whose gradient is one copy; that of three narrows is three times as many zeros.
+  // One split, because its gradient is one copy; the gradients of three narrows are three tensors,
+  // each padded with zeros.
   const std::vector<Tensor> parts = filtered.split_with_sizes({keys, keys, values}, 1);
   const ops::DeltaInputs in{parts[0].unflatten(1, {shape.key_heads, shape.key_dim}),
                             parts[1].unflatten(1, {shape.key_heads, shape.key_dim}),

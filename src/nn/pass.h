@@ -1,6 +1,5 @@
 // What a forward pass carries in addition to the activations: positions, sequence bounds, and the
-// caches that sequences keep between passes. Blocks read and write nothing but their
-// weights, their input and the Pass.
+// caches of sequences. Blocks read and write only their weights, their input and the Pass.
 #pragma once
 
 #include <vector>
@@ -17,28 +16,28 @@ struct Pass {
   Tensor positions;  // int64 [tokens], or [3, tokens] (time, height, width)
   ops::Bounds bounds;
   Caches* caches = nullptr;                          // null: whole sequences, differentiable
-  std::vector<CachePlace> places;                    // with caches: of each sequence
-  std::vector<int64_t>* pairs_per_expert = nullptr;  // counted up by the block's experts
+  std::vector<CachePlace> places;                    // with caches: one for each sequence
+  std::vector<int64_t>* pairs_per_expert = nullptr;  // incremented by the block's experts
   Shared shared;
-  Media media;  // for the stem: which tokens are parts of pictures
+  Media media;  // for the stem: the tokens that are parts of pictures
 
-  // Where tokens stand for rotary embeddings: by row and column in sequences with pictures (if
-  // positions are of three axes, or `shared` holds such ones for blocks that run one at a time),
-  // else `positions`.
+  // The positions for rotary embeddings: by row and column in sequences with pictures (if
+  // `positions` has three axes, or `shared` holds such positions for blocks that run one at a
+  // time), otherwise `positions`.
   Tensor grid_positions() const;
-  // Stores them in `shared`, for blocks that run one at a time. positions int64 [3, tokens].
+  // Stores positions in `shared`, for blocks that run one at a time. positions int64 [3, tokens].
   void share_grid_positions(const Tensor& positions);
 
-  // Whole sequences of these lengths, one after another, positions from 0.
+  // Whole sequences of these lengths, concatenated, each with positions from 0.
   static Pass whole(const std::vector<int64_t>& lengths);
   // The next `tokens` tokens of one sequence, the first at position `past`.
   static Pass next(int64_t past, int64_t tokens, Caches& caches);
 };
 
 struct AttentionShape {
-  int layer;  // that makes the keys and values
+  int layer;  // the layer that makes the keys and values
   double scale;
-  int64_t window = 0;   // keys that a query sees, itself included; 0: all before it
+  int64_t window = 0;   // keys that a query sees, itself included; 0: all earlier ones
   bool shared = false;  // later layers read these keys and values
 };
 
@@ -46,7 +45,7 @@ struct AttentionShape {
 // kv heads, width].
 Tensor attend(const Tensor& q, const Tensor& k, const Tensor& v, const AttentionShape& shape,
               Pass& pass);
-// The same with the keys and values that an earlier layer of this pass made and shares.
+// Attention with the keys and values that an earlier layer of this pass made and shares.
 Tensor attend(const Tensor& q, const AttentionShape& shape, Pass& pass);
 
 struct DeltaShape {

@@ -1,10 +1,10 @@
-// What a linear is for.
+// The roles of linears.
 #pragma once
 
 namespace quern::nn {
 
-// What a linear does, where that decides whether it may be quantized. draft: of a draft layer, and
-// ordinary there; draft_input: joins embedding and state for a draft layer.
+// The function of a linear, as far as it decides whether the linear may be quantized. draft: an
+// ordinary linear of a draft layer; draft_input: joins embedding and state for a draft layer.
 enum class Role {
   ordinary,
   stem,  // before the blocks, which AutoRound does not reach

@@ -5,14 +5,14 @@
 namespace quern::nn {
 namespace {
 
-// Pieces of columns in units of `width` columns.
+// Converts pieces of columns to units of `width` columns.
 std::vector<Range> in_units(const std::vector<Range>& pieces, int64_t width,
                             const std::string& name) {
   std::vector<Range> units;
   for (const Range& piece : pieces) {
     if (piece.begin % width != 0 || piece.size % width != 0)
       fail(Exit::infeasible,
-           "{}: columns {} to {} of a rank cut a group of {}; use fewer ranks, or quantize in "
+           "{}: columns {} to {} of a rank cut a group of {}; use fewer ranks, or quantize with "
            "smaller groups",
            name, piece.begin, piece.begin + piece.size, width);
     units.push_back({piece.begin / width, piece.size / width});

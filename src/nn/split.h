@@ -1,5 +1,5 @@
-// How several ranks divide matrices among themselves (tensor parallelism). A model file says where
-// a matrix may be cut; a rank loads its share, and the model sees local sizes only.
+// How ranks divide matrices (tensor parallelism). A model file states where a matrix may be cut; a
+// rank loads its share, and the model sees local sizes only.
 #pragma once
 
 #include <initializer_list>
@@ -10,8 +10,8 @@
 
 namespace quern::nn {
 
-// rows: a share of the outputs. columns: a share of the inputs, so that the products of all ranks
-// have to be added. none: every rank has everything.
+// rows: a share of the outputs. columns: a share of the inputs; the products of all ranks must be
+// added. none: every rank has the whole matrix.
 enum class Split { none, rows, columns };
 
 struct Rank {
@@ -29,8 +29,8 @@ struct Range {
   int64_t begin, size;
 };
 
-// The rows or the columns of a matrix: one or several lists of heads, one after the other, each of
-// which is divided among the ranks. Of fewer heads than ranks, some ranks have the same head.
+// The rows or the columns of a matrix: one or several consecutive lists of heads, each divided
+// among the ranks. If there are fewer heads than ranks, some ranks share a head.
 class Axis {
  public:
   Axis(int64_t size) : lists_{{size}} {}  // NOLINT: an axis that may be cut anywhere
@@ -39,17 +39,17 @@ class Axis {
 
   int64_t size() const;
   void append(const Axis& more);
-  // What a rank has, in order. Fails, naming `name`, when heads and ranks do not divide.
+  // The ranges of a rank, in order. Fails, naming `name`, when heads and ranks do not divide.
   std::vector<Range> share(const Rank& rank, const std::string& name) const;
 
  private:
   std::vector<Heads> lists_;
 };
 
-// These pieces of a dimension, one after another; a view where there is one piece.
+// These pieces of a dimension, concatenated; a view if there is only one.
 Tensor pick(const Tensor& x, int64_t dim, const std::vector<Range>& pieces);
-// The same of the rows (dim 0) or columns (dim 1) of a matrix, contiguous. Fails, naming `name`,
-// where pieces of columns cut a group.
+// These pieces of the rows (dim 0) or columns (dim 1) of a matrix, contiguous. Fails, naming
+// `name`, when pieces of columns cut a group.
 inline Tensor pick(const Tensor& matrix, int64_t dim, const std::vector<Range>& pieces,
                    const std::string& /*name*/) {
   return pick(matrix, dim, pieces).contiguous();

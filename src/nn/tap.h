@@ -1,5 +1,5 @@
-// Lets a tap see the inputs of weights for as long as this object lives. Weights that read one
-// input (LinearSite::input) take one tap together, which sees the input once.
+// Sets a tap on weights for the lifetime of this object. Weights that read one input
+// (LinearSite::input) share one tap, which sees the input once.
 #pragma once
 
 #include <vector>
@@ -10,7 +10,7 @@ namespace quern::nn {
 
 class Tapped {
  public:
-  // No weight may have a tap already.
+  // None of the weights may already have a tap.
   Tapped(std::vector<Weight> weights, ops::InputTap& tap);
   ~Tapped();
   Tapped(const Tapped&) = delete;
@@ -20,7 +20,7 @@ class Tapped {
   std::vector<Weight> weights_;
 };
 
-// Shows x, fp32 [tokens, columns], to the taps of weights that read it, to each tap once.
+// Shows x, fp32 [tokens, columns], once to each distinct tap of the weights that read it.
 void show(const std::vector<Weight>& weights, const Tensor& x);
 
 }  // namespace quern::nn

@@ -1,6 +1,6 @@
-// One stored matrix, or a stack of equal-shaped ones (the experts of a block), behind a shared
-// handle. Its stack is replaced in one place (dense, being tuned, packed), and everything that
-// multiplies by it sees the change.
+// A shared handle of one stored matrix, or of a stack of equal-shaped matrices (the experts of a
+// block). When its stack is replaced (dense, being tuned, packed), every module that multiplies by
+// it sees the change.
 #pragma once
 
 #include <memory>
@@ -19,7 +19,7 @@ class Weight {
 
   // The name of the module. A stack of experts is named "...mlp.experts.up_proj".
   const std::string& name() const { return stored_->name; }
-  // Whether both are handles of one stored weight.
+  // Whether both are handles of the same stored weight.
   bool is(const Weight& other) const { return stored_ == other.stored_; }
   int64_t matrices() const { return stack()->matrices(); }
   int64_t rows() const { return stack()->rows(); }
@@ -27,7 +27,7 @@ class Weight {
 
   const std::shared_ptr<ops::Stack>& stack() const { return stored_->stack; }
   void become(std::shared_ptr<ops::Stack> stack) const { stored_->stack = std::move(stack); }
-  // The stack in one of its forms; null if it has another.
+  // The stack as a `Form`; null if it has another form.
   template <class Form>
   std::shared_ptr<Form> as() const {
     return std::dynamic_pointer_cast<Form>(stack());

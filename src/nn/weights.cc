@@ -17,14 +17,14 @@ Weight dense_weight(const std::string& name, std::vector<Tensor> matrices) {
   return Weight(name, std::make_shared<ops::DenseStack>(std::move(matrices)));
 }
 
-// Fused experts hold gate and up rows one after the other in one tensor (Qwen3.6:
-// experts.gate_up_proj [E, 2 I, H]).
+// Fused experts hold the gate rows, then the up rows in one tensor (Qwen3.6: experts.gate_up_proj
+// [E, 2 I, H]).
 struct FusedPlace {
   std::string tensor;
   int64_t first_row, all_rows;
 };
 
-// quantization_config of config.json, or of a file of its own, where AutoRound writes it too.
+// The quantization_config of config.json, or quantization_config.json, which AutoRound also writes.
 std::optional<quant::QuantizationConfig> read_quantization(const checkpoint::Files& files) {
   auto compile = [](const std::string& pattern) -> quant::Match {
     return [compiled = std::make_shared<prompt::Pattern>(pattern)](std::string_view text) {
@@ -43,8 +43,8 @@ std::optional<quant::QuantizationConfig> read_quantization(const checkpoint::Fil
 // Sizes come from config.json, so a tensor of another shape contradicts it.
 void expect_shape(const std::string& name, at::IntArrayRef found, at::IntArrayRef wanted) {
   if (found == wanted) return;
-  fail("{}: shape {}, but by config.json it has to be {}; they are of different models", name,
-       shape_text(found), shape_text(wanted));
+  fail("{}: its shape is {}, but config.json implies {}; the files belong to different models",
+       name, shape_text(found), shape_text(wanted));
 }
 
 FusedPlace fused_place(const std::string& projection, int64_t rows) {
@@ -61,7 +61,7 @@ bool is_embedding_table(const std::string& module) {
 }
 
 quant::ModuleScheme module_scheme(const LinearSite& site, std::optional<quant::Scheme> scheme) {
-  // A draft layer's head lies in its block.
+  // A draft layer's head is inside its block.
   const bool head = site.role == Role::lm_head && site.in_block.empty();
   return {site.name, std::move(scheme), site.fused, site.absent, site.in_block, site.expert, head};
 }
@@ -188,11 +188,12 @@ bool Weights::is_packed(const std::string& module) const {
 
 void Weights::take_packed(const std::string& module, const Whole& whole) const {
   if (!source_->quantization)
-    fail("{}: has packed tensors, but config.json has no quantization_config", module);
+    fail("{}: it has packed tensors, but config.json has no quantization_config", module);
   const quant::QuantizationConfig& config = *source_->quantization;
   const auto scheme = config.scheme_of(module);
   if (!scheme)
-    fail("{}: has packed tensors, but quantization_config says that it is not quantized", module);
+    fail("{}: it has packed tensors, but quantization_config states that it is not quantized",
+         module);
   for (std::string_view part : config.format().parts)
     taken_->insert(fmt::format("{}.{}", module, part));
   if (has_zero_bias(source_->files, module)) taken_->insert(module + ".bias");
@@ -219,8 +220,8 @@ Weight Weights::packed_stack(const std::string& name, const std::vector<std::str
   parallel_for(static_cast<int64_t>(modules.size()) - 1, [&](int64_t i) {
     quant::QuantWeight weight = read(modules[i + 1]);
     if (weight.scheme != first.scheme) {
-      fail("{}: is stored as {}, but {} as {}; experts of a block must be equal", modules[i + 1],
-           weight.scheme.text(), modules[0], first.scheme.text());
+      fail("{}: stored as {}, but {} as {}; all experts of a block must be stored alike",
+           modules[i + 1], weight.scheme.text(), modules[0], first.scheme.text());
     }
     stack->set(i + 1, weight);
   });

@@ -1,4 +1,4 @@
-// What a gated MLP does to its gate before it multiplies.
+// The activation that a gated MLP applies to its gate.
 #pragma once
 
 namespace quern::ops {

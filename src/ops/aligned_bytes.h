@@ -1,5 +1,5 @@
-// Memory of tensor/memory.h: it starts on a 64-byte line, and large pieces lie on huge pages, which
-// save the kernels most of their address translation.
+// Memory from tensor/memory.h: it starts at a multiple of 64 bytes, and large pieces use huge
+// pages, which save the kernels most of their address translation.
 #pragma once
 
 #include <cstddef>
@@ -11,7 +11,7 @@ namespace quern::ops {
 class AlignedBytes {
  public:
   AlignedBytes() = default;
-  // Not filled. Fails with Exit::memory.
+  // The bytes are uninitialized. Fails with Exit::memory.
   explicit AlignedBytes(size_t size);
   uint8_t* data() const { return data_; }
 

@@ -13,7 +13,7 @@
 namespace quern::ops {
 namespace {
 
-// Queries that are handled together: their scores against all keys are the largest thing in memory.
+// Queries in one tile. Their scores for all keys are the largest buffer.
 constexpr int64_t kQueryTile = 128;
 
 // One head of one sequence, as strided matrices [tokens, width].
@@ -24,8 +24,8 @@ struct HeadView {
   int64_t q_stride, k_stride, v_stride, width;
 };
 
-// Which keys of its sequence a query sees: the newest `window` up to its own (0: all up to its
-// own), or the first `all` where that is not 0.
+// The keys of its sequence that a query sees: the latest `window` keys up to its own (0: all up to
+// its own), or the first `all` keys if that is not 0.
 struct Sight {
   int64_t window = 0, all = 0;
 
@@ -124,7 +124,7 @@ Tensor attention_forward(const Tensor& q, const Tensor& k, const Tensor& v, cons
   return output;
 }
 
-// What the backward pass reads and fills; dk and dv are undefined where nobody wants them.
+// The inputs and outputs of the backward pass; dk and dv are undefined if not requested.
 struct Gradients {
   Tensor q, k, v, output, dy;
   double scale;

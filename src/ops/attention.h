@@ -1,5 +1,5 @@
-// Softmax attention over sequences that lie one after another, with grouped key/value heads:
-// causal, or between all patches of a picture.
+// Softmax attention over concatenated sequences, with grouped key/value heads: causal, or between
+// all patches of a picture.
 #pragma once
 
 #include <vector>
@@ -8,14 +8,14 @@
 
 namespace quern::ops {
 
-// Where each sequence of a batch starts, and the end of the last: sequence s is tokens [bounds[s],
+// The start of each sequence in a batch, and the end of the last: sequence s has tokens [bounds[s],
 // bounds[s + 1]).
 using Bounds = std::vector<int64_t>;
 
 // q fp32 [tokens, heads, width]; k, v fp32 [tokens, kv_heads, width] -> [tokens, heads, width].
 // Query head h reads key/value head h / (heads / kv_heads). scale multiplies the products. A query
-// sees the newest `window` keys up to its own, 0: all; time and memory follow what is seen.
-// Gradients flow to those of q, k and v that want them.
+// sees the latest `window` keys up to its own (0: all); time and memory are proportional to the
+// visible keys. Gradients flow to those of q, k and v that require them.
 Tensor attention(const Tensor& q, const Tensor& k, const Tensor& v, const Bounds& bounds,
                  double scale, int64_t window = 0);
 

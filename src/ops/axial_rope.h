@@ -1,5 +1,5 @@
-// Rotary position embedding in two dimensions, as vision towers have it: some frequencies turn with
-// the row of a patch, the others with its column.
+// Two-dimensional rotary position embedding of vision towers: some frequencies rotate by the row of
+// a patch, the others by its column.
 #pragma once
 
 #include "tensor/tensor.h"

@@ -10,8 +10,8 @@ namespace {
 
 using kernels::MatrixPlace;
 
-// Columns of a stored matrix that are arranged and multiplied at a time: with 2048 rows 1 MB, which
-// stays in the second cache.
+// Columns of a stored matrix that are arranged and multiplied at a time: 1 MB with 2048 rows, which
+// stays in L2.
 constexpr int64_t kColumns = 256;
 
 const kernels::Bf16Matrix& bf16() { return *kernels::cpu_kernels().bf16_matrix; }

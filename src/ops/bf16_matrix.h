@@ -1,6 +1,6 @@
-// Products of matrices rounded to bf16, with fp32 sums, on the calling thread: what AutoRound
-// multiplies with where the processor has an instruction for it (kernels/bf16_matrix.h). A factor
-// is arranged first; the memory of an arranged factor belongs to it.
+// Products of matrices rounded to bf16, with fp32 sums, on the calling thread. AutoRound uses them
+// where the processor has an instruction for them (kernels/bf16_matrix.h). A factor is arranged
+// first; the arranged factor owns its memory.
 #pragma once
 
 #include "ops/aligned_bytes.h"
@@ -8,7 +8,7 @@
 
 namespace quern::ops {
 
-// Whether the functions below may be called; else fp32 is as fast.
+// Whether the functions below may be called; otherwise fp32 is as fast.
 bool has_bf16_matrix();
 
 // The left factor [rows, inner] of a product, from x fp32 [rows, inner] or, transposed, from x
@@ -31,7 +31,7 @@ void bf16_rows_product(const AlignedBytes& x, int64_t tokens, const Tensor& matr
 void bf16_rows_product_backward(const AlignedBytes& dy, int64_t tokens, const Tensor& matrix,
                                 float* dx, int64_t dx_stride, bool accumulate);
 
-// out, bf16 and contiguous, = as many of `values`, rounded half to even.
+// Fills `out`, bf16 and contiguous, with `values` rounded half to even.
 void bf16_from_float(const float* values, const Tensor& out);
 
 }  // namespace quern::ops

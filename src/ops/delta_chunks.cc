@@ -1,6 +1,5 @@
 // The gated delta rule over whole sequences. A work item is a key head of a sequence with its value
-// heads: its chunks follow one another, and the products of its keys and queries serve all its
-// value heads.
+// heads: its chunks run in order, and all value heads share the products of the keys and queries.
 #include <algorithm>
 #include <cmath>
 
@@ -57,7 +56,7 @@ float* row(const Tensor& x, int64_t token, int64_t head) {
   return x.data_ptr<float>() + token * x.stride(0) + head * x.stride(1);
 }
 
-// A thread's memory for the chunk of a key head that it works on.
+// A thread's memory for the current chunk of a key head.
 class Scratch {
  public:
   explicit Scratch(const Heads& heads) : key_width_(heads.key_width) {
@@ -69,7 +68,7 @@ class Scratch {
         static_cast<size_t>(kernels::delta_chunk_scratch(key_width_, heads.value_width)));
   }
 
-  // The keys and queries of a chunk, and their products.
+  // Loads the keys and queries of a chunk and computes their products.
   void load(const Heads& heads, const Chunk& chunk, int64_t key_head) {
     tokens_ = chunk.tokens;
     const auto unit_rows = [&](const Tensor& x, float scale, float* out) {
@@ -107,7 +106,7 @@ class Scratch {
     std::ranges::fill(d_scores_, 0.0f);
   }
 
-  // From the gradients of the products of keys and queries to those of keys and queries.
+  // Adds the gradients of the products of keys and queries to the gradients of keys and queries.
   void add_gradients_of_scores() {
     const auto add = [&](float* scores, bool transposed, const kernels::FloatMatrix& rows,
                          float* to) {
@@ -139,7 +138,7 @@ class Scratch {
   std::vector<float> kq_, scores_, d_kq_, d_scores_, kernel_;
 };
 
-// The output of a key head's value heads in a sequence.
+// Computes the output of a key head's value heads in a sequence.
 void forward_item(const Heads& heads, const std::vector<Chunk>& chunks, int64_t key_head,
                   const Tensor& output) {
   Scratch scratch(heads);
@@ -155,9 +154,9 @@ void forward_item(const Heads& heads, const std::vector<Chunk>& chunks, int64_t 
   }
 }
 
-// The states before each chunk, [chunks, value heads of the key head, key width, value width]. They
-// are computed again on the way back: kept from the forward pass, those of all heads and sequences
-// would take as much memory as four activations.
+// The states before each chunk, [chunks, value heads of the key head, key width, value width]. The
+// backward pass recomputes them, because the states of all heads and sequences would take as much
+// memory as four activations.
 std::vector<float> states_before(const Heads& heads, const std::vector<Chunk>& chunks,
                                  int64_t key_head, Scratch& scratch) {
   const int64_t each = heads.repeat * heads.state_elements();

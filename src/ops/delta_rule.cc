@@ -12,7 +12,7 @@
 namespace quern::ops {
 namespace {
 
-// Channels of a piece of the convolution.
+// Channels in one piece of the convolution.
 constexpr int64_t kConvChannels = 256;
 
 Tensor unit(const Tensor& x) {
@@ -53,7 +53,7 @@ void recur_head(const float* q, const float* k, const float* v, float decay, flo
 std::string delta_refusal(int64_t key_width, int64_t value_width) {
   if (key_width > 0 && key_width % 16 == 0 && value_width > 0 && value_width % 16 == 0) return "";
   return fmt::format(
-      "linear attention with keys of {} and values of {} numbers cannot be computed: both must be "
+      "linear attention with keys of {} and values of {} numbers is not supported: both must be "
       "multiples of 16",
       key_width, value_width);
 }
@@ -109,14 +109,14 @@ Tensor delta_rule_reference(const DeltaInputs& in, Tensor& state) {
   return output;
 }
 
-// ---- sequences that go on
+// ---- ongoing sequences
 
 namespace {
 
-// Tokens of a sequence whose convolution is one work item.
+// Tokens in one work item of the convolution.
 constexpr int64_t kConvTokens = 64;
 
-// The newest inputs of the convolution, for the tokens that come after these.
+// Keeps the latest inputs of the convolution for later tokens.
 void keep_newest(const Tensor& x, const OngoingSequence& sequence, float* past, int64_t kept) {
   const int64_t channels = x.size(1), stays = std::max<int64_t>(0, kept - sequence.tokens);
   std::copy(past + (kept - stays) * channels, past + kept * channels, past);
@@ -127,7 +127,7 @@ void keep_newest(const Tensor& x, const OngoingSequence& sequence, float* past, 
   }
 }
 
-// The value heads of one key head of one sequence.
+// Advances the value heads of one key head of one sequence.
 void step_head(const DeltaInputs& in, const OngoingSequence& sequence, int64_t key_head,
                const Tensor& factor, Tensor& states, Tensor& output) {
   const int64_t tokens = sequence.tokens, key_width = in.k.size(2), value_width = in.v.size(2),
@@ -163,7 +163,7 @@ Tensor causal_conv_silu_step(const Tensor& x_in, const Tensor& weight,
   QUERN_CHECK(w.size(0) == channels && past.size(1) == kept && past.size(2) == channels);
   if (channels % 16 != 0 || taps > kernels::Convolution::kMostTaps)
     fail(
-        "a convolution of {} channels and {} taps cannot be run token by token: channels must be "
+        "a convolution of {} channels and {} taps cannot run token by token: channels must be "
         "a multiple of 16, taps at most {}",
         channels, taps, kernels::Convolution::kMostTaps);
   Tensor output = at::empty(x.sizes(), x.options());
@@ -181,7 +181,7 @@ Tensor causal_conv_silu_step(const Tensor& x_in, const Tensor& weight,
   };
   parallel_for(std::ssize(items), [&](int64_t i) {
     const auto& [sequence, token, channel] = items[static_cast<size_t>(i)];
-    // Only the first token of all looks at what is kept: a piece is never shorter than the filter.
+    // Only the first piece reads the kept inputs: a piece is never shorter than the filter.
     static_assert(kConvTokens >= kernels::Convolution::kMostTaps);
     const float* from =
         x.const_data_ptr<float>() + (sequence->first + token) * x.stride(0) + channel;

@@ -1,4 +1,4 @@
-// Matrices as a checkpoint holds them.
+// Matrices as the checkpoint stores them.
 #pragma once
 
 #include "ops/cpu_stack.h"
@@ -7,7 +7,7 @@ namespace quern::ops {
 
 class DenseStack : public CpuStack {
  public:
-  // [rows, columns] each, of one shape, in bf16, fp16 or fp32; usually views of a mapped
+  // [rows, columns] each, of equal shape, in bf16, fp16 or fp32; usually views of a mapped
   // checkpoint.
   explicit DenseStack(std::vector<Tensor> matrices);
 

@@ -11,9 +11,9 @@
 namespace quern::ops {
 namespace {
 
-// Columns of the block's output that one work item adds up over all experts, in the experts' order:
-// no thread waits for another. The width changes no bit, because each column has a sum of its own;
-// a wide item reads long runs of every expert's matrix, and 2 items a thread keep all threads busy.
+// Columns of the block's output in one work item, which sums over all experts in order; no thread
+// waits for another. The width does not change the bits, because each column has its own sum. A
+// wide item reads long runs of each expert's matrix, and 2 items per thread keep all threads busy.
 int64_t output_tile(int64_t hidden) {
   const int64_t tiles = (hidden + CpuStack::kRowTile - 1) / CpuStack::kRowTile,
                 each = tiles / (2 * threads());
@@ -36,7 +36,7 @@ struct Job {
   int64_t pairs() const { return std::ssize(lists.token); }
 };
 
-// The pairs of one expert.
+// The pairs (token, slot) of one expert.
 struct Share {
   Share(const Job& job, int64_t i)
       : expert(job.order[i]), first(job.lists.begin[expert]), pairs(job.lists.pairs(expert)) {}
@@ -76,7 +76,7 @@ void for_each_expert(const Job& job, const std::function<void(int64_t i, const S
   parallel_for(std::ssize(job.order), [&](int64_t i) { body(i, Share(job, i)); });
 }
 
-// The rows of `x` that go to an expert, one after another.
+// The rows of `x` for one expert, concatenated.
 std::vector<float> gather(const Job& job, const Share& share, const float* x, int64_t width) {
   std::vector<float> rows(share.pairs * width);
   for (int64_t i = 0; i < share.pairs; ++i) {
@@ -129,7 +129,7 @@ void activate(Activation activation, const float* gate, const float* up, float* 
   for (int64_t i = 0; i < count; ++i) act[i] = slope_of(activation, gate[i]).value * up[i];
 }
 
-// gate and up [pairs, inner], in the order of the lists.
+// Computes gate and up [pairs, inner], in the order of the lists.
 void project_in(const Job& job, const float* x, const float* p, Tensor& gate, Tensor& up) {
   const int64_t inner = job.inner(), hidden = job.hidden();
   for_each_expert(job, [&](int64_t, const Share& share) {
@@ -176,11 +176,11 @@ Tensor project_out(const Job& job, const Tensor& gate, const Tensor& up, const f
 }
 
 struct Gradients {
-  Tensor gate, up;  // of the products [pairs, inner]
-  Tensor p;         // of the routing weights [tokens, slots]
+  Tensor gate, up;  // gradients of the products [pairs, inner]
+  Tensor p;         // gradients of the routing weights [tokens, slots]
 };
 
-// From the output back to gate and up, and what down learns.
+// The gradients of gate and up from the gradient of the output; passes dL/dw to down.
 Gradients backward_out(const Job& job, const Tensor& gate, const Tensor& up, const Tensor& p,
                        const float* dy) {
   const int64_t inner = job.inner(), hidden = job.hidden();
@@ -218,7 +218,7 @@ Gradients backward_out(const Job& job, const Tensor& gate, const Tensor& up, con
   return d;
 }
 
-// Bytes of the products of pairs that are held at a time on the way back.
+// Bytes of the products of pairs that the backward pass holds at a time.
 constexpr int64_t kPairBytes = 128 << 20;
 
 // dx[token] = sum over its experts of dgate W_gate + dup W_up, in the experts' order: the products
@@ -248,7 +248,7 @@ Tensor backward_in(const Job& job, const Gradients& d, int64_t tokens) {
   return dx;
 }
 
-// What gate and up learn.
+// Passes dL/dw to gate and up.
 void learn_in(const Job& job, const Gradients& d, const float* x) {
   const int64_t inner = job.inner(), hidden = job.hidden();
   if (!job.gate().learns() && !job.up().learns()) return;
@@ -264,8 +264,8 @@ void learn_in(const Job& job, const Gradients& d, const float* x) {
   });
 }
 
-// Experts that got no token keep their state; if this state is the best so far, theirs is a part of
-// it.
+// Experts without tokens keep their state; it still belongs to the best state if this iteration is
+// the best so far.
 void skip_idle(const Job& job) {
   for (CpuStack* stack : {&job.gate(), &job.up(), &job.down()}) {
     if (!stack->learns()) continue;

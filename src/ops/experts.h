@@ -1,4 +1,4 @@
-// The routed experts of a block: three stacks with a matrix for each expert, worked on together.
+// The routed experts of a block: three stacks with one matrix per expert, computed together.
 #pragma once
 
 #include "ops/activation.h"
@@ -14,7 +14,8 @@ struct ExpertStacks {
   Activation activation = Activation::silu;
 };
 
-// Taps of the two inputs of an expert: that of gate and up, and that of down. Null for no tap.
+// Taps of the two inputs of an expert: the input of gate and up, and the input of down. Null: no
+// tap.
 struct ExpertTaps {
   InputTap* in = nullptr;
   InputTap* out = nullptr;
@@ -22,8 +23,8 @@ struct ExpertTaps {
 
 // x fp32 [tokens, hidden] -> sum over a token's experts of weight * down(act(gate x) * up x), added
 // in the order of the experts' numbers. Gradients flow to x and to the routing weights; stacks that
-// learn take theirs on the way. A token's bits do not depend on the other tokens. `lists` are the
-// routing's, by sort_by_expert.
+// learn take their gradients during the backward pass. A token's bits do not depend on the other
+// tokens. `lists` is sort_by_expert of the routing.
 Tensor experts(const Tensor& x, const Routing& routing, const ExpertLists& lists,
                const ExpertStacks& stacks, const ExpertTaps& taps = {});
 

@@ -1,12 +1,12 @@
 // Products of fp32 matrices on the calling thread. Callers cut the work into tiles of fixed size
-// and run them by parallel_for.
+// and run them with parallel_for.
 #pragma once
 
 #include "kernels/float_matrix.h"
 
 namespace quern::ops {
 
-// c (+)= a b (kernels/float_matrix.h, which says in which order an element is summed).
+// c (+)= a b; kernels/float_matrix.h defines the order of the sums.
 void float_product(const kernels::FloatProduct& product);
 
 }  // namespace quern::ops

@@ -11,14 +11,15 @@ Int4Stack::Int4Stack(const std::string& name, int64_t matrices, int64_t rows, in
                      const quant::Scheme& scheme)
     : CpuStack(matrices, rows, columns), scheme_(scheme) {
   if (scheme.element != &quant::kInt4)
-    fail("{}: cannot be multiplied packed: its numbers are {}", name, scheme.element->name);
+    fail("{}: the kernels cannot multiply it packed: its elements are {}", name,
+         scheme.element->name);
   shape_.rows = rows;
   shape_.columns = columns;
   shape_.group = scheme.group_size < 0 ? columns : scheme.group_size;
   shape_.scale_type = quant::float_type(scheme.scale_dtype);
   shape_.symmetric = scheme.symmetric;
   if (std::string why = kernels::int4_refusal(shape_); !why.empty())
-    fail("{}: cannot be multiplied packed: {}", name, why);
+    fail("{}: the kernels cannot multiply it packed: {}", name, why);
   matrix_bytes_ = kernels::int4_bytes(shape_);
   arranged_ = AlignedBytes(matrix_bytes_ * matrices);
 }
@@ -34,7 +35,7 @@ void Int4Stack::set(int64_t matrix, const quant::QuantWeight& weight) {
 }
 
 InputForm Int4Stack::input_form() const {
-  // Of groups that whole pieces fill, all are cut alike.
+  // If pieces fill the groups exactly, all groups are cut alike.
   const bool whole = shape_.group % kernels::Int4Shape::kPiece == 0;
   return {InputForm::Kind::int16, whole ? kernels::Int4Shape::kPiece : shape_.group};
 }
@@ -50,8 +51,8 @@ ArrangedInput Int4Stack::arrange(const float* x, int64_t tokens, int64_t stride)
 
 void Int4Stack::product(const ArrangedInput& x, int64_t matrix, int64_t begin, int64_t end,
                         float* out, int64_t out_stride) const {
-  // Rows are independent, so a part of the rows is a weight of its own; only its output must lie in
-  // a wider one.
+  // Rows are independent, so a range of rows is a weight too; only the stride of its output is
+  // wider.
   kernels::Int4Shape part = shape_;
   part.rows = end - begin;
   const uint8_t* block = arranged_.data() + matrix * matrix_bytes_ +

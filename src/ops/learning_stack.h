@@ -1,6 +1,6 @@
-// A stack whose weights change while a block is tuned. It multiplies by dense matrices that stand
-// for the weights, and hands dL/dw of each to the method, tile by tile, so that no gradient of a
-// whole matrix exists unless the method sums it.
+// A stack whose weights change while a block is tuned. It multiplies by dense matrices that
+// represent the weights, and passes dL/dw to the method tile by tile, so a gradient of a whole
+// matrix exists only if the method sums it.
 #pragma once
 
 #include "ops/cpu_stack.h"
@@ -9,12 +9,12 @@ namespace quern::ops {
 
 class LearningStack : public CpuStack {
  public:
-  // Products are of `dtype`: fp32, or bf16 where ops/bf16_matrix.h multiplies (then with an even
-  // number of columns). The values are not set.
+  // `dtype` of the products: fp32, or bf16 where ops/bf16_matrix.h multiplies (which needs an even
+  // number of columns). The values are uninitialized.
   LearningStack(int64_t matrices, int64_t rows, int64_t columns, DType dtype);
   static DType fastest_dtype();
 
-  // What the products use, [rows, columns].
+  // The matrix of the products, [rows, columns].
   const Tensor& values(int64_t matrix) const { return values_[matrix]; }
 
   bool learns() const override { return true; }
@@ -30,11 +30,11 @@ class LearningStack : public CpuStack {
              int64_t begin, int64_t end) override;
 
  protected:
-  // dL/dw fp32 [count, columns] of rows [begin, begin + count). Rows are independent: calls for
-  // different rows may run at the same time.
+  // Takes dL/dw fp32 [count, columns] for rows [begin, begin + count). Rows are independent: calls
+  // for different rows may run at the same time.
   virtual void step(int64_t matrix, int64_t begin, int64_t count, const float* gradient) = 0;
 
-  // Runs `write`, which fills some rows of the values in fp32, and stores them.
+  // Runs `write`, which fills a range of rows in fp32, and stores the rows.
   template <class Write>
   void set_values(int64_t matrix, int64_t begin, int64_t count, const Write& write) {
     float* rows = fp32_rows(matrix, begin, count);
@@ -44,7 +44,7 @@ class LearningStack : public CpuStack {
 
  private:
   bool in_bf16() const { return values_[0].scalar_type() == at::kBFloat16; }
-  // The values themselves, or room of this thread where they are stored in bf16.
+  // The values themselves, or a buffer of this thread if they are stored in bf16.
   float* fp32_rows(int64_t matrix, int64_t begin, int64_t count);
   void store_rows(int64_t matrix, int64_t begin, int64_t count, const float* rows);
 

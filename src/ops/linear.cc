@@ -9,17 +9,17 @@
 namespace quern::ops {
 namespace {
 
-// Tokens of a tile: one pass over a weight of bf16 is then worth its conversion.
+// Tokens of a tile: enough to amortize the conversion of a bf16 weight.
 constexpr int64_t kTokenTile = 512;
 
 int64_t tiles(int64_t total, int64_t tile) { return (total + tile - 1) / tile; }
 
-// A stack among those that read one input.
+// One of the stacks that read the input.
 struct Part {
   CpuStack* stack;
   int64_t first_row;   // in the output
-  int64_t first_tile;  // of kRowTile rows, among those of all stacks
-  size_t form;         // place of its form among the different ones
+  int64_t first_tile;  // of kRowTile rows, among the tiles of all stacks
+  size_t form;         // index of its form among the distinct forms
 };
 
 class Parts {
@@ -83,7 +83,7 @@ Tensor forward(const Tensor& x, const Stacks& stacks) {
   return out;
 }
 
-// dx = sum over the stacks of their rows' dy W, in their order.
+// dx = sum of dy W over the stacks, in order.
 Tensor input_gradient(const Parts& parts, const Tensor& dy) {
   const int64_t tokens = dy.size(0), rows = parts.rows(), columns = parts.columns();
   Tensor dx = at::empty({tokens, columns}, dy.options());
@@ -118,8 +118,8 @@ bool any_learns(const Stacks& stacks) {
   return std::ranges::any_of(stacks, [](const auto& stack) { return stack->learns(); });
 }
 
-// The weights are no tensors of the graph: their "gradient" is what learn() does with it. `anchor`
-// makes the graph reach stacks whose input needs no gradient.
+// The weights are not tensors of the graph: learn() takes their gradient. `anchor` makes the graph
+// reach stacks whose input needs no gradient.
 struct LinearFunction : torch::autograd::Function<LinearFunction> {
   static Tensor forward(torch::autograd::AutogradContext* context, const Tensor& x,
                         const Tensor& /*anchor*/, const Stacks& stacks) {
@@ -136,7 +136,7 @@ struct LinearFunction : torch::autograd::Function<LinearFunction> {
     const Tensor x = context->get_saved_variables()[0], dy = gradients[0].contiguous();
     Tensor dx;
     if (context->needs_input_grad(0)) dx = input_gradient(parts, dy);
-    // Only now, because the gradient of x needs the weights before their step.
+    // Last, because the gradient of x needs the weights before their step.
     learn(parts, x, dy);
     return {dx, Tensor(), Tensor()};
   }

@@ -10,7 +10,7 @@ namespace {
 
 at::IntArrayRef row_shape(const Tensor& x) { return x.sizes().slice(1); }
 
-// One pass over memory where no gradient is wanted; the backward pass differentiates the formula.
+// One pass over memory if no gradient is needed; the backward pass differentiates the formula.
 Tensor normalized(const Tensor& x, double eps) {
   const int64_t width = x.size(-1);
   if (at::GradMode::is_enabled() || width % 16 != 0)
@@ -52,7 +52,7 @@ Tensor softplus(const Tensor& x) {
 }
 
 Tensor sigmoid_gate(const Tensor& x, const Tensor& gate) {
-  // One gate for a row; x needs no company of whole vectors then.
+  // One gate per row: the bits of a row do not depend on the other rows, so x needs no padding.
   if (gate.size(-1) == 1 && !at::GradMode::is_enabled()) return x * ops::sigmoid(gate);
   return by_rows([](const std::vector<Tensor>& in) { return in[0] * in[1].sigmoid(); }, {x, gate},
                  row_shape(x));

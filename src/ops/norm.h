@@ -1,4 +1,4 @@
-// Norms and small functions of the activations, one row for each token. All in fp32.
+// Norms and small functions of activations, one row per token, all in fp32.
 #pragma once
 
 #include "tensor/tensor.h"
@@ -15,16 +15,16 @@ Tensor gated_rms_norm(const Tensor& x, const Tensor& gate, const Tensor& weight,
 Tensor sigmoid(const Tensor& x);
 Tensor softplus(const Tensor& x);
 
-// x * sigmoid(gate), equal shapes; or gate [tokens, 1] for one factor a token.
+// x * sigmoid(gate), equal shapes; or gate [tokens, 1] for one factor per token.
 Tensor sigmoid_gate(const Tensor& x, const Tensor& gate);
 
 // silu(gate) * up, the activation of a gated MLP.
 Tensor silu_mul(const Tensor& gate, const Tensor& up);
 
-// The same with GELU in its tanh form (PyTorch's gelu_pytorch_tanh).
+// gelu(gate) * up with GELU's tanh approximation (transformers' gelu_pytorch_tanh).
 Tensor gelu_tanh_mul(const Tensor& gate, const Tensor& up);
 
-// cap * tanh(x / cap): no value leaves (-cap, cap).
+// cap * tanh(x / cap): all values stay in (-cap, cap).
 Tensor soft_cap(const Tensor& x, double cap);
 
 }  // namespace quern::ops

@@ -15,26 +15,26 @@ namespace quern::ops {
 namespace {
 
 constexpr int64_t kTokens = kernels::KvBlock::kTokens;
-// Sums run over so many keys, from a multiple of it on, and are then added in order: what other
-// threads may work on has to end somewhere, and the same place for all makes the bits the same.
+// Keys in one partial sum. Partial sums begin at multiples of kSpan and are added in order. Threads
+// share the work at these fixed places, so the bits do not depend on the number of threads.
 constexpr int64_t kSpan = 1024;
-// Queries that go through the keys together; they share the blocks that they read.
+// Queries of one tile; they share each block read.
 constexpr int64_t kQueries = 16;
-// Pieces of sums that are held at once; of a long sequence there are hundreds.
+// Partial sums in memory at once; a long sequence has hundreds.
 constexpr size_t kHeld = 32;
 
 // Query heads of one key/value head at some tokens of a sequence.
 struct Tile {
   const PagedSequence* sequence;
-  int64_t head, begin, end;  // tokens of the sequence's rows
+  int64_t head, begin, end;  // tokens, counted from the sequence's first row
 
   int64_t first_key(int64_t window) const {
     return window > 0 ? std::max<int64_t>(0, sequence->past + begin - window + 1) : 0;
   }
-  int64_t last_key() const { return sequence->past + end; }  // behind it
+  int64_t last_key() const { return sequence->past + end; }  // exclusive
 };
 
-// What the rows of a tile have gathered.
+// The partial result of the rows of a tile.
 struct Gathered {
   std::vector<float> weighted, largest, sum;
 
@@ -68,7 +68,7 @@ class PagedAttention {
         window_(window),
         scale_(static_cast<float>(scale) * cache.k_scale) {}
 
-  // The tile's queries against the keys of [span, span + kSpan) that they see.
+  // The tile's queries over the visible keys of [span, span + kSpan).
   Gathered gather(const Tile& tile, int64_t span) const {
     const int64_t rows = (tile.end - tile.begin) * group_;
     Gathered gathered(rows, block_.width);
@@ -159,7 +159,7 @@ int64_t PagedKv::token_bytes(KvType type, int64_t heads, int64_t width) {
 }
 
 void PagedKv::resize(int64_t blocks) {
-  // Zeros, because numbers of padding take part in sums.
+  // Zeros, because sums include the padding.
   Tensor larger = zero_pages({blocks, block_tokens / kTokens, heads, block().bytes()}, at::kByte);
   if (memory.defined()) {
     const int64_t kept = std::min(blocks, memory.size(0));
@@ -195,7 +195,7 @@ void append(PagedKv& cache, const Tensor& k_in, const Tensor& v_in,
 
 namespace {
 
-// The work of a pass: tiles, and for each the spans of keys that it goes through.
+// The work of a pass: the tiles, and the spans of keys of each tile.
 struct Cut {
   struct Span {
     size_t tile;
@@ -203,7 +203,7 @@ struct Cut {
   };
   std::vector<Tile> tiles;
   std::vector<Span> spans;
-  std::vector<size_t> first_span;  // of each tile, and behind the last
+  std::vector<size_t> first_span;  // of each tile, and one past the last
 
   Cut(std::span<const PagedSequence> sequences, int64_t heads, int64_t window) {
     for (const PagedSequence& sequence : sequences) {
@@ -265,7 +265,7 @@ Tensor paged_attention(const Tensor& q_in, const PagedKv& cache,
   const PagedAttention attention(q, cache, scale, window);
   const Cut cut(sequences, cache.heads, window);
   Tensor output = at::empty(q.sizes(), q.options());
-  // Many tiles are items enough without cutting the keys.
+  // With many tiles there is enough parallel work without cutting the keys.
   if (std::ssize(cut.tiles) >= 8 * cache.heads)
     attend_by_tiles(attention, cut, output);
   else

@@ -9,8 +9,7 @@
 namespace quern::ops {
 namespace {
 
-// Rows of a piece: a few hundred KB for the widths that occur, so that a chain of functions stays
-// in L2.
+// Elements of a piece: a few hundred KB, which keeps a chain of functions in L2.
 constexpr int64_t kPieceElements = 96 * 1024;
 
 struct Job {
@@ -30,8 +29,8 @@ void run_forward(const Job& job, at::TensorList inputs, Tensor& output) {
   });
 }
 
-// Room for the gradient of an input. The pieces fill their own views of it; what none of them reads
-// has the gradient zero.
+// Memory for the gradient of an input. Each piece fills its own view; the gradient of elements that
+// no piece reads is zero.
 Tensor gradient_room(const Job& job, const Tensor& input, size_t which) {
   Tensor room = at::empty_like(input, at::MemoryFormat::Contiguous);
   int64_t filled = 0;  // views do not overlap
@@ -73,13 +72,13 @@ std::vector<Tensor> run_backward(const Job& job, const std::vector<Tensor>& inpu
   return gradients;
 }
 
-// Where the inputs are.
+// On the device of the inputs.
 Tensor output_of(const Job& job, at::TensorList inputs) {
   const auto* input = std::ranges::find_if(inputs, [](const Tensor& x) { return x.defined(); });
   return at::empty(job.output_shape, input->options().dtype(at::kFloat));
 }
 
-// LibTorch's hook for functions with their own gradient.
+// LibTorch's interface for functions with their own gradient.
 struct PiecesFunction : torch::autograd::Function<PiecesFunction> {
   static Tensor forward(torch::autograd::AutogradContext* context, std::shared_ptr<Job> job,
                         at::TensorList inputs) {
@@ -129,13 +128,12 @@ Tensor by_pieces(const PieceFunction& f, std::vector<Tensor> inputs, at::IntArra
 
 namespace {
 
-// LibTorch computes whole pairs of vectors and what is left over at the end by different code,
-// whose last bits differ, and so does its code for rows that lie apart. Rows one after another,
-// with rows of zeros behind them, leave nothing over, so that the bits of a row do not depend on
-// the number of rows.
+// LibTorch computes whole pairs of vectors and the remainder at the end with different code, whose
+// last bits differ; its code for strided rows differs too. Contiguous rows, padded with rows of
+// zeros, have no remainder, so the bits of a row do not depend on the number of rows.
 PieceFunction over_whole_vectors(const PieceFunction& f, const std::vector<Tensor>& inputs) {
   constexpr int64_t kVectors = 32;
-  int64_t multiple = 1;  // of rows, at which nothing is left over
+  int64_t multiple = 1;  // of rows, without a remainder
   for (const Tensor& input : inputs) {
     const int64_t row = std::max<int64_t>(1, input.numel() / std::max<int64_t>(input.size(0), 1));
     multiple = std::lcm(multiple, kVectors / std::gcd(kVectors, row));

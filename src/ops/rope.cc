@@ -10,8 +10,8 @@
 namespace quern::ops {
 namespace {
 
-// Interleaved M-RoPE: frequency j belongs to height if j % 3 == 1 and to width if j % 3 == 2 while
-// their sections last, else to time (transformers, modeling_qwen3_5_moe.py:
+// Interleaved M-RoPE: within their sections, frequency j belongs to height if j % 3 == 1 and to
+// width if j % 3 == 2; all others belong to time (transformers, modeling_qwen3_5_moe.py:
 // apply_interleaved_mrope).
 std::vector<int64_t> interleaved_axes(const std::vector<int64_t>& sections, int64_t frequencies) {
   std::vector<int64_t> axes(frequencies, 0);
@@ -30,19 +30,19 @@ Tensor frequencies_of(double theta, int64_t count, int64_t width) {
 
 double positive(const Json& parameters, const char* key) {
   const auto value = parameters.get<double>(key);
-  if (!(value > 0)) fail("{}: {} is {}, it must be positive", parameters.path(), key, value);
+  if (!(value > 0)) fail("{}: {} is {}, but must be positive", parameters.path(), key, value);
   return value;
 }
 
-// Positions that the model was trained on before its context was stretched.
+// The number of positions before the context was extended.
 double original_context(const Json& parameters, int64_t positions) {
   const char* key = "original_max_position_embeddings";
   if (parameters.has(key) || positions < 1) return positive(parameters, key);
   return static_cast<double>(positions);
 }
 
-// Llama 3.1: long waves are slowed down by `factor`, short ones are kept, and those between go from
-// one to the other.
+// Llama 3.1: low frequencies are divided by `factor`, high ones are kept, and those between are
+// interpolated.
 Tensor llama3(const Tensor& frequencies, const Json& parameters, int64_t positions) {
   const double factor = positive(parameters, "factor"),
                low = positive(parameters, "low_freq_factor"),
@@ -55,8 +55,8 @@ Tensor llama3(const Tensor& frequencies, const Json& parameters, int64_t positio
   return (1 - kept) * (frequencies / factor) + kept * frequencies;
 }
 
-// YaRN (Peng et al., 2023): slow frequencies are divided by `factor`, fast ones are kept, with a
-// ramp between the dimensions that turn beta_slow and beta_fast times in the original context.
+// YaRN (Peng et al., 2023): low frequencies are divided by `factor`, high ones are kept, with a
+// ramp between the dimensions that rotate beta_slow and beta_fast times in the original context.
 Tensor yarn(const Tensor& frequencies, const Json& parameters, double theta, int64_t positions) {
   const auto count = static_cast<double>(frequencies.size(0));
   const double factor = positive(parameters, "factor");
@@ -103,7 +103,7 @@ void refuse_unknown(const Json& parameters) {
 
 }  // namespace
 
-// Where parameters are missing in their own place, the older one beside them counts
+// Where `rope_parameters` lacks a key, the older key next to it counts
 // (transformers, modeling_rope_utils.py: convert_rope_params_to_dict).
 Rope::Rope(const Json& c, int64_t head_dim, const RopeDefaults& defaults) {
   RopeDefaults outer = defaults;
@@ -135,8 +135,8 @@ void Rope::read(const Json& parameters, int64_t head_dim, const RopeDefaults& de
     fail("{}: partial_rotary_factor {} of head_dim {} is not an even number of dimensions",
          parameters.path(), partial, head_dim);
   }
-  // "proportional" pairs dimensions across the whole head, and those that are not turned have
-  // frequency 0; all others turn the first dimensions and pair them among themselves.
+  // "proportional" pairs dimensions across the whole head, and unrotated pairs have frequency 0;
+  // all other types rotate the first dimensions only and pair them with each other.
   rotated_ = type == "proportional" ? head_dim : turned;
   frequencies_ = frequencies_of(theta, turned / 2, rotated_);
   if (type == "proportional") {
@@ -158,7 +158,7 @@ void Rope::read(const Json& parameters, int64_t head_dim, const RopeDefaults& de
   const auto counts = parameters.get<std::vector<int64_t>>("mrope_section", defaults.sections);
   if (counts.empty()) return;
   if (counts.size() != 3 || counts[0] + counts[1] + counts[2] != rotated_ / 2) {
-    fail("{}: mrope_section must hold three numbers that add up to {}", parameters.path(),
+    fail("{}: mrope_section must be three numbers with the sum {}", parameters.path(),
          rotated_ / 2);
   }
   if (!parameters.get<bool>("mrope_interleaved", true))

@@ -9,7 +9,7 @@
 namespace quern::ops {
 namespace {
 
-// Rows that one item of the start works on.
+// Rows in one work item of the constructor.
 constexpr int64_t kStartRows = 64;
 
 int64_t item_bytes(DType dtype) { return static_cast<int64_t>(c10::elementSize(dtype)); }
@@ -57,7 +57,7 @@ RoundingStack::RoundingStack(std::vector<Tensor> matrices, const quant::Scheme& 
     finite[item] = kernels::cpu_kernels().rounding_start(shape_, some);
     set_values(matrix, begin, count,
                [&](float* w_hat) { kernels::cpu_kernels().rounding_forward(shape_, some, w_hat); });
-    // Round-to-nearest is what stays if no iteration is kept.
+    // Round-to-nearest is the result if no iteration is kept.
     keep_rows(matrix, begin, count);
   });
   const auto first = std::ranges::find(finite, 0);

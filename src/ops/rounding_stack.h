@@ -1,8 +1,7 @@
-// A stack of weights while AutoRound tunes it (Cheng et al., "Optimize Weight Rounding via Signed
-// Gradient Descent", 2023): for each weight a rounding offset V, for each group two clip factors
-// alpha and beta; the product uses the fake-quantized w^ = s * clamp(round(w / s + V), -8, 7).
-// Gradients have a closed form (kernels/rounding.h), so that a step needs nothing but
-// dL/dw^, tile by tile.
+// A stack of weights that AutoRound tunes (Cheng et al., "Optimize Weight Rounding via Signed
+// Gradient Descent", 2023). Each weight has a rounding offset V, each group two clip factors alpha
+// and beta; the product uses the fake-quantized w^ = s * clamp(round(w / s + V), -8, 7). Gradients
+// have a closed form (kernels/rounding.h), so a step needs only dL/dw^, tile by tile.
 #pragma once
 
 #include <optional>
@@ -24,20 +23,20 @@ struct RoundingOptions {
 
 class RoundingStack : public LearningStack {
  public:
-  // matrices: [rows, columns] each, all of one shape, bf16, fp16 or fp32; they are read again at
-  // every step and must stay.
+  // matrices: [rows, columns] each, of equal shape, bf16, fp16 or fp32; every step reads them
+  // again, so they must not change.
   RoundingStack(std::vector<Tensor> matrices, const quant::Scheme& scheme,
                 const RoundingOptions& options);
 
-  // The first matrix that holds NaN or infinity, or weights whose scale the scale's type cannot
-  // hold; nothing of it may be used.
+  // The first matrix that contains NaN or infinity, or needs a scale outside the range of the
+  // scale's dtype. If there is one, the stack must not be used.
   std::optional<int64_t> not_finite() const { return not_finite_; }
 
-  // The state that the next products use belongs to this iteration, whose gradients come in so many
-  // backward passes.
+  // The state of the next products belongs to this iteration, whose gradients arrive in
+  // `micro_batches` backward passes.
   void begin_iteration(int iteration, int micro_batches);
-  // Says, before the backward pass, that this iteration's loss is the smallest so far: step() then
-  // keeps the codes and scales of the state before it changes it.
+  // Called before the backward pass if this iteration's loss is the smallest so far: step() then
+  // saves the codes and scales before it changes the state.
   void keep_this(bool keep) { keep_ = keep; }
 
   void end_micro_batch() { --remaining_; }
@@ -48,7 +47,7 @@ class RoundingStack : public LearningStack {
   void skip(int64_t matrix) override;
 
  private:
-  // Of several micro-batches only the last one steps, with the sum.
+  // With several micro-batches, only the last one steps, using the sum of their gradients.
   void step(int64_t matrix, int64_t begin, int64_t count, const float* gradient) override;
   kernels::RoundingRows state(int64_t matrix, int64_t begin, int64_t count) const;
   kernels::RoundingCodes kept(int64_t matrix, int64_t begin) const;

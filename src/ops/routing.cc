@@ -15,7 +15,7 @@ Routing softmax_top_k(const Tensor& logits, int64_t k) {
 
 namespace {
 
-// Scores with -inf for all experts outside of the best groups.
+// The scores, with -inf for all experts outside the best groups.
 Tensor within_best_groups(const Tensor& scores, const SigmoidTopK& rule) {
   Tensor grouped = scores.unflatten(-1, {rule.groups, -1});
   Tensor worth = std::get<0>(grouped.topk(2, -1)).sum(-1);
@@ -33,7 +33,7 @@ Routing sigmoid_top_k(const Tensor& logits, const Tensor& bias, const SigmoidTop
   if (rule.groups > 1) wanted = within_best_groups(wanted, rule);
   Tensor experts = std::get<1>(wanted.topk(rule.k, -1));
   Tensor weights = scores.gather(-1, experts);
-  // 1e-20 as the references have it: scores of far negative logits may all be zero.
+  // 1e-20 as in the reference implementations: scores of very negative logits may all be zero.
   if (rule.normalize) weights = weights / (weights.sum(-1, /*keepdim=*/true) + 1e-20);
   return {experts, weights * rule.factor};
 }

@@ -10,9 +10,10 @@
 namespace quern::ops {
 namespace {
 
-// Rows converted at a time: with 2048 columns 1 MB, which stays in L2 while it is multiplied.
+// Rows converted at a time: 1 MB with 2048 columns, which stays in L2 during the product.
 constexpr int64_t kRows = 128;
-// Activations that stay in L2 while rows of the weight go by: with 2048 columns 256 KB.
+// Tokens whose activations stay in L2 while rows of the weight stream past: 256 KB with 2048
+// columns.
 constexpr int64_t kTokens = 32;
 
 std::vector<float>& thread_scratch() {

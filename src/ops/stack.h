@@ -1,7 +1,6 @@
-// Equal-shaped matrices as something multiplies by them; a stack of one is the ordinary case. What
-// multiplies (ops/linear.h, ops/experts.h) cannot tell how the numbers are stored. The class of a
-// stack decides where it is computed: on the CPU it is a CpuStack (ops/cpu_stack.h), and its inputs
-// are tensors of the CPU.
+// Equal-shaped matrices that activations are multiplied by; usually a stack holds one matrix. The
+// products (ops/linear.h, ops/experts.h) do not depend on how the numbers are stored. The class of
+// a stack decides its device: a CpuStack (ops/cpu_stack.h) takes CPU tensors.
 #pragma once
 
 #include <memory>
@@ -23,8 +22,8 @@ class Stack {
   int64_t rows() const { return rows_; }
   int64_t columns() const { return columns_; }
 
-  // Whether a backward pass changes the weights. A product with such a stack is part of the graph
-  // even where its input needs no gradient.
+  // Whether a backward pass changes the weights. If so, a product with the stack is part of the
+  // graph even if its input needs no gradient.
   virtual bool learns() const { return false; }
 
  private:

@@ -8,7 +8,7 @@
 namespace quern::prompt {
 namespace {
 
-// Six bits, or -1.
+// The six bits of a base64 character, or -1.
 int value_of(char c) {
   if (c >= 'A' && c <= 'Z') return c - 'A';
   if (c >= 'a' && c <= 'z') return c - 'a' + 26;
@@ -24,7 +24,7 @@ std::string from_base64(std::string_view text, const std::string& where) {
   uint32_t bits = 0;
   for (size_t i = 0; i < text.size(); ++i) {
     const int value = i < text.size() - padding ? value_of(text[i]) : 0;
-    if (value < 0) fail("{}: character {} is none of base64", where, i);
+    if (value < 0) fail("{}: character {} is not a base64 character", where, i);
     bits = bits << 6 | static_cast<uint32_t>(value);
     if (i % 4 != 3) continue;
     for (int shift : {16, 8, 0}) bytes.push_back(static_cast<char>(bits >> shift));
@@ -44,7 +44,7 @@ std::string from_data_url(std::string_view url, const std::string& where) {
 std::string fetch(const std::string& source, const std::string& where, const ImageFiles& files) {
   if (source.starts_with("data:")) return from_data_url(source, where);
   if (source.find("://") != std::string::npos) {
-    fail("{}: pictures are not fetched from elsewhere ({}); give the name of a file or a data: URL",
+    fail("{}: pictures are not fetched from URLs ({}); give the name of a file or a data: URL",
          where, source.substr(0, 80));
   }
   return files(source);
@@ -69,7 +69,7 @@ std::string bytes_of(const Json& part, const ImageFiles& files) {
     return fetch(given.is_object() ? given.get<std::string>("url") : given.as<std::string>(),
                  given.path(), files);
   }
-  fail("{}: has no picture: none of image_url, image, url, path and base64", part.path());
+  fail("{}: no picture: it needs image_url, image, url, path or base64", part.path());
 }
 
 }  // namespace

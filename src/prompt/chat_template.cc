@@ -13,7 +13,7 @@ namespace fs = std::filesystem;
 constexpr const char* kDefault = "default";
 constexpr const char* kToolUse = "tool_use";
 
-// tokenizer_config.json writes a token as its text or as an object that has a content.
+// tokenizer_config.json states a token as its text or as an object with `content`.
 std::optional<std::string> token_text(const JsonValue& token) {
   if (token.is_string()) return token.get<std::string>();
   if (token.is_object() && token.contains("content") && token["content"].is_string())
@@ -83,7 +83,7 @@ std::string to_json(const JsonValue& value) {
   try {
     return value.dump();
   } catch (const nlohmann::json::type_error&) {
-    fail("the conversation holds text that is not valid UTF-8");
+    fail("the conversation contains text that is not valid UTF-8");
   }
 }
 
@@ -115,7 +115,7 @@ ChatTemplate ChatTemplate::of_folder(const fs::path& folder) {
   if (!document.is_object() || !document.has("chat_template")) {
     fail(
         "{}: no chat template: neither chat_template.jinja nor chat_template in "
-        "tokenizer_config.json; a model that was not trained for chat takes plain text",
+        "tokenizer_config.json; use plain text for a model that was not trained for chat",
         folder.string());
   }
   Json given = document.at("chat_template");
@@ -150,7 +150,7 @@ const ChatTemplate::Source& ChatTemplate::choose(bool tools) const {
   if (found != sources_.end()) return found->second;
   std::vector<std::string> names;
   for (const auto& [name, source] : sources_) names.push_back(name);
-  fail("this model has several chat templates and none is called default: {}",
+  fail("this model has several chat templates, but none is named default: {}",
        fmt::join(names, ", "));
 }
 

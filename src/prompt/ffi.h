@@ -1,5 +1,5 @@
-// The border to the Rust crate, seen from C++: answers become std::string, statuses other than OK
-// become exceptions. Only the .cc files of this folder include it.
+// The C++ side of the interface to the Rust crate: results become std::string, statuses other than
+// OK become exceptions. Only the .cc files of this folder include it.
 #pragma once
 
 #include <quern_text_ffi.h>
@@ -10,7 +10,7 @@
 
 namespace quern::prompt {
 
-// Owns the bytes that a call filled in.
+// Owns the bytes that a call returned.
 class FfiBytes {
  public:
   FfiBytes() = default;
@@ -29,7 +29,7 @@ class FfiBytes {
   QtBytes bytes_{};
 };
 
-// Fails unless `status` is OK; `origin` names the file or the thing that was read.
+// Fails unless `status` is OK; `origin` names the input in messages.
 inline void require(int32_t status, const FfiBytes& message, const std::string& origin) {
   if (status == QT_OK) return;
   if (status == QT_PANIC) {

@@ -12,7 +12,7 @@ bool is_webp(std::string_view bytes) {
   return bytes.starts_with("RIFF") && bytes.size() >= 12 && bytes.substr(8, 4) == "WEBP";
 }
 
-// "", or what the file seems to be.
+// A description of the file's apparent format, for messages.
 std::string_view other_format(std::string_view bytes) {
   if (bytes.starts_with("GIF8")) return "a GIF file";
   if (bytes.starts_with("BM")) return "a BMP file";
@@ -21,18 +21,18 @@ std::string_view other_format(std::string_view bytes) {
     return "a TIFF file";
   if (bytes.size() >= 12 && bytes.substr(4, 4) == "ftyp") return "an AVIF, HEIC or video file";
   if (bytes.starts_with("%PDF")) return "a PDF file";
-  return bytes.empty() ? "empty" : "no picture that is known here";
+  return bytes.empty() ? "empty" : "not a known picture format";
 }
 
 DecodedImage decode(std::string_view bytes, const std::string& origin, const ImageLimits& limits) {
   if (bytes.starts_with("\x89PNG\r\n\x1a\n")) return decode_png(bytes, origin, limits);
   if (bytes.starts_with("\xff\xd8\xff")) return decode_jpeg(bytes, origin, limits);
   if (is_webp(bytes)) return decode_webp(bytes, origin, limits);
-  fail("{}: is {}; PNG, JPEG and still WebP pictures are read: convert it", origin,
-       other_format(bytes));
+  fail("{}: the file is {}; convert it to PNG, JPEG or still WebP", origin, other_format(bytes));
 }
 
-// x [3, height, width]. EXIF 2.3, tag 274: where row 0 and column 0 of the stored picture belong.
+// x [3, height, width]. EXIF 2.3, tag 274: the sides to which row 0 and column 0 of the stored
+// picture belong.
 Tensor upright(const Tensor& x, int orientation) {
   switch (orientation) {
     case 2:
@@ -54,12 +54,12 @@ Tensor upright(const Tensor& x, int orientation) {
   }
 }
 
-// TIFF numbers in the byte order of their file.
+// Reads TIFF numbers in the byte order of their file.
 class Tiff {
  public:
   explicit Tiff(std::string_view bytes) : bytes_(bytes), big_(bytes.starts_with("MM")) {}
 
-  // -1 beyond the end.
+  // -1 if outside the file.
   int64_t number(size_t offset, size_t width) const {
     if (offset > bytes_.size() || bytes_.size() - offset < width) return -1;
     int64_t value = 0;
@@ -80,12 +80,12 @@ class Tiff {
 void check_image_size(int64_t width, int64_t height, const std::string& origin,
                       const ImageLimits& limits) {
   if (width < 1 || height < 1 || width > kMostSide || height > kMostSide) {
-    fail("{}: the picture is {} x {} pixels; sides of 1 to {} are read", origin, width, height,
+    fail("{}: the picture is {} x {} pixels; sides must be 1 to {}", origin, width, height,
          kMostSide);
   }
   if (width * height > limits.pixels) {
-    fail("{}: the picture is {} x {}, which is more than {} pixels; make it smaller", origin, width,
-         height, limits.pixels);
+    fail("{}: the picture is {} x {}, more than {} pixels; make it smaller", origin, width, height,
+         limits.pixels);
   }
 }
 

@@ -1,5 +1,5 @@
-// Gemma 4's image processor: every picture is scaled, up or down, to about one number of patches.
-// After transformers' image_processing_gemma4.py.
+// Gemma 4's image processor: every picture is scaled up or down to about the same number of
+// patches. After transformers' image_processing_gemma4.py.
 
 #include <algorithm>
 #include <array>
@@ -22,19 +22,19 @@ class Gemma4ImageProcessor : public ImageProcessor {
         pooling_(positive(c, "pooling_kernel_size", 3, 16)),
         soft_tokens_(c.get<int64_t>("max_soft_tokens", 280)) {
     if (std::find(kSoftTokens.begin(), kSoftTokens.end(), soft_tokens_) == kSoftTokens.end())
-      fail("{}: max_soft_tokens is {}; it must be one of {}", c.path(), soft_tokens_,
+      fail("{}: max_soft_tokens is {}, but must be one of {}", c.path(), soft_tokens_,
            fmt::join(kSoftTokens, ", "));
     if (most_pixels() > kMostResizedPixels)
       fail(
-          "{}: max_soft_tokens, pooling_kernel_size and patch_size make pictures of {} pixels; {} "
-          "are possible",
+          "{}: max_soft_tokens, pooling_kernel_size and patch_size make pictures of {} pixels; the "
+          "limit is {}",
           c.path(), most_pixels(), kMostResizedPixels);
   }
 
   Patches operator()(const Tensor& rgb, const std::string& origin) const override {
     const auto [height, width] = size_for(rgb.size(1), rgb.size(2), origin);
     const int64_t rows = height / patch_, columns = width / patch_;
-    // Values of a patch: (row, column, channel), the channel fastest.
+    // Values of a patch: (row, column, channel), channel fastest.
     Tensor values = scaling_(resized(rgb, height, width))
                         .reshape({3, rows, patch_, columns, patch_})
                         .permute({1, 3, 2, 4, 0})
@@ -43,11 +43,11 @@ class Gemma4ImageProcessor : public ImageProcessor {
   }
 
  private:
-  int64_t side() const { return patch_ * pooling_; }  // of a soft token, in pixels
+  int64_t side() const { return patch_ * pooling_; }  // the side of a soft token, in pixels
   int64_t most_pixels() const { return soft_tokens_ * side() * side(); }
 
-  // The largest size of about this shape that fits. In doubles and in the order of the reference,
-  // because a product that is just below a whole number decides.
+  // The largest size of about this shape that fits. Computed in doubles and in the order of the
+  // reference, because a product may lie just below a whole number.
   std::pair<int64_t, int64_t> size_for(int64_t height, int64_t width,
                                        const std::string& origin) const {
     const double factor =
@@ -67,7 +67,7 @@ class Gemma4ImageProcessor : public ImageProcessor {
       h = std::min(height / width * side(), longest);
     }
     if (h * w > most_pixels())
-      fail("{}: a picture of {} x {} pixels is too long for this model; cut it", origin, width,
+      fail("{}: a picture of {} x {} pixels is too long for this model; crop it", origin, width,
            height);
     return {h, w};
   }

@@ -1,9 +1,9 @@
-// JPEG by libjpeg-turbo, with the settings that Pillow leaves as they are. Libjpeg reports errors
-// by longjmp, so the functions that call it own nothing.
+// JPEG by libjpeg-turbo, with Pillow's settings (the defaults). Libjpeg reports errors by longjmp,
+// so the functions that call it own no resources.
 
 #include <csetjmp>
 #include <cstdio>
-// Needs FILE and size_t to be known.
+// Needs the declarations of FILE and size_t.
 #include <jerror.h>
 #include <jpeglib.h>
 
@@ -16,8 +16,8 @@
 namespace quern::prompt {
 namespace {
 
-// A progressive file may hold scan upon scan of almost no bytes, each of which costs a pass over
-// the whole picture; encoders write about ten.
+// A progressive file may contain many scans of almost no bytes, and each costs a pass over the
+// whole picture; encoders write about ten.
 constexpr int kMostScans = 100;
 
 class JpegReader {
@@ -71,12 +71,12 @@ class JpegReader {
  private:
   template <class Step>
   void guarded(Step step) {
-    if (setjmp(jump_) != 0) fail("{}: not a sound JPEG file: {}", origin_, message_.data());
+    if (setjmp(jump_) != 0) fail("{}: not a valid JPEG file: {}", origin_, message_.data());
     step();
   }
 
-  // Files hold 255 minus the ink, as Adobe's programs write it. Pillow's product of two bytes
-  // rounds (x y + 128) / 255 by shifts.
+  // Files store 255 minus the ink, as Adobe's programs write it. Like Pillow, rounds the product of
+  // two bytes, (x y + 128) / 255, by shifts.
   static void from_inks(const std::vector<uint8_t>& inks, uint8_t* pixels) {
     for (size_t i = 0; i < inks.size(); i += 4) {
       const int white = inks[i + 3];
@@ -97,8 +97,8 @@ class JpegReader {
     std::longjmp(reader.jump_, 1);
   }
 
-  // Level -1 is a warning: libjpeg would make up the part of the picture that is lost. Three of
-  // them say that nothing is.
+  // Level -1 is a warning: libjpeg would invent the lost part of the picture. Three of the warnings
+  // are harmless.
   static void on_message(j_common_ptr info, int level) {
     const int code = info->err->msg_code;
     if (level >= 0 || code == JWRN_EXTRANEOUS_DATA || code == JWRN_ADOBE_XFORM ||

@@ -1,4 +1,4 @@
-// PNG by libpng. Libpng reports errors by longjmp, so the functions that call it own nothing.
+// PNG by libpng. Libpng reports errors by longjmp, so the functions that call it own no resources.
 
 #include <png.h>
 
@@ -16,7 +16,7 @@ uint32_t number(std::string_view bytes) {
   return png_get_uint_32(reinterpret_cast<png_const_bytep>(bytes.data()));
 }
 
-// The data of the first chunk of this name, or nothing. Behind the signature every chunk is length,
+// The data of the first chunk with this name, or empty. After the signature every chunk is length,
 // name, data, checksum.
 std::string_view chunk(std::string_view bytes, std::string_view name) {
   bytes.remove_prefix(8);
@@ -38,8 +38,8 @@ class PngReader {
         info_(png_create_info_struct(png_)) {
     QUERN_CHECK(png_ && info_);
     png_set_read_fn(png_, this, read);
-    // What says nothing about pixels is passed over: nothing in it is unpacked, and libpng takes no
-    // memory for what a chunk only claims to hold.
+    // Skips chunks that do not affect pixels: they are not decompressed, and libpng allocates no
+    // memory for sizes that they claim.
     png_set_keep_unknown_chunks(png_, PNG_HANDLE_CHUNK_NEVER, kSkipped,
                                 sizeof(kSkipped) / sizeof(kSkipped[0]) / 5);
   }
@@ -47,13 +47,12 @@ class PngReader {
   PngReader(const PngReader&) = delete;
   PngReader& operator=(const PngReader&) = delete;
 
-  // Everything before the pixels. Rows are then asked for as 8-bit red, green, blue.
+  // Reads everything before the pixels and requests rows as 8-bit red, green, blue.
   void read_header() {
     guarded([&] { png_read_info(png_, info_); });
     const int color = png_get_color_type(png_, info_), bits = png_get_bit_depth(png_, info_);
     if (color == PNG_COLOR_TYPE_GRAY && bits == 16) {
-      fail("{}: is grayscale of 16 bits, for which there is no agreed conversion; save it with 8",
-           origin_);
+      fail("{}: 16-bit grayscale has no agreed conversion to 8 bits; save it with 8", origin_);
     }
     guarded([&] {
       if (color == PNG_COLOR_TYPE_PALETTE) png_set_palette_to_rgb(png_);
@@ -86,7 +85,7 @@ class PngReader {
   template <class Step>
   void guarded(Step step) {
     if (setjmp(png_jmpbuf(png_)) != 0)
-      fail("{}: not a sound PNG file: {}", origin_, message_.data());
+      fail("{}: not a valid PNG file: {}", origin_, message_.data());
     step();
   }
 
@@ -119,13 +118,13 @@ DecodedImage decode_png(std::string_view bytes, const std::string& origin,
                         const ImageLimits& limits) {
   // Signature, then IHDR: length, name, width, height, ...
   constexpr size_t kWidth = 16, kHeight = 20, kHeader = 33;
-  if (bytes.size() < kHeader) fail("{}: not a sound PNG file: it ends early", origin);
+  if (bytes.size() < kHeader) fail("{}: not a valid PNG file: it ends early", origin);
   const int64_t width = number(bytes.substr(kWidth)), height = number(bytes.substr(kHeight));
   check_image_size(width, height, origin, limits);
-  // acTL, of APNG, starts with the number of frames.
+  // APNG's acTL starts with the number of frames.
   const std::string_view animation = chunk(bytes, "acTL");
   if (animation.size() >= 4 && number(animation) > 1) {
-    fail("{}: is an animation of {} frames; give one still picture", origin, number(animation));
+    fail("{}: an animation of {} frames; give one still picture", origin, number(animation));
   }
   PngReader reader(bytes, origin);
   reader.read_header();

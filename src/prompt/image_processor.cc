@@ -34,13 +34,13 @@ std::unique_ptr<ImageProcessor> make(const Json& config) {
     if (type == row.type) return row.make(config);
     known.emplace_back(row.type);
   }
-  fail("{}: image_processor_type {} is not known; known: {}", config.path(), type,
+  fail("{}: image_processor_type {} is not supported; supported: {}", config.path(), type,
        fmt::join(known, ", "));
 }
 
 Tensor per_channel(const Json& config, const char* key, const std::vector<double>& otherwise) {
   const auto values = config.has(key) ? config.get<std::vector<double>>(key) : otherwise;
-  if (values.size() != 3) fail("{}: {} must hold 3 numbers", config.path(), key);
+  if (values.size() != 3) fail("{}: {} must have 3 numbers", config.path(), key);
   return at::tensor(values, at::kFloat).reshape({3, 1, 1});
 }
 
@@ -61,7 +61,7 @@ std::unique_ptr<ImageProcessor> image_processor(const fs::path& folder) {
 int64_t positive(const Json& config, const char* key, int64_t otherwise, int64_t most) {
   const auto value = config.get<int64_t>(key, otherwise);
   if (value < 1 || value > most)
-    fail("{}: {} is {}; 1 to {} is possible", config.path(), key, value, most);
+    fail("{}: {} is {}, but must be 1 to {}", config.path(), key, value, most);
   return value;
 }
 
@@ -81,12 +81,12 @@ ValueScaling::ValueScaling(const Json& config, const Defaults& defaults)
   if (!config.get<bool>("do_resize", true) || config.get<bool>("do_center_crop", false))
     fail("{}: do_resize false and do_center_crop are not implemented", config.path());
   if (config.get<int64_t>("resample", kBicubic) != kBicubic)
-    fail("{}: resample {} is not implemented; 3 (bicubic) is", config.path(),
+    fail("{}: resample {} is not implemented; use 3 (bicubic)", config.path(),
          config.get<int64_t>("resample"));
   if (!(factor_ > 0) || (normalize_ && !(deviation_ > 0).all().item<bool>()))
     fail("{}: rescale_factor and image_std must be positive", config.path());
   if (!rescale_ || !normalize_) return;
-  // One step instead of two, as transformers' fast processors round it.
+  // Combines both steps, which rounds as transformers' fast processors do.
   mean_ = mean_ * (1.0 / factor_);
   deviation_ = deviation_ * (1.0 / factor_);
 }

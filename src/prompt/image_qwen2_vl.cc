@@ -1,5 +1,5 @@
-// The image processor of the Qwen-VL family: pictures keep their size as long as it is between two
-// limits. After transformers' image_processing_qwen2_vl.py.
+// The image processor of the Qwen-VL family: pictures keep their size if it is between two limits.
+// After transformers' image_processing_qwen2_vl.py.
 
 #include <algorithm>
 #include <cmath>
@@ -11,8 +11,8 @@
 namespace quern::prompt {
 namespace {
 
-// The smallest and the largest number of pixels. The released files call these areas edges; older
-// files have them at the top.
+// The smallest or largest number of pixels. The released files name these areas edges; older files
+// have them at the top level.
 int64_t pixels(const Json& c, const char* edge, const char* older, int64_t otherwise) {
   if (c.has(older)) return positive(c, older, otherwise, kMostResizedPixels);
   if (!c.has("size")) return otherwise;
@@ -34,8 +34,8 @@ class Qwen2VlImageProcessor : public ImageProcessor {
   Patches operator()(const Tensor& rgb, const std::string& origin) const override {
     const auto [height, width] = size_for(rgb.size(1), rgb.size(2), origin);
     const int64_t rows = height / patch_, columns = width / patch_;
-    // Patches in squares of merge x merge; values of a patch: (channel, frame, row, column). A
-    // picture is a film in which nothing moves.
+    // Patches in squares of merge x merge; values of a patch: (channel, frame, row, column). All
+    // frames of a still picture are equal.
     Tensor values =
         scaling_(resized(rgb, height, width))
             .reshape({3, rows / merge_, merge_, patch_, columns / merge_, merge_, patch_})
@@ -47,16 +47,16 @@ class Qwen2VlImageProcessor : public ImageProcessor {
   }
 
  private:
-  // In doubles and in the order of the reference.
+  // Computed in doubles and in the order of the reference.
   std::pair<int64_t, int64_t> size_for(int64_t height, int64_t width,
                                        const std::string& origin) const {
     const auto h = static_cast<double>(height), w = static_cast<double>(width);
     if (std::max(h, w) / std::min(h, w) > 200)
-      fail("{}: a picture of {} x {} pixels is more than 200 times as long as wide; cut it", origin,
-           width, height);
+      fail("{}: a picture of {} x {} pixels is more than 200 times as long as wide; crop it",
+           origin, width, height);
     const int64_t side = patch_ * merge_;
     const auto s = static_cast<double>(side);
-    // nearbyint rounds half to even, as Python does.
+    // nearbyint rounds half to even, like Python.
     auto sides = [&](double rows, double columns) {
       return std::pair{static_cast<int64_t>(rows) * side, static_cast<int64_t>(columns) * side};
     };

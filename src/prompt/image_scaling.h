@@ -1,4 +1,4 @@
-// What image processors have in common: resizing and the scaling of values.
+// Resizing and scaling of values, shared by the image processors.
 #pragma once
 
 #include <vector>
@@ -8,20 +8,20 @@
 
 namespace quern::prompt {
 
-// Of a file that a stranger wrote: no picture may grow beyond so many pixels.
+// The limit of pixels after resizing, because the settings are untrusted.
 constexpr int64_t kMostResizedPixels = int64_t{1} << 26;
 
 // A count in an image processor's settings. Fails unless it is 1 to `most`.
 int64_t positive(const Json& config, const char* key, int64_t otherwise, int64_t most);
 
-// Bicubic with antialiasing on bytes. rgb uint8 [3, height, width] -> uint8 [3, h, w].
+// Bicubic resizing of bytes with antialiasing. rgb uint8 [3, height, width] -> uint8 [3, h, w].
 Tensor resized(const Tensor& rgb, int64_t height, int64_t width);
 
 // `do_rescale`, `rescale_factor`, `do_normalize`, `image_mean` and `image_std` of a processor.
 class ValueScaling {
  public:
-  // Fails when `config` asks for no resizing, for another filter than bicubic or for cropping. What
-  // it does not say is as in `defaults`.
+  // Fails if `config` disables resizing, or states a filter other than bicubic, or cropping. Absent
+  // settings have `defaults`.
   struct Defaults {
     bool normalize;
     std::vector<double> mean, deviation;
@@ -34,7 +34,7 @@ class ValueScaling {
  private:
   bool rescale_, normalize_;
   double factor_;
-  Tensor mean_, deviation_;  // fp32 [3, 1, 1], in units of the bytes when both steps are done
+  Tensor mean_, deviation_;  // fp32 [3, 1, 1], in units of bytes if both steps are enabled
 };
 
 }  // namespace quern::prompt

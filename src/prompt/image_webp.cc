@@ -18,25 +18,25 @@ const char* reason(VP8StatusCode status) {
     case VP8_STATUS_OUT_OF_MEMORY:
       return "there is not enough memory";
     case VP8_STATUS_UNSUPPORTED_FEATURE:
-      return "it uses what libwebp does not know";
+      return "it uses a feature that libwebp does not support";
     default:
       return "its data are corrupt";
   }
 }
 
 void require(VP8StatusCode status, const std::string& origin) {
-  if (status != VP8_STATUS_OK) fail("{}: not a sound WebP file: {}", origin, reason(status));
+  if (status != VP8_STATUS_OK) fail("{}: not a valid WebP file: {}", origin, reason(status));
 }
 
 int orientation_of(std::string_view bytes, const std::string& origin) {
   const WebPData data = {reinterpret_cast<const uint8_t*>(bytes.data()), bytes.size()};
   const std::unique_ptr<WebPDemuxer, decltype(&WebPDemuxDelete)> demuxer(WebPDemux(&data),
                                                                          WebPDemuxDelete);
-  if (!demuxer) fail("{}: not a sound WebP file: its chunks do not fit together", origin);
+  if (!demuxer) fail("{}: not a valid WebP file: its chunks are inconsistent", origin);
   WebPChunkIterator chunk;
   if (WebPDemuxGetChunk(demuxer.get(), "EXIF", 1, &chunk) == 0) return 1;
   std::string_view exif(reinterpret_cast<const char*>(chunk.chunk.bytes), chunk.chunk.size);
-  // Some programs keep the prefix that JPEG needs.
+  // Some programs keep the prefix that only JPEG needs.
   constexpr std::string_view kPrefix("Exif\0\0", 6);
   if (exif.starts_with(kPrefix)) exif.remove_prefix(kPrefix.size());
   const int orientation = exif_orientation(exif);
@@ -55,7 +55,7 @@ DecodedImage decode_webp(std::string_view bytes, const std::string& origin,
   const int64_t width = config.input.width, height = config.input.height;
   check_image_size(width, height, origin, limits);
   if (config.input.has_animation != 0) {
-    fail("{}: is an animation; give one still picture", origin);
+    fail("{}: an animation; give one still picture", origin);
   }
   const int orientation = orientation_of(bytes, origin);
   Tensor rgb = at::empty({height, width, 3}, at::kByte);

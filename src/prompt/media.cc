@@ -14,12 +14,12 @@ ImagePrompt ImageReader::operator()(std::span<const int32_t> tokens,
                                     const std::vector<std::string>& images) const {
   const auto places = std::count(tokens.begin(), tokens.end(), tokens_.image);
   if (places != std::ssize(images)) {
-    fail("the prompt has {} places for pictures, and {} are given", places, images.size());
+    fail("the prompt has {} places for pictures, but {} pictures are given", places, images.size());
   }
   if (!images.empty() && !processor_) {
     fail(
-        "this model folder does not say how to prepare pictures: it has neither "
-        "processor_config.json nor preprocessor_config.json");
+        "this model folder has no image processor: neither processor_config.json nor "
+        "preprocessor_config.json exists; copy it from the original model");
   }
   ImagePrompt prompt;
   for (int32_t token : tokens) {

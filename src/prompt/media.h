@@ -1,4 +1,4 @@
-// Pictures in prompts: decoded, prepared, and given their places among the tokens of the rendered
+// Pictures in prompts: decodes and prepares them, and places them among the tokens of the rendered
 // text.
 #pragma once
 
@@ -12,8 +12,8 @@
 
 namespace quern::prompt {
 
-// How the prompts of a model hold a picture. A template writes `image` once for each; the model
-// reads it once for each soft token, between the other two.
+// The token ids that represent a picture in a model's prompts. A template writes `image` once for
+// each picture; the model reads `image` once for each soft token, between the other two ids.
 struct ImageTokens {
   int32_t image = -1;
   std::vector<int32_t> before = {}, after = {};
@@ -21,25 +21,25 @@ struct ImageTokens {
   bool by_grid = false;
 };
 
-// A prompt as a model with a vision tower reads it.
+// A prompt for a model with a vision tower.
 struct ImagePrompt {
   struct Image {
-    int64_t first;  // soft token, in `tokens`
+    int64_t first;  // its first soft token, in `tokens`
     Patches patches;
   };
   std::vector<int32_t> tokens;
   std::vector<Image> images;
 };
 
-// Pictures for one model. May be used by several threads at once; touches no files.
+// Reads pictures for one model. Thread-safe; opens no files.
 class ImageReader {
  public:
-  // `processor` may be null: then there is a sentence for the first picture.
+  // `processor` may be null; the first picture then fails with a message.
   ImageReader(std::unique_ptr<const ImageProcessor> processor, ImageTokens tokens,
               const ImageLimits& limits = {});
 
-  // tokens: of the rendered text, with one image token for each picture. Fails when there are more
-  // or fewer, and on pictures that decode_image or the processor refuse.
+  // tokens: the rendered text, with one image token for each picture. Fails on another number of
+  // image tokens, and on pictures that decode_image or the processor refuses.
   ImagePrompt operator()(std::span<const int32_t> tokens,
                          const std::vector<std::string>& images) const;
 

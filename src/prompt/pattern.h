@@ -1,5 +1,5 @@
-// Python regular expressions as `re.match` applies them: anchored at the start only. Recipes name
-// modules by them (`re:.*mlp.experts.*`).
+// Python regular expressions as `re.match` applies them: anchored at the start only. Recipes use
+// them to name modules (`re:.*mlp.experts.*`).
 #pragma once
 
 #include <memory>
@@ -10,14 +10,14 @@ struct QtPattern;
 
 namespace quern::prompt {
 
-// May be used by several threads at once.
+// Thread-safe.
 class Pattern {
  public:
-  // Fails when the expression is malformed, or uses what the engine lacks.
+  // Fails if the expression is malformed or uses an unsupported feature.
   explicit Pattern(const std::string& python_regex);
 
-  // Fails when the match takes too many steps back: a pattern like `(a+)+$` can take exponentially
-  // many.
+  // Fails if the match backtracks too often: a pattern like `(a+)+$` may need exponentially many
+  // steps.
   bool match(std::string_view text) const;
 
   const std::string& text() const { return text_; }

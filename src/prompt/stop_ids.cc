@@ -9,12 +9,12 @@
 namespace quern::prompt {
 namespace {
 
-// Ids under `key`, one or a list of them; none when the file or the key is not there.
+// The value of `key`, one id or a list; empty if the file or the key does not exist.
 std::vector<int> ids_in(const std::filesystem::path& file, const char* section) {
   if (!std::filesystem::exists(file)) return {};
   JsonValue document = read_json(file);
   Json config(document, file.string());
-  if (!config.is_object()) fail("{} must hold an object", file.string());
+  if (!config.is_object()) fail("{} must contain an object", file.string());
   if (section != nullptr && config.has(section)) config = config.at(section);
   if (!config.has("eos_token_id")) return {};
   Json ids = config.at("eos_token_id");

@@ -1,4 +1,4 @@
-// The tokens at which a model's answer ends.
+// The tokens that end a model's answer.
 #pragma once
 
 #include <cstdint>
@@ -9,9 +9,9 @@
 
 namespace quern::prompt {
 
-// Ascending, each once: eos_token_id of generation_config.json (of config.json where that file has
-// none) and the eos_token of tokenizer_config.json. Models name different tokens in the two places
-// and need both.
+// Ascending, without duplicates: eos_token_id of generation_config.json (of config.json if that
+// file has none) and eos_token of tokenizer_config.json. Models state different tokens in the two
+// places and need both.
 std::vector<int32_t> stop_ids(const std::filesystem::path& folder, const Tokenizer& tokenizer);
 
 }  // namespace quern::prompt

@@ -8,10 +8,11 @@
 namespace quern::prompt {
 namespace {
 
-// Steps back that one match of a splitting pattern may take. The patterns of known tokenizers need
-// a few per character of a word.
+// The limit of backtracking steps for one match of a splitting pattern. The patterns of known
+// tokenizers need a few steps for each character of a word.
 constexpr uint64_t kBacktracks = 10'000'000;
-// A character needs at most four byte tokens; after so many ids without one, the bytes are broken.
+// A character needs at most four byte tokens; after this many ids without a character, the bytes
+// are invalid.
 constexpr size_t kLongestCharacter = 8;
 constexpr std::string_view kReplacement = "\xEF\xBF\xBD";
 
@@ -46,7 +47,7 @@ std::vector<int32_t> Tokenizer::encode(std::string_view text, Special special) c
 
 std::string Tokenizer::decode(std::span<const int32_t> ids, Show show) const {
   FfiBytes out;
-  // A negative id becomes a huge one, which is outside every vocabulary.
+  // A negative id becomes a huge id outside every vocabulary.
   int32_t status =
       qt_tokenizer_decode(tokenizer_.get(), reinterpret_cast<const uint32_t*>(ids.data()),
                           ids.size(), show == Show::text, out.out());

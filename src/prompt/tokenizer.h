@@ -1,5 +1,5 @@
-// Text <-> token ids, by the tokenizer.json of a model folder. Equal to Hugging Face's fast
-// tokenizers, id for id.
+// Converts text to token ids and back with the tokenizer.json of a model folder. The ids equal
+// those of Hugging Face's fast tokenizers.
 #pragma once
 
 #include <cstdint>
@@ -15,23 +15,23 @@ struct QtTokenizer;
 
 namespace quern::prompt {
 
-// Whether the tokens that the file's post-processor adds (a leading <bos>, say) are wanted.
+// Whether encoding adds the tokens of the file's post-processor (for example a leading <bos>).
 enum class Special { add, none };
-// Whether decoding leaves out tokens that are marked special.
+// Whether decoding skips tokens that are marked special.
 enum class Show { all, text };
 
-// May be used by several threads at once.
+// Thread-safe.
 class Tokenizer {
  public:
-  // `file`: a tokenizer.json, or the folder that holds one. Fails, naming the file, when it is
+  // `file`: a tokenizer.json, or the folder that holds one. Fails, naming the file, if it is
   // missing or malformed.
   explicit Tokenizer(const std::filesystem::path& file);
   // From the contents of a tokenizer.json; `origin` names it in messages.
   Tokenizer(std::string_view json, const std::string& origin);
 
-  // `text` must be UTF-8. Fails when the file's splitting pattern reaches its limit of steps.
+  // `text` must be UTF-8. Fails if the splitting pattern reaches its limit of steps.
   std::vector<int32_t> encode(std::string_view text, Special special = Special::none) const;
-  // Ids outside the vocabulary are skipped; bytes that are not UTF-8 become U+FFFD.
+  // Ids outside the vocabulary are skipped; invalid UTF-8 becomes U+FFFD.
   std::string decode(std::span<const int32_t> ids, Show show = Show::all) const;
 
   // One more than the largest id, added tokens included. A model's embedding may have more rows.
@@ -46,7 +46,7 @@ class Tokenizer {
   std::shared_ptr<const QtTokenizer> tokenizer_;
 };
 
-// Turns a stream of ids into a stream of text in which no character is ever cut.
+// Turns a stream of ids into a stream of text without cutting characters.
 class Detokenizer {
  public:
   explicit Detokenizer(const Tokenizer& tokenizer, Show show = Show::text)
@@ -54,14 +54,14 @@ class Detokenizer {
 
   // The text that this id completes; empty while a character is incomplete.
   std::string push(int32_t id);
-  // What is still held back, with U+FFFD for bytes that never became a character. Starts anew.
+  // The text still held back, with U+FFFD for incomplete characters. Resets the stream.
   std::string flush();
 
  private:
   const Tokenizer* tokenizer_;
   Show show_;
-  // Ids whose text may still change, behind `context_` ids whose text was delivered: some decoders
-  // treat the first token of a text differently.
+  // Ids whose text may still change, after `context_` ids whose text was delivered, because some
+  // decoders treat the first token of a text differently.
   std::vector<int32_t> window_;
   size_t context_ = 0;
 };

@@ -8,7 +8,7 @@
 namespace quern::prompt {
 namespace {
 
-constexpr int kDepth = 128;  // arguments may nest as deeply as the body of a request
+constexpr int kDepth = 128;  // equal to the limit for the body of a request
 
 bool is_blank(const JsonValue& value) {
   return value.is_null() ||
@@ -23,9 +23,9 @@ JsonValue opened(const JsonValue& arguments, const std::string& place) {
                           ? parse_json(arguments.get<std::string>(), place, {.depth = kDepth})
                           : arguments;
     if (value.is_object()) return value;
-    log_warning("{}: an object is wanted, found {}; taken as {{}}", place, value.type_name());
+    log_warning("{}: expected an object, found {}; replaced by {{}}", place, value.type_name());
   } catch (const Error& error) {
-    log_warning("{}; taken as {{}}", error.what());
+    log_warning("{}; replaced by {{}}", error.what());
   }
   return JsonValue::object();
 }

@@ -1,5 +1,5 @@
-// Calls of tools in conversations: OpenAI's messages hold the arguments of a call as JSON in a
-// text, and templates want them as an object.
+// Tool calls in conversations: OpenAI's messages have the arguments of a call as JSON in a string,
+// but templates need an object.
 #pragma once
 
 #include <string>
@@ -8,14 +8,14 @@
 
 namespace quern::prompt {
 
-// Changes the arguments of every call in `message` to an object, in place:
-//   an object, or a text that is one   that object
+// Replaces the arguments of every call in `message` with an object:
+//   an object, or JSON text of one     that object
 //   absent, null or blank text         an empty object
-//   anything else                      an empty object, and a warning that starts with `place`;
-//                                      a client sends a call that a model broke again with each
+//   anything else                      an empty object, and a warning that starts with `place`,
+//                                      because a client resends a broken call of a model with each
 //                                      turn
 // A call is {"function": {"arguments": ...}} or {"arguments": ...}. An empty list of calls is
-// removed. What is no list of objects stays as it is.
+// removed. A value that is not a list of objects is unchanged.
 void open_arguments(JsonValue& message, const std::string& place);
 
 }  // namespace quern::prompt

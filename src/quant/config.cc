@@ -36,13 +36,13 @@ void QuantizationConfig::check_unit(const std::string& unit,
   const std::optional<Scheme> scheme = scheme_of(parts.front());
   for (const std::string& part : parts) {
     if (scheme_of(part) == scheme) continue;
-    fail("quantization_config: {} and {} are parts of {} but are stored differently", parts.front(),
-         part, unit);
+    fail("quantization_config: {} and {} are parts of {}, but are stored differently",
+         parts.front(), part, unit);
   }
   const Decision whole = rules_(unit);
   if (!whole.named || whole.scheme == scheme) return;
-  fail("quantization_config: {} is said to be stored differently from {}, which is a part of it",
-       unit, parts.front());
+  fail("quantization_config: it states another scheme for {} than for its part {}", unit,
+       parts.front());
 }
 
 }  // namespace quern::quant

@@ -10,7 +10,7 @@
 namespace quern::quant {
 namespace {
 
-// The keys in which a linear differs from the default scheme; empty when it does not.
+// The keys in which a linear differs from the default scheme; empty if equal.
 JsonValue override_of(const std::optional<Scheme>& scheme, const Scheme& usual) {
   if (!scheme) return {{"bits", 16}, {"data_type", "fp"}};
   JsonValue json = JsonValue::object();
@@ -47,7 +47,7 @@ std::vector<Scheme> distinct_schemes(const std::vector<ModuleScheme>& linears) {
     }
   }
   if (counts.empty())
-    fail("nothing is quantized: every linear is kept, so there is no scheme to write");
+    fail("quantization_config: every linear is kept, so there is no scheme to write");
   std::ranges::stable_sort(counts, std::ranges::greater(), &std::pair<Scheme, int64_t>::second);
   std::vector<Scheme> schemes;
   for (const auto& [scheme, count] : counts) schemes.push_back(scheme);

@@ -11,7 +11,7 @@
 namespace quern::quant {
 namespace {
 
-// One row of numbers at a time, with the buffers that it needs.
+// Decodes one row at a time; owns the buffers for it.
 class RowDecoder {
  public:
   explicit RowDecoder(const QuantWeight& weight)

@@ -1,4 +1,4 @@
-// From codes back to numbers, and how far they are from the weight that they stand for.
+// Turns codes back into numbers, and measures their error.
 #pragma once
 
 #include "quant/scheme.h"
@@ -6,7 +6,7 @@
 
 namespace quern::quant {
 
-// scale * (code - zero), computed in fp32 and rounded once to `dtype`; same shape as the weight.
+// scale * (code - zero), computed in fp32 and rounded once to `dtype`; has the shape of the weight.
 Tensor dequantize(const QuantWeight& weight, DType dtype);
 
 // |weight - dequantized| / |weight| (Frobenius norms, sums in fp64 in a fixed order; the

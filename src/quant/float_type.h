@@ -1,4 +1,4 @@
-// The kernels' name of a LibTorch dtype.
+// The kernels' enumerator for a LibTorch dtype.
 #pragma once
 
 #include "base/error.h"

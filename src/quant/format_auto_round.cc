@@ -1,5 +1,5 @@
 // auto-round, "auto_round:auto_gptq": GPTQ's layout without .g_idx. extra_config names every linear
-// that differs from the scheme for all, and vLLM's fused names.
+// whose scheme differs from the default, and vLLM's fused names.
 #include <algorithm>
 #include <nlohmann/json.hpp>
 #include <unordered_map>
@@ -13,7 +13,7 @@ namespace quern::quant {
 namespace {
 
 constexpr std::string_view kMethods[] = {"auto-round", "auto_round"};
-// The release of auto-round that wrote this layout and these keys first.
+// The first release of auto-round that wrote this layout and these keys.
 constexpr const char* kVersion = "0.12.2";
 
 JsonValue config(const std::vector<ModuleScheme>& linears, const ConfigDetails& details) {
@@ -39,7 +39,7 @@ JsonValue config(const std::vector<ModuleScheme>& linears, const ConfigDetails& 
   return sorted(json);
 }
 
-// A name prefix that ends where a component ends.
+// Whether `prefix` is a prefix of the name that ends at a component's end.
 bool inside(std::string_view module, std::string_view prefix) {
   return module.starts_with(prefix) &&
          (module.size() == prefix.size() || module[prefix.size()] == '.');
@@ -61,7 +61,7 @@ std::vector<std::string> block_names(const Json& json) {
   return names;
 }
 
-// re.search by a matcher that is anchored at the start.
+// re.search, made from a matcher that is anchored at the start.
 Match search(const CompilePattern& compile, const std::string& pattern) {
   return compile("(?s:.*?)(?:" + pattern + ")");
 }

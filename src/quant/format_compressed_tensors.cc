@@ -3,8 +3,8 @@
 // .weight_shape int64 [2]; asymmetric: .weight_zero_point int32 [words(out), groups], packed along
 // the rows.
 //
-// In quantization_config the commonest scheme has the target "Linear", others list their modules;
-// `ignore` names every linear that was kept, a draft by "re:^mtp.*".
+// In quantization_config the most common scheme has the target "Linear", other schemes list their
+// modules. `ignore` names every kept linear; "re:^mtp.*" covers a draft layer.
 #include <algorithm>
 #include <nlohmann/json.hpp>
 #include <unordered_map>
@@ -21,7 +21,7 @@ namespace {
 constexpr std::string_view kMethods[] = {"compressed-tensors"};
 constexpr std::string_view kParts[] = {"weight_packed", "weight_scale", "weight_shape",
                                        "weight_zero_point", "weight_g_idx"};
-// A release of compressed-tensors whose files have exactly these keys; readers do not look at it.
+// A release of compressed-tensors whose files have exactly these keys; readers ignore it.
 constexpr const char* kVersion = "0.13.0";
 
 // ---- tensors
@@ -30,7 +30,8 @@ DType own_dtype(DType weight_dtype) { return weight_dtype; }
 
 std::string refusal(const Scheme& scheme, int64_t, int64_t) {
   if (32 % scheme.element->bits == 0) return "";
-  return fmt::format("words of 32 bits hold no whole number of {}", scheme.element->name);
+  return fmt::format("words of 32 bits do not hold a whole number of {} codes",
+                     scheme.element->name);
 }
 
 std::vector<PlannedTensor> planned(const std::string& module, int64_t rows, int64_t columns,
@@ -64,8 +65,8 @@ QuantWeight from_disk(const std::string& module, const Scheme& scheme, const Loo
   shape = shape.to(at::kLong);
   int64_t rows = shape[0].item<int64_t>(), columns = shape[1].item<int64_t>();
   if (columns <= 0 || packed.size(0) != rows || packed.size(1) != words(element, columns)) {
-    fail("{} says [{}, {}], which does not go with {} of shape {}", tensors.name("weight_shape"),
-         rows, columns, tensors.name("weight_packed"), shape_text(packed));
+    fail("{} states [{}, {}], which contradicts {} of shape {}", tensors.name("weight_shape"), rows,
+         columns, tensors.name("weight_packed"), shape_text(packed));
   }
   int64_t groups = tensors.groups(scheme, columns);
   QuantWeight weight{.scheme = scheme,
@@ -78,7 +79,7 @@ QuantWeight from_disk(const std::string& module, const Scheme& scheme, const Loo
     Tensor zeros = tensors.take("weight_zero_point", at::kInt, {words(element, rows), groups});
     weight.zeros = numbers_down(element, zeros, rows);
   } else if (tensors.find("weight_zero_point").defined()) {
-    fail("{} is there although the scheme is symmetric", tensors.name("weight_zero_point"));
+    fail("{} exists although the scheme is symmetric", tensors.name("weight_zero_point"));
   }
   return weight;
 }
@@ -89,7 +90,7 @@ bool lies_in(const std::string& module, const std::string& place) {
   return !place.empty() && module.starts_with(place + ".");
 }
 
-// Whether there is a draft layer, and nothing of it is quantized.
+// Whether there is a draft layer and none of it is quantized.
 bool keeps_draft(const std::vector<ModuleScheme>& linears, const std::string& draft) {
   auto of_draft = [&](const ModuleScheme& linear) { return lies_in(linear.module, draft); };
   return std::ranges::any_of(linears, of_draft) &&
@@ -116,8 +117,8 @@ JsonValue weights_json(const Scheme& scheme, const std::string& observer) {
   return json;
 }
 
-// As compressed-tensors 0.19 writes it: no observer is named. Without scales in the
-// checkpoint, servers take 1.
+// As compressed-tensors 0.19 writes it, without an observer. The checkpoint has no scales; servers
+// then use 1.
 JsonValue fp8_kv_cache_json() {
   return {{"actorder", nullptr},
           {"block_structure", nullptr},
@@ -239,8 +240,8 @@ class RulesOfConfig {
   std::unordered_set<std::string> ignored_;
   std::vector<Match> ignored_patterns_;
   std::unordered_map<std::string, Scheme> exact_;
-  std::vector<Rule> patterns_;    // in the order of their text
-  std::optional<Scheme> linear_;  // of the class Linear
+  std::vector<Rule> patterns_;    // sorted by their text
+  std::optional<Scheme> linear_;  // for the class Linear
 };
 
 Rules rules(const Json& config, const CompilePattern& compile) {

@@ -1,5 +1,5 @@
-// GPTQ, as AutoGPTQ and GPTQModel write it: GPTQ's layout with .g_idx. `dynamic` excludes what was
-// kept, by patterns.
+// GPTQ, as AutoGPTQ and GPTQModel write it: GPTQ's layout with .g_idx. The patterns in `dynamic`
+// exclude the kept linears.
 #include <nlohmann/json.hpp>
 #include <set>
 #include <unordered_set>
@@ -43,7 +43,7 @@ JsonValue config(const std::vector<ModuleScheme>& linears, const ConfigDetails& 
   JsonValue dynamic = JsonValue::object();
   for (const auto& [module, entry] : overrides(linears, usual)) {
     bool kept = entry.contains("bits");
-    // vLLM's names have another prefix than the checkpoint's, so only the end is anchored.
+    // vLLM's names and the checkpoint's have different prefixes, so only the end is anchored.
     append(dynamic, (kept ? "-:.*" : "+:.*") + escaped(module) + "$",
            kept ? JsonValue::object() : entry);
   }
@@ -116,7 +116,7 @@ class RulesOfConfig {
     }
   }
 
-  // Whether some end of the name, cut at a dot, is listed.
+  // Whether the list has a suffix of the name that begins at a component.
   bool listed(const std::string& module) const {
     for (size_t dot = module.find('.'); dot != std::string::npos; dot = module.find('.', dot + 1)) {
       if (modules_.contains(module.substr(dot + 1))) return true;

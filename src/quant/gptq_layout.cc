@@ -7,7 +7,7 @@
 namespace quern::quant::gptq_layout {
 namespace {
 
-// GPTQ's first format stores zero - 1 modulo the number of codes.
+// GPTQ's first format stores zero - 1, modulo the number of codes.
 Tensor qzeros_of(const QuantWeight& weight) {
   const Element& element = *weight.scheme.element;
   const Tensor zeros = weight.zeros.defined()
@@ -24,7 +24,7 @@ DType scale_dtype(DType) { return at::kHalf; }
 std::string refusal(const Scheme& scheme, int64_t rows, int64_t columns) {
   const Element& element = *scheme.element;
   if (element.type != "int" || 32 % element.bits != 0)
-    return fmt::format("GPTQ's layout does not hold {}", element.name);
+    return fmt::format("GPTQ's layout cannot hold {}", element.name);
   const int64_t in_word = codes_in_word(element);
   if (rows % in_word == 0 && columns % in_word == 0) return "";
   return fmt::format(
@@ -64,7 +64,7 @@ QuantWeight from_disk(const std::string& module, const Scheme& scheme, const Loo
   if (!scheme.symmetric) {
     weight.zeros = zeros;
   } else if (!zeros.eq(element.middle()).all().item<bool>()) {
-    fail("{} holds other zeros than {} although the scheme is symmetric", tensors.name("qzeros"),
+    fail("{} contains zeros other than {} although the scheme is symmetric", tensors.name("qzeros"),
          element.middle());
   }
   tensors.check_column_groups("g_idx", columns, groups);

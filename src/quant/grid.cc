@@ -15,7 +15,7 @@ namespace {
 
 DType promoted(DType a, DType b) { return a == b ? a : at::kFloat; }
 
-// llm-compressor's parameters: each operation is rounded to the weight's dtype.
+// llm-compressor's scale and zero: each operation is rounded to the weight's dtype.
 Step compressed_tensors_step(const Scheme& scheme, DType dtype, float low, float high) {
   auto rounded = [dtype](float x) { return round_to(dtype, x); };
   const auto steps = static_cast<float>(scheme.element->codes() - 1);
@@ -35,7 +35,8 @@ Step compressed_tensors_step(const Scheme& scheme, DType dtype, float low, float
   return step;
 }
 
-// auto-round's: the range is divided in the weight's dtype, the scale is rounded to its own.
+// auto-round's scale and zero: the range is divided in the weight's dtype, the scale is rounded to
+// its own dtype.
 Step auto_round_step(const Scheme& scheme, DType dtype, float low, float high) {
   auto rounded = [dtype](float x) { return round_to(dtype, x); };
   const int middle = scheme.element->middle();
@@ -53,7 +54,7 @@ Step auto_round_step(const Scheme& scheme, DType dtype, float low, float high) {
   return step;
 }
 
-// What rounding one weight needs to know, and the rows of its result.
+// Rounds one weight: its inputs and the rows of the result.
 class Rounder {
  public:
   Rounder(const Tensor& weight, const Scheme& scheme, const RtnOptions& options)
@@ -107,7 +108,7 @@ class Rounder {
 
   void round_row(int64_t row, float* numbers, float* scales, uint8_t* codes) {
     if (!widen(rows_[row], dtype_, rows_.columns(), numbers)) {
-      fail("{}: row {} holds NaN or infinity; the checkpoint is damaged", options_.name, row);
+      fail("{}: row {} contains NaN or infinity; the checkpoint is damaged", options_.name, row);
     }
     for (int64_t g = 0; g < groups_; ++g) {
       float* x = numbers + g * group_;
@@ -146,8 +147,8 @@ class Rounder {
   Scheme scheme_;
   const RtnOptions& options_;
   int64_t groups_, group_;
-  std::vector<int> shrinks_;       // of every group, when the observer is mse
-  std::vector<float> importance_;  // of every column, when scales are searched
+  std::vector<int> shrinks_;       // one for each group, when the observer is mse
+  std::vector<float> importance_;  // one for each column, when scales are searched
   QuantWeight out_;
   uint8_t* codes_ = nullptr;
   std::byte* scales_ = nullptr;

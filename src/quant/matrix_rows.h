@@ -1,5 +1,4 @@
-// The rows of a matrix or of a stack of matrices, wherever they lie: one index runs over all of
-// them.
+// The rows of a matrix or of a stack of matrices under one index, whatever their strides.
 #pragma once
 
 #include <cstdint>
@@ -19,7 +18,7 @@ class MatrixRows {
   const void* operator[](int64_t row) const {
     return data_ + (row / rows_) * expert_bytes_ + (row % rows_) * row_bytes_;
   }
-  // Rows for one item of parallel work: about 256 thousand numbers.
+  // Rows in one item of parallel work: about 256 thousand numbers.
   int64_t piece() const;
 
  private:

@@ -35,7 +35,7 @@ Tensor ModuleTensors::take_scales(std::string_view part,
   Tensor scales = x.contiguous();
   std::vector<float> numbers(scales.numel());
   if (!widen(scales.const_data_ptr(), dtype, scales.numel(), numbers.data())) {
-    fail("{} holds NaN or infinity", name(part));
+    fail("{} contains NaN or infinity", name(part));
   }
   return scales;
 }

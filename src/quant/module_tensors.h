@@ -1,4 +1,4 @@
-// The tensors of one packed module, looked up and checked, as formats read them.
+// Looks up and checks the tensors of one packed module.
 #pragma once
 
 #include <string>
@@ -9,21 +9,21 @@ namespace quern::quant {
 
 class ModuleTensors {
  public:
-  // Both are kept by reference.
+  // Keeps references to both.
   ModuleTensors(const std::string& module, const Lookup& lookup)
       : module_(module), lookup_(lookup) {}
 
   std::string name(std::string_view part) const;
-  // Undefined when there is none.
+  // Undefined if absent.
   Tensor find(std::string_view part) const { return lookup_(name(part)); }
-  // Fails when it is missing or of another dtype or shape; -1: any size.
+  // Fails when the tensor is missing or has another dtype or shape; -1: any size.
   Tensor take(std::string_view part, DType dtype, std::initializer_list<int64_t> shape) const;
   // bf16, fp16 or fp32, all finite, contiguous.
   Tensor take_scales(std::string_view part, std::initializer_list<int64_t> shape) const;
 
-  // Groups in a row; fails when the group size does not divide it.
+  // Groups per row; fails when the group size does not divide the columns.
   int64_t groups(const Scheme& scheme, int64_t columns) const;
-  // The group of each column must be what the scheme implies.
+  // Fails unless the group of each column is the one that the scheme implies.
   void check_column_groups(std::string_view part, int64_t columns, int64_t groups) const;
 
  private:

@@ -13,11 +13,12 @@ namespace {
 
 constexpr const char* kCodeDistance = "code_distance";
 
-// Fails on a kind that is not known: a reader that passed it over would promise less than is said.
+// Fails on an unknown kind: a reader that ignored it would check less than the record promises.
 Bound read_bound(const Json& json) {
   for (const std::string& kind : json.keys())
     if (kind != kCodeDistance)
-      fail("{}: there is no bound \"{}\" in this version of quern", json.path(), kind);
+      fail("{}: this version of quern does not know the bound \"{}\"; use a newer version",
+           json.path(), kind);
   return {Bound::Kind::code_distance, json.get<double>(kCodeDistance)};
 }
 

@@ -1,5 +1,5 @@
-// What compress writes down of every matrix that it quantized, so that a later reader can prove
-// that nothing has changed since: quantization_errors.json,
+// The records that compress writes for every quantized matrix, with which a reader can prove that
+// nothing has changed since: quantization_errors.json,
 //   {"<module>": {"relative_error": 0.0931..., "sha256": "<hex>",
 //                 "bound": {"code_distance": 1}}, ...}
 #pragma once
@@ -17,8 +17,8 @@ namespace quern::quant {
 
 inline constexpr const char* kRecordFile = "quantization_errors.json";
 
-// What the method that made a matrix promises of its codes, beside the error that is recorded.
-//   none           nothing: GPTQ moves codes by several steps, others change the weight first
+// What the method of a matrix promises about its codes, in addition to the recorded error.
+//   none           nothing: GPTQ moves codes by several steps, other methods change weights first
 //   code_distance  |q - clamp(w / s + z, 0, 15)| <= limit for every code
 struct Bound {
   enum class Kind { none, code_distance };
@@ -35,16 +35,15 @@ struct MatrixRecord {
 };
 using MatrixRecords = std::map<std::string, MatrixRecord>;  // by module name
 
-// `original` is the matrix that `weight` stands for.
+// `original` is the matrix before quantization.
 MatrixRecord record_of(const Tensor& original, const QuantWeight& weight, const Bound& bound);
 
-// Hexadecimal SHA-256 over the bytes of the codes, then the scales, then the zeros if there are
-// any.
+// Hexadecimal SHA-256 over the bytes of the codes, then the scales, then the zeros if present.
 std::string digest(const QuantWeight& weight);
 
 JsonValue to_json(const MatrixRecords& records);
 
-// None when the folder has no such file.
+// None when the folder does not have the file.
 std::optional<MatrixRecords> read_records(const std::filesystem::path& folder);
 
 }  // namespace quern::quant

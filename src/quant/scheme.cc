@@ -15,7 +15,7 @@ int64_t Scheme::groups(int64_t columns) const {
 
 std::string Scheme::text() const {
   std::string grouping =
-      group_size == -1 ? "one scale for each row" : fmt::format("groups of {}", group_size);
+      group_size == -1 ? "one scale per row" : fmt::format("groups of {}", group_size);
   return fmt::format("{} {}, {}", element->name, symmetric ? "symmetric" : "asymmetric", grouping);
 }
 

@@ -11,8 +11,8 @@
 namespace quern::quant {
 namespace {
 
-// Sum of |dequantized - x|^norm with the parameters of `step`; the dequantized numbers are rounded
-// to the dtype of the scale, as the peer's are.
+// The sum of |dequantized - x|^norm for `step`; the dequantized numbers are rounded to the dtype of
+// the scale, as in llm-compressor.
 float shrink_error(const float* x, int64_t count, const Step& step, const Scheme& scheme,
                    DType quotient_dtype, double norm, uint8_t* codes) {
   const Encoding encoding = {
@@ -32,8 +32,8 @@ int shrink_steps(const ShrinkSearch& search) {
   return static_cast<int>(search.maxshrink * search.grid);
 }
 
-// One pass over all groups that looks at the first `limit` steps. improved[i]: step i was better
-// than all before it for some group.
+// One pass over all groups that tries the first `limit` steps. improved[i]: for some group, step i
+// was better than all earlier steps.
 std::vector<int> search_shrinks(const Tensor& weight, const Scheme& scheme,
                                 const RtnOptions& options, int limit,
                                 std::vector<std::atomic<bool>>& improved) {
@@ -66,7 +66,7 @@ std::vector<int> search_shrinks(const Tensor& weight, const Scheme& scheme,
   return best;
 }
 
-// The number of steps until `patience` in a row improved nothing.
+// The number of steps until `patience` consecutive steps improve nothing.
 int steps_until_stop(const std::vector<std::atomic<bool>>& improved, int patience) {
   int without = 0;
   for (size_t step = 0; step < improved.size(); ++step) {
@@ -137,7 +137,7 @@ float searched_scale(const Scheme& scheme, const float* x, const float* importan
       best = candidate;
     }
   }
-  // The peer bounds the scale before it rounds it, by 1e-5 whatever the dtype.
+  // auto-round bounds the scale by 1e-5, whatever the dtype, before it rounds it.
   float scale = inverse(best), least_scale = 1e-5f;
   scale = scale < 0 ? std::min(scale, -least_scale) : std::max(scale, least_scale);
   return round_to(scheme.scale_dtype, scale);

@@ -1,6 +1,6 @@
-// The two searches that choose a scale by the error that it causes: llm-compressor's mse observer
-// shrinks the range of a group; auto-round's optimised RTN moves the scale around the one that maps
-// the extreme to -8.
+// The two searches that choose a scale by its error: llm-compressor's mse observer shrinks the
+// range of a group; auto-round's optimised RTN varies the scale around the one that maps the
+// extreme to -8.
 #pragma once
 
 #include <cstdint>
@@ -21,10 +21,11 @@ std::vector<int> best_shrinks(const Tensor& weight, const Scheme& scheme,
 // Columns of a group that no token reached (importance 0) get the mean of the others.
 void fill_unseen(float* importance, int64_t count);
 
-// The symmetric scale, of the scheme's dtype, that gives the least sum of importance * error^2.
+// The symmetric scale, in the scheme's dtype, with the smallest sum of importance * error^2.
 float searched_scale(const Scheme& scheme, const float* x, const float* importance, int64_t count);
 
-// auto-round's smallest scale: 1e-5 (1e-8 in fp32), on the side of the sign; zero is positive.
+// Applies auto-round's smallest magnitude, 1e-5 (1e-8 in fp32), and keeps the sign; zero becomes
+// positive.
 float away_from_zero(DType scale_dtype, float scale);
 
 }  // namespace quern::quant

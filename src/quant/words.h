@@ -1,5 +1,5 @@
-// Codes in 32-bit words, the first one in the lowest bits: the layouts of compressed-tensors and of
-// GPTQ, whose elements have a number of bits that divides 32.
+// Codes in 32-bit words, the first code in the lowest bits, as compressed-tensors and GPTQ store
+// them. The number of bits of the element divides 32.
 #pragma once
 
 #include "quant/element.h"
@@ -13,8 +13,8 @@ inline int64_t words(const Element& element, int64_t codes) {
   return (codes + codes_in_word(element) - 1) / codes_in_word(element);
 }
 
-// Packed codes uint8 [rows, element.bytes(columns)] <-> int32 [rows, words(columns)]: the same
-// bytes, but for the padding of the last word.
+// Packed codes uint8 [rows, element.bytes(columns)] <-> int32 [rows, words(columns)]: equal bytes,
+// except for the padding of the last word.
 Tensor words_of_codes(const Tensor& codes);
 Tensor codes_of_words(const Element& element, const Tensor& words, int64_t columns);
 

@@ -18,11 +18,11 @@ namespace {
 namespace fs = std::filesystem;
 
 std::string text_of(const fs::path& file) {
-  std::ifstream stream(file);  // what the kernel makes up has no size before it is read
+  std::ifstream stream(file);  // files of /proc have no size before they are read
   return {std::istreambuf_iterator<char>(stream), {}};
 }
 
-// The number after `key`, or the number that is the whole file; -1 if there is none.
+// The number after `key`, or, for an empty key, the number that is the whole file; -1 if none.
 int64_t number_in(const fs::path& file, std::string_view key) {
   const std::string text = text_of(file);
   const size_t found = text.find(key);
@@ -34,16 +34,16 @@ int64_t number_in(const fs::path& file, std::string_view key) {
   return number;
 }
 
-// The files of a control group's memory.
+// The files for the memory of a control group.
 struct GroupFiles {
-  const char *limit, *used, *cached;  // the last: what /memory.stat calls pages that can go
+  const char *limit, *used, *cached;  // cached: the key in memory.stat for reclaimable pages
 };
 constexpr GroupFiles kVersion1 = {"memory.limit_in_bytes", "memory.usage_in_bytes",
                                   "total_inactive_file "};
 constexpr GroupFiles kVersion2 = {"memory.max", "memory.current", "inactive_file "};
 
 void narrow_by(const fs::path& group, const GroupFiles& files, MachineMemory& memory) {
-  // Without a limit version 2 says "max", which has no digits, and version 1 a huge number.
+  // Without a limit, version 2 writes "max", which has no digits, and version 1 a huge number.
   const int64_t limit = number_in(group / files.limit, ""),
                 used = number_in(group / files.used, "");
   if (limit < 0 || used < 0) return;
@@ -52,7 +52,7 @@ void narrow_by(const fs::path& group, const GroupFiles& files, MachineMemory& me
   memory.available = std::min(memory.available, std::max<int64_t>(0, limit - used + cached));
 }
 
-// Inside of a container the path may be the host's and lead nowhere; the top is always there.
+// Inside a container the path may be the host's and not exist; the top always exists.
 void narrow_by_all(const fs::path& top, fs::path below, const GroupFiles& files,
                    MachineMemory& memory) {
   below = below.relative_path();
@@ -66,7 +66,7 @@ MachineMemory machine_memory(const fs::path& root) {
   const fs::path information = root / "proc/meminfo", groups = root / "sys/fs/cgroup";
   MachineMemory memory{number_in(information, "MemTotal:") * 1024,
                        number_in(information, "MemAvailable:") * 1024};
-  // A line for each hierarchy: its number, its controllers, the path of the process's group.
+  // One line for each hierarchy: its number, its controllers, the path of the process's group.
   std::istringstream lines(text_of(root / "proc/self/cgroup"));
   for (std::string line; std::getline(lines, line);) {
     const size_t first = line.find(':'), second = line.find(':', first + 1);
@@ -89,11 +89,12 @@ int64_t of_this_process(std::string_view key) { return number_in("/proc/self/sta
 int64_t private_memory() { return of_this_process("RssAnon:"); }
 
 int64_t growth_during(const std::function<void()>& work) {
-  release_memory();  // what is kept for later would hide what the work takes
+  release_memory();  // memory kept for reuse would hide the use of `work`
   const int64_t before = private_memory();
-  std::ofstream("/proc/self/clear_refs") << 5;  // VmHWM starts again from what is held now
+  std::ofstream("/proc/self/clear_refs") << 5;  // resets VmHWM to the current use
   work();
-  // Pages of files only come in meanwhile, so at the peak there were no more of them than now.
+  // Pages of files only increase during the work, so there were no more of them at the peak than
+  // now.
   const int64_t peak = of_this_process("VmHWM:") - of_this_process("RssFile:");
   release_memory();
   return std::max<int64_t>(0, peak - before);

@@ -1,4 +1,4 @@
-// How much memory this process may use, and how much of it a piece of work takes.
+// The memory that this process may use, and the memory that a piece of work uses.
 #pragma once
 
 #include <cstdint>
@@ -9,19 +9,19 @@
 namespace quern {
 
 struct MachineMemory {
-  int64_t total = 0;      // of the machine, or of a control group that has less
-  int64_t available = 0;  // of it, what nobody uses or what can be reclaimed
+  int64_t total = 0;      // of the machine, or of a control group with a lower limit
+  int64_t available = 0;  // the part of `total` that is free or reclaimable
 };
 
-// Control groups of version 1 and 2, those above this process's own included. `root` holds /proc
-// and /sys.
+// Considers control groups of version 1 and 2, including the parents of this process's group.
+// `root` contains proc and sys.
 MachineMemory machine_memory(const std::filesystem::path& root = "/");
 
-// Bytes in memory that belong to this process alone: no file holds them.
+// Resident bytes of this process that are not backed by a file.
 int64_t private_memory();
 
-// How many bytes more than before this process held at a time while `work` ran, those of mapped
-// files apart. Where the kernel does not let its peak be reset, an older and larger one counts.
+// The growth of this process's peak memory while `work` runs, in bytes, without mapped files. If
+// the kernel does not allow the peak to be reset, an earlier, larger peak counts.
 int64_t growth_during(const std::function<void()>& work);
 
 // "3.2 GiB"

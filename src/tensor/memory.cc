@@ -31,13 +31,14 @@ struct Mapping {
   size_t bytes;
 };
 
-// Sizes in eighths of a power of two, so that tensors of about equal size fit each other's memory.
+// Rounds sizes up to eighths of a power of two, so tensors of similar size can reuse each other's
+// memory.
 size_t mapping_bytes(size_t bytes) {
   const size_t step = std::bit_floor(bytes) / 8;
   return (bytes + step - 1) / step * step;
 }
 
-// Null when the system refuses. `bytes` is a multiple of a page.
+// Null if the system has no memory. `bytes` is a multiple of the page size.
 void* map(size_t bytes) {
   const size_t alignment = bytes >= kHugePage ? kHugePage : 0;
   void* memory = ::mmap(nullptr, bytes + alignment, PROT_READ | PROT_WRITE,
@@ -80,7 +81,7 @@ class Pieces {
     return start;
   }
 
-  // Whether `start` is the start of a piece; it is kept for the next one then.
+  // Returns whether `start` is the start of a piece; if so, keeps the piece for reuse.
   bool give_back(void* start) {
     const std::lock_guard lock(mutex_);
     const auto found = used_.find(start);
@@ -110,7 +111,7 @@ class Pieces {
   }
 
  private:
-  // The smallest kept mapping that is large enough and by a quarter too large at most.
+  // The smallest kept mapping that is large enough and at most a quarter too large.
   void* take_kept(size_t bytes) {
     auto best = kept_.end();
     for (auto it = kept_.begin(); it != kept_.end(); ++it) {
@@ -132,7 +133,7 @@ class Pieces {
     peak_ = std::max(peak_, counts_.in_use);
   }
 
-  // The kept mappings, longest kept first, without which the bound holds again.
+  // Removes kept mappings, the oldest first, until the bound holds again, and returns them.
   std::vector<Mapping> drop_beyond_peak() {
     auto end = kept_.begin();
     while (end != kept_.end() && counts_.in_use + counts_.kept > peak_)
@@ -147,13 +148,13 @@ class Pieces {
   }
 
   std::mutex mutex_;
-  std::vector<Mapping> kept_;  // in the order in which they were given back
+  std::vector<Mapping> kept_;  // in the order in which they were returned
   std::unordered_map<void*, size_t> used_;
   MemoryCounts counts_;
   int64_t peak_ = 0;  // of in_use, since the last release
 };
 
-// Never destroyed: tensors of static storage end when the program does.
+// Never destroyed, because tensors of static storage may outlive it.
 Pieces& pieces() {
   static auto& instance = *new Pieces;
   return instance;
@@ -173,7 +174,7 @@ class OwnMemory : public c10::Allocator {
       return {start, start, &c10::free_cpu, c10::DeviceType::CPU};
     }
     void* start = pieces().take(bytes);
-    if (!start) fail(Exit::memory, "no memory for {} bytes", bytes);
+    if (!start) fail(Exit::memory, "out of memory: the system refused {} bytes", bytes);
     return {start, start, &free_large, c10::DeviceType::CPU};
   }
   c10::DeleterFnPtr raw_deleter() const override { return &free_any; }
@@ -212,7 +213,8 @@ Tensor zero_pages(at::IntArrayRef shape, DType dtype) {
   if (bytes == 0) return at::empty(shape, dtype);
   void* memory = ::mmap(nullptr, bytes, PROT_READ | PROT_WRITE,
                         MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
-  if (memory == MAP_FAILED) fail(Exit::memory, "no memory for {} bytes of caches", bytes);
+  if (memory == MAP_FAILED)
+    fail(Exit::memory, "out of memory: the system refused {} bytes for caches", bytes);
   ::madvise(memory, bytes, MADV_HUGEPAGE);
   return borrow(memory, shape, dtype,
                 std::shared_ptr<void>(memory, [bytes](void* start) { ::munmap(start, bytes); }));

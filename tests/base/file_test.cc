@@ -29,7 +29,7 @@ Failure failure_of(Action action) {
   return {};
 }
 
-// A disk that takes so many bytes of a file and no more.
+// A disk that accepts only this many bytes of a file.
 class SmallDisk {
  public:
   explicit SmallDisk(rlim_t bytes) : signal_(std::signal(SIGXFSZ, SIG_IGN)) {
@@ -54,7 +54,7 @@ TEST(File, IsReadWhole) {
   EXPECT_EQ(read_file(scratch.write("empty", "")), "");
   EXPECT_EQ(read_file(scratch / "a", 4), text);
   EXPECT_EQ(failure_of([&] { read_file(scratch / "a", 3); }).message,
-            (scratch / "a").string() + ": 4 bytes, more than the 3 that are accepted");
+            (scratch / "a").string() + ": 4 bytes exceed the limit of 3");
 }
 
 TEST(File, AnInputThatCannotBeReadIsInvalid) {
@@ -84,7 +84,7 @@ TEST(File, AFullDiskIsSaidAndLeavesTheOldFileAlone) {
     write_file(scratch / "a", std::string(100'000, 'x'));
   });
   EXPECT_EQ(full.code, Exit::disk);
-  EXPECT_NE(full.message.find("make room"), std::string::npos) << full.message;
+  EXPECT_NE(full.message.find("free space"), std::string::npos) << full.message;
   EXPECT_EQ(scratch.files(), std::vector<std::string>{"a"});
   EXPECT_EQ(read_file(scratch / "a"), "old");
 }
@@ -99,7 +99,7 @@ TEST(File, AnOutputThatMayNotBeWrittenIsTheDisks) {
   EXPECT_EQ(scratch.files(), std::vector<std::string>{"folder"});
 }
 
-// Where another user's link lies, it is not followed.
+// A link of another user is not followed.
 TEST(File, WritingFollowsNoLink) {
   const Scratch scratch;
   scratch.write("victim", "theirs");
@@ -134,7 +134,7 @@ TEST(FileDeathTest, AMappedFileThatBecomesShorterIsNamed) {
       "error: .*shrinks.safetensors: became shorter while it was read");
 }
 
-// The handler is for mapped files alone.
+// The handler only concerns mapped files.
 TEST(FileDeathTest, OtherSignalsEndTheProgramAsBefore) {
   const Scratch scratch;
   const std::string name = scratch.write("a", "x");

@@ -11,7 +11,7 @@ TEST(Nearest, CountsEdits) {
   EXPECT_EQ(nearest("itres", {"lr", "iters", "batch_size"}), "iters");
 }
 
-// Names of different layers are one to a person.
+// Names that differ only in the layer count as one.
 TEST(Nearest, NamesThatDifferInNumbersCountOnce) {
   const std::vector<std::string> names = {"layers.0.mlp.up_proj", "layers.1.mlp.up_proj",
                                           "layers.0.self_attn.q_proj", "lm_head"};

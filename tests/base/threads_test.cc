@@ -48,7 +48,7 @@ TEST(Threads, TwoCallersAtOnce) {
   for (const auto& of : runs) EXPECT_EQ(std::ranges::count(of, 500), 64);
 }
 
-// An exception of one caller is not seen by the other.
+// Another caller does not see an exception of one caller.
 TEST(Threads, ExceptionsStayWithTheirCaller) {
   set_threads(3);
   int caught = 0;
@@ -68,7 +68,7 @@ TEST(Threads, ExceptionsStayWithTheirCaller) {
   EXPECT_EQ(caught, 300);
 }
 
-// The call returns when the items that had begun are done: their variables are still in use.
+// The call returns after the started items are done, because they still use its variables.
 TEST(Threads, AThrowWaitsForTheItemsThatHaveBegun) {
   set_threads(4);
   for (int round = 0; round < 20; ++round) {

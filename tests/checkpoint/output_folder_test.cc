@@ -58,7 +58,7 @@ TEST(OutputFolder, AnExistingOneIsRefusedUnlessForced) {
   scratch.write("OUT/config.json", "old");
   Exit code = Exit::ok;
   EXPECT_NE(error_of([&] { OutputFolder output(scratch / "OUT"); }, &code)
-                .find("exists already; choose another -o, or --force"),
+                .find("already exists; choose another -o, or --force"),
             std::string::npos);
   EXPECT_EQ(code, Exit::usage);
   {
@@ -80,7 +80,7 @@ TEST(OutputFolder, ForceNeverReplacesWhatIsNoModel) {
   for (const char* name : {"home", "file", "link"})
     EXPECT_NE(error_of([&] {
                 OutputFolder output(scratch / name, {.force = true});
-              }).find("is no model folder"),
+              }).find("is not a model folder"),
               std::string::npos)
         << name;
 }
@@ -97,7 +97,7 @@ TEST(OutputFolder, TheSourceIsNeverTouched) {
                                         {.source = scratch / "model", .force = true});
                   },
                   &code)
-                  .find("would touch the source"),
+                  .find("overlaps the source"),
               std::string::npos)
         << out;
     EXPECT_EQ(code, Exit::usage);
@@ -216,7 +216,7 @@ TEST(OutputFolder, RunsThatBeginAtOnceDoNotTakeEachOthersFolder) {
   EXPECT_TRUE(fs::is_empty(scratch.path()));
 }
 
-// Somebody makes OUT while the job runs: hours of work must not be lost.
+// Another program creates OUT while the job runs: the work of hours must not be lost.
 TEST(OutputFolder, AnOutputThatCannotBeNamedIsKept) {
   Scratch scratch;
   fs::path part;
@@ -224,8 +224,9 @@ TEST(OutputFolder, AnOutputThatCannotBeNamedIsKept) {
     OutputFolder output(scratch / "OUT");
     part = output.path();
     scratch.write("OUT/config.json", "theirs");
-    EXPECT_NE(error_of([&] { output.publish(); }).find("it is complete in " + part.string()),
-              std::string::npos);
+    EXPECT_NE(
+        error_of([&] { output.publish(); }).find("the complete output is in " + part.string()),
+        std::string::npos);
   }
   EXPECT_TRUE(fs::exists(part));
   EXPECT_EQ(slurp(scratch / "OUT/config.json"), "theirs");

@@ -88,12 +88,12 @@ TEST(Safetensors, RefusesEveryBrokenHeader) {
       {"bytes behind", x_with(kX), "4 bytes follow the last tensor", 12},
       {"hole between",
        R"({"x":{"dtype":"U8","shape":[1],"data_offsets":[0,1]},"y":{"dtype":"U8","shape":[1],"data_offsets":[2,3]}})",
-       "tensor y: its data begins at byte 2, where byte 1 is next: there is a hole", 3},
+       "tensor y: its data begins at byte 2, but byte 1 is next: there is a hole", 3},
       {"overlap",
        R"({"x":{"dtype":"U8","shape":[2],"data_offsets":[0,2]},"y":{"dtype":"U8","shape":[2],"data_offsets":[1,3]}})",
        "tensors overlap", 3},
       {"shape does not fit", x_with(R"("dtype":"F32","shape":[3],"data_offsets":[0,8])"),
-       "F32 of shape [3] needs 12 bytes, its data_offsets hold 8"},
+       "F32 of shape [3] needs 12 bytes, but its data_offsets span 8"},
       {"overflow", x_with(R"("dtype":"F32","shape":[4611686018427387904,4],"data_offsets":[0,0])"),
        "overflows", 0},
       {"overflow times dtype",
@@ -144,10 +144,10 @@ TEST(Safetensors, RefusesWrongLengths) {
   EXPECT_NE(refusal("1234567").find("truncated: 7 bytes"), std::string::npos);
   std::string huge = with_length("{}");
   huge[7] = '\x7f';
-  EXPECT_NE(refusal(huge).find("more than the 100000000"), std::string::npos);
+  EXPECT_NE(refusal(huge).find("the format allows 100000000"), std::string::npos);
   std::string longer = with_length("{}");
   longer[0] = 3;
-  EXPECT_NE(refusal(longer).find("promises 3 bytes, the file has 2; download it again"),
+  EXPECT_NE(refusal(longer).find("needs 3 bytes, but the file has 2; download it again"),
             std::string::npos);
 }
 

@@ -1,4 +1,4 @@
-// What the tests of this folder share: hostile files, and the message of a failure.
+// Shared by the tests of this folder: hostile files, and the message of a failure.
 #pragma once
 
 #include <cstring>

@@ -86,7 +86,7 @@ TEST(ShardWriter, WritesFromManyThreadsInAnyOrder) {
   {
     ShardWriter writer(scratch.path(), plan, nullptr, {.max_shard_bytes = 10'000});
     parallel_for(100, [&](int64_t i) {
-      // Transposed, so that the writer meets tensors that are not contiguous.
+      // Transposed, to test tensors that are not contiguous.
       writer.write(fmt::format("t{}", 99 - i),
                    at::full({7, 99 - i}, static_cast<double>(99 - i)).t());
     });
@@ -112,8 +112,8 @@ TEST(ShardWriter, KeepsElementOrderOfViews) {
                         x.t().slice(1, 0, 4, 2)));
 }
 
-// Worked by hand from transformers' rule, with a limit of 10: the tensor of 11 stands alone and
-// does not close the shard that is being filled.
+// Worked by hand from transformers' rule, with a limit of 10: the tensor of 11 is a separate shard
+// and does not close the current one.
 TEST(ShardWriter, SplitsAsTransformersDoes) {
   std::vector<PlannedTensor> plan;
   for (int64_t size : {6, 4, 1, 11, 9, 1, 0, 10}) {
@@ -136,7 +136,7 @@ TEST(ShardWriter, RefusesAPlanThatLosesATensor) {
   std::vector<PlannedTensor> plan = copy_all(source);
   plan.erase(plan.begin() + 5);
   EXPECT_EQ(attempt(plan), "tensor " + source.names()[5] +
-                               " of the source would be lost: nothing in the output stands for it");
+                               " of the source would be lost: the plan does not mention it");
 
   plan = copy_all(source);
   plan[3].shape[0] += 1;
@@ -230,8 +230,7 @@ TEST(ShardWriter, ADamagedShardIsNoticed) {
   Scratch scratch;
   Checkpoint source(kData / "qwen36_split_experts");
   ShardWriter writer(scratch.path(), copy_all(source), &source, {.resume = true});
-  for (const std::string& name : source.names())
-    writer.assume_written(name);  // a journal that lies
+  for (const std::string& name : source.names()) writer.assume_written(name);  // a false journal
   Exit code = Exit::ok;
   EXPECT_NE(error_of([&] { writer.finish(); }, &code).find("differs from the source"),
             std::string::npos);
@@ -240,7 +239,7 @@ TEST(ShardWriter, ADamagedShardIsNoticed) {
 
 TEST(ShardWriter, AFullDiskIsAnErrorBeforeAnythingIsComputed) {
   Scratch scratch;
-  // A limit on the size of files stands for a full disk: the kernel answers in the same calls.
+  // A limit on the size of files simulates a full disk: the same calls fail.
   struct rlimit before{};
   getrlimit(RLIMIT_FSIZE, &before);
   std::signal(SIGXFSZ, SIG_IGN);
@@ -252,10 +251,10 @@ TEST(ShardWriter, AFullDiskIsAnErrorBeforeAnythingIsComputed) {
   setrlimit(RLIMIT_FSIZE, &before);
   EXPECT_EQ(code, Exit::disk);
   EXPECT_NE(message.find("cannot reserve 4194"), std::string::npos) << message;
-  EXPECT_NE(message.find("make room"), std::string::npos);
+  EXPECT_NE(message.find("free space"), std::string::npos);
 }
 
-// A filesystem of one megabyte, where the test may mount one.
+// A filesystem of one megabyte, if the test may mount one.
 class SmallDisk {
  public:
   SmallDisk() : mounted_(::mount("tmpfs", scratch_.path().c_str(), "tmpfs", 0, "size=1m") == 0) {}
@@ -283,7 +282,7 @@ TEST(ShardWriter, ASmallDiskIsAnErrorThatLeavesNothing) {
       },
       &code);
   EXPECT_EQ(code, Exit::disk);
-  EXPECT_NE(message.find("No space left on device; make room"), std::string::npos) << message;
+  EXPECT_NE(message.find("No space left on device; free space"), std::string::npos) << message;
   Checkpoint source(kData / "tiny-qwen3.6");
   error_of(
       [&] {

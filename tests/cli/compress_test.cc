@@ -1,5 +1,4 @@
-// quern compress from the command line to the published folder, and every way in which it may not
-// get there.
+// quern compress from the command line to the published folder, and every way to fail.
 #include <fmt/format.h>
 #include <gtest/gtest.h>
 
@@ -48,7 +47,7 @@ class CompressTest : public testing::Test {
     return more;
   }
 
-  // It failed with this code and these words, and nothing lies where the output would have been.
+  // It failed with this code and these words, and left no output.
   void expect_nothing(const Ran& ran, int code, const std::vector<std::string>& said) const {
     EXPECT_EQ(ran.code, code) << ran.err;
     for (const std::string& text : said)
@@ -129,8 +128,8 @@ TEST_F(CompressTest, ExistingOutput) {
   std::ofstream(out_ + "/mine") << "x";
   const Ran ran = compress({"--method", "rtn"});
   EXPECT_EQ(ran.code, 2);
-  EXPECT_NE(ran.err.find("exists already"), std::string::npos) << ran.err;
-  EXPECT_EQ(compress({"--method", "rtn", "--force"}).code, 2) << "it is no model folder";
+  EXPECT_NE(ran.err.find("already exists"), std::string::npos) << ran.err;
+  EXPECT_EQ(compress({"--method", "rtn", "--force"}).code, 2) << "it is not a model folder";
   EXPECT_EQ(slurp(out_ + "/mine"), "x");
   fs::remove(out_ + "/mine");
   EXPECT_EQ(compress({"--method", "rtn", "--force", "--no-verify"}).code, 0);
@@ -144,7 +143,7 @@ TEST_F(CompressTest, OutputInsideTheSource) {
   EXPECT_NE(ran.err.find("source"), std::string::npos) << ran.err;
 }
 
-// Headers of a model whose output is four times what is free: the source takes no room itself.
+// Headers of a model whose output is four times the free space; the source itself uses no space.
 TEST_F(CompressTest, TooLittleRoomOnTheDisk) {
   const fs::path source = scratch_ / "model";
   fs::create_directory(source);
@@ -154,7 +153,7 @@ TEST_F(CompressTest, TooLittleRoomOnTheDisk) {
   config["moe_intermediate_size"] = 128 * (1 + static_cast<int>(4 * free / bytes_of_column / 128));
   layouts::write_headers(layouts::layout_of(Json(config, "config")), config, source);
   const Ran ran = compress({"--method", "rtn", "--group-size", "64"}, source.string());
-  expect_nothing(ran, 7, {"the output needs", "are free there", "choose another -o"});
+  expect_nothing(ran, 7, {"the output needs", "are free", "choose another -o"});
 }
 
 TEST_F(CompressTest, UsageErrors) {
@@ -169,7 +168,7 @@ TEST_F(CompressTest, GroupsThatDoNotDivide) {
   expect_nothing(compress({"--method", "rtn", "--group-size", "96"}), 3, {"96"});
 }
 
-// Groups that a format could store, but that nothing here multiplies by.
+// Groups that a format could store, but no kernel can multiply.
 TEST_F(CompressTest, GroupsThatTheKernelsCannotHold) {
   expect_nothing(compress({"--method", "rtn", "--no-verify", "--group-size", "16"}), 3,
                  {"groups of 16 columns", "that works: 32, 64"});

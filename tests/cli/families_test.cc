@@ -1,5 +1,6 @@
-// The main job, compress -> verify -> generate, on every family: on the trained ones with all gates
-// on, on random checkpoints with the exact ones, because random weights say nothing of quality.
+// The main job, compress -> verify -> generate, on every family: on trained models with all checks,
+// on random checkpoints with the exact checks only, because random weights have no quality to
+// measure.
 #include <gtest/gtest.h>
 
 #include <nlohmann/json.hpp>
@@ -9,7 +10,7 @@
 namespace quern::cli {
 namespace {
 
-// A trained model: beside this repository's own, in $QUERN_ASSETS or ../shared.
+// A trained model: from this repository, $QUERN_ASSETS or ../shared.
 fs::path trained(const std::string& name) {
   if (fs::exists(test_data(name))) return test_data(name);
   const char* given = std::getenv("QUERN_ASSETS");
@@ -45,7 +46,8 @@ TEST_P(TrainedTest, PassesTheGatesAndStillCounts) {
   ASSERT_EQ(ran.code, 0) << ran.err;
   const auto said = nlohmann::json::parse(ran.out);
   EXPECT_TRUE(said.at("verification").at("passed"));
-  // A third of what the gate allows: these models were trained to be sure of themselves.
+  // A third of the default limit, because these models were trained to predict with high
+  // confidence.
   EXPECT_LT(said.at("verification").at("quality").at("mean_kld").get<double>(), 0.04);
   const Ran answer = quern({"generate", out, "--prompt", "What is 24 + 13?", "--temperature", "0",
                             "--max-tokens", "60"});
@@ -102,7 +104,7 @@ TEST(DeadMatrices, AreLeftOutOnRequest) {
   EXPECT_EQ(nlohmann::json::parse(ran.out).at("verification").at("dropped"), 6);
 }
 
-// transformers' number (the model's reference.json), whose windows begin with the text.
+// The result of transformers (the model's reference.json), with windows that begin with the text.
 TEST(Perplexity, OfGemma4EqualsTransformers) {
   const fs::path source = trained("tiny-gemma4");
   if (!fs::exists(source)) GTEST_SKIP() << source << " is not there: set QUERN_ASSETS";

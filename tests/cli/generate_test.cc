@@ -66,8 +66,8 @@ TEST(GenerateTest, SeedsDecide) {
   EXPECT_NE(answer("1"), answer("2"));
 }
 
-// A token that tokenizer.json puts before every text is put before a raw one, as transformers and
-// vLLM's completions do; a chat template writes its own.
+// A token that tokenizer.json prepends to every text is prepended to a raw prompt, as in
+// transformers and vLLM's completions; a chat template writes such tokens itself.
 TEST(GenerateTest, RawTextBeginsAsTheTokenizerSays) {
   const Scratch scratch;
   const std::string folder = copy_of(model(), scratch / "model");

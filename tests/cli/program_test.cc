@@ -1,4 +1,4 @@
-// The program's manners: usage errors, help, colours, exit codes of what cannot be read.
+// The command line: usage errors, help, colours, exit codes for unreadable input.
 #include <gtest/gtest.h>
 
 #include <nlohmann/json.hpp>
@@ -106,7 +106,7 @@ TEST_F(BadModelTest, UnknownArchitecture) {
   config["architectures"] = {"FalconForCausalLM"};
   std::ofstream(folder + "/config.json") << config.dump();
   expect_failure(quern({"generate", folder, "--prompt", "a"}), 4,
-                 {"FalconForCausalLM is not known", "Qwen3_5MoeForConditionalGeneration"});
+                 {"FalconForCausalLM is not supported", "Qwen3_5MoeForConditionalGeneration"});
 }
 
 TEST_F(BadModelTest, TruncatedShard) {

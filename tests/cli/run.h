@@ -1,4 +1,4 @@
-// Runs the real program as people do, without a shell, and reads what it said.
+// Runs the real program, without a shell, and reads its output.
 #pragma once
 
 #include <fcntl.h>
@@ -35,7 +35,7 @@ struct Ran {
   std::string out, err;
 };
 
-// A program that runs; its output goes to files, so that no pipe fills up.
+// A running program; its output goes to files, because a pipe could fill up.
 class Running {
  public:
   Running(const std::vector<std::string>& args, const std::string& input,
@@ -74,7 +74,8 @@ class Running {
     return {WIFEXITED(status) ? WEXITSTATUS(status) : -1, slurp(out_), slurp(err_)};
   }
 
-  // Until it said `text` on standard error; false if it ended or ten minutes passed before.
+  // Waits until standard error contains `text`; false if the program ends first or after ten
+  // minutes.
   bool says(const std::string& text) {
     for (int i = 0; i < 12'000; ++i) {
       if (err_so_far().find(text) != std::string::npos) return true;

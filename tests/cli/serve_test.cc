@@ -1,4 +1,4 @@
-// quern serve as people start and stop it.
+// Starts and stops quern serve from the command line.
 #include <arpa/inet.h>
 #include <gtest/gtest.h>
 #include <netinet/in.h>
@@ -15,7 +15,7 @@ std::vector<std::string> serve(const std::vector<std::string>& more) {
   return words;
 }
 
-// What a server that said where it listens answers to these bytes.
+// The response to these bytes of the server whose address is in `said`.
 std::string ask(const std::string& said, const std::string& bytes) {
   const size_t at = said.find("READY url=http://127.0.0.1:") + 27;
   const int fd = ::socket(AF_INET, SOCK_STREAM, 0);

@@ -25,7 +25,7 @@ data::Mixture rows_of(const std::string& file) {
   return data::Mixture({{.file = data_folder() / file}}, std::nullopt);
 }
 
-// Rows that stand in a test.
+// Rows in memory, for tests.
 class Listed : public data::Rows {
  public:
   explicit Listed(std::vector<Row> rows) : rows_(std::move(rows)) {}
@@ -61,7 +61,7 @@ class CalibrationRows : public testing::Test {
     return "";
   }
 
-  // As ids, so that lengths are plain to see.
+  // Ids, to make the lengths obvious.
   static Row ids(std::vector<int> list) { return {{"input_ids", std::move(list)}}; }
 
   prompt::Tokenizer tokenizer_{data_folder() / "tiny-qwen3.6"};
@@ -197,7 +197,7 @@ TEST_F(CalibrationRows, PackingDrop) {
   EXPECT_EQ(report.tokens_dropped, 9);
 }
 
-// Agent data hold the arguments of calls as text, or as an object; templates want the object.
+// Agent data have the arguments of calls as text or as an object; templates need the object.
 TEST_F(CalibrationRows, ArgumentsOfToolCallsMayBeText) {
   auto row = [](const JsonValue& arguments) {
     const JsonValue call = {{"id", "1"},
@@ -272,15 +272,17 @@ TEST_F(CalibrationRows, EveryKindOfRow) {
 
 TEST_F(CalibrationRows, ErrorsNameTheRow) {
   const CalibrationOptions options{.seqlen = 4, .samples = 9, .shuffle_seed = {}};
-  EXPECT_EQ(error_of({ids({1}), {{"question", "?"}, {"answer", "!"}}}, options),
-            "list, row 2: none of the columns input_ids, messages, conversations, prompt with "
-            "completion, text; it has: question, answer");
+  EXPECT_EQ(
+      error_of({ids({1}), {{"question", "?"}, {"answer", "!"}}}, options),
+      "list, row 2: it has none of the columns input_ids, messages, conversations, prompt with "
+      "completion, text; its columns: question, answer");
   EXPECT_EQ(error_of({ids({1, -1})}, options).find("list, row 1: input_ids: -1"), 0u);
   EXPECT_EQ(error_of({ids({1'000'000})}, options).find("list, row 1: input_ids: 1000000"), 0u);
   EXPECT_EQ(error_of({{{"text", 5}}}, options), "list, row 1: text must be a string, found number");
   EXPECT_EQ(error_of({{{"messages", JsonValue::array()}}}, options).find("list, row 1: "), 0u);
   EXPECT_EQ(error_of({{{"conversations", {{{"from", "moon"}, {"value", "x"}}}}}}, options),
-            "list, row 1: conversations[0]: \"moon\" is none of human, gpt, system, tool");
+            "list, row 1: conversations[0]: unknown speaker \"moon\"; expected human, gpt, system "
+            "or tool");
 }
 
 TEST_F(CalibrationRows, ErrorsNameFileAndLine) {
@@ -298,7 +300,7 @@ TEST_F(CalibrationRows, ErrorsNameFileAndLine) {
   fs::remove(file);
 }
 
-// Rows behind the last window are not even parsed.
+// Rows after the last window are not even parsed.
 TEST_F(CalibrationRows, RowsAreParsedUntilThereAreWindowsEnough) {
   const Listed rows(std::vector<Row>(10'000, ids({1, 2, 3, 4})));
   EXPECT_EQ(windows(rows, {.seqlen = 4, .samples = 70}).report.windows, 70);
@@ -306,10 +308,10 @@ TEST_F(CalibrationRows, RowsAreParsedUntilThereAreWindowsEnough) {
 }
 
 TEST_F(CalibrationRows, NoWindowsIsAnError) {
-  EXPECT_EQ(error_of({}, {}), "calibration: there are no rows");
+  EXPECT_EQ(error_of({}, {}), "calibration: the data contain no rows");
   EXPECT_EQ(
       error_of({ids({1, 2, 3})}, {.seqlen = 4, .samples = 1, .packing = Packing::drop}),
-      "no calibration window: 1 rows hold 3 tokens, the longest 3, and a window takes 4; give "
+      "no calibration window: 1 rows hold 3 tokens, the longest 3, but a window takes 4; give "
       "more data, a smaller --seqlen, or another --packing");
   EXPECT_NE(error_of({ids({1})}, {.seqlen = 0}), "");
   EXPECT_THROW(parse_packing("pad"), Error);

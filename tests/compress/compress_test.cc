@@ -1,5 +1,5 @@
-// The whole job on small checkpoints: what is written, that it does not depend on threads, and that
-// tuning helps.
+// The whole job on small checkpoints: its output, independence of the number of threads, and the
+// effect of tuning.
 #include "compress/compress.h"
 
 #include <gtest/gtest.h>
@@ -43,7 +43,7 @@ TEST_F(CompressTest, TuningLowersTheLossOfEveryBlock) {
   }
 }
 
-// The signs of sums that are added up in another order differ here and there, so the losses do.
+// Sums in another order may have other signs, so the losses may differ.
 TEST_F(CompressTest, MicroBatchesTuneAsTheWholeBatchDoes) {
   const Calibration data = calibration(8, 64, 512);
   RecipeOptions whole = auto_round_options(20), parts = whole;
@@ -60,8 +60,8 @@ TEST_F(CompressTest, MicroBatchesTuneAsTheWholeBatchDoes) {
   }
 }
 
-// Windows of two tokens reach a few of the experts each: what one micro-batch learnt of an expert
-// stays while the next ones do not reach it.
+// Each window of two tokens reaches only a few experts: the gradient of one micro-batch for an
+// expert must survive micro-batches that do not reach the expert.
 TEST_F(CompressTest, MicroBatchesWithIdleExperts) {
   const Calibration data = calibration(8, 2, 512);
   RecipeOptions whole = auto_round_options(20), parts = whole;
@@ -78,7 +78,7 @@ TEST_F(CompressTest, MicroBatchesWithIdleExperts) {
   }
 }
 
-// Iteration 0 is round-to-nearest and is kept when nothing better comes.
+// Iteration 0 is round-to-nearest and is kept if no later one is better.
 TEST_F(CompressTest, OneIterationIsRoundToNearest) {
   run("qwen36", auto_round_options(1), calibration(2, 40, 512), "tuned");
   const RecipeOptions nearest = nearest_options();
@@ -104,7 +104,7 @@ Tensor logits_of(const std::shared_ptr<const nn::Source>& source,
   return model->head(root)->logits(model->head(root)->norm(x));
 }
 
-// The packed artifact computes what the original does with the numbers that the codes stand for.
+// The packed artifact computes the same as the original model with the dequantized numbers.
 TEST_F(CompressTest, WhatIsWrittenMultipliesAsItWasTuned) {
   run("qwen36", auto_round_options(5), calibration(4, 64, 512), "out", kCompressedTensors);
   const auto artifact = std::make_shared<nn::Source>(folder_ / "out"),
@@ -159,7 +159,7 @@ TEST_F(CompressTest, RefusesToTuneWithoutDataOrTwice) {
              {});
     FAIL();
   } catch (const Error& error) {
-    EXPECT_NE(std::string(error.what()).find("is quantized already"), std::string::npos);
+    EXPECT_NE(std::string(error.what()).find("already quantized"), std::string::npos);
   }
 }
 

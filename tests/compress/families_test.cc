@@ -149,7 +149,7 @@ TEST_F(FamiliesTest, TheRecipeOfSarvam) {
   }
 }
 
-// A half whose weights are all kept is not computed in every iteration.
+// A half of a block without quantized weights is not computed in every iteration.
 TEST_F(FamiliesTest, HalvesOfABlock) {
   const auto source = std::make_shared<nn::Source>(test_data("sarvam"));
   const auto model = models::make_model(source->files.config());
@@ -195,7 +195,7 @@ INSTANTIATE_TEST_SUITE_P(, DraftTest,
                            return std::string(c.param.model) == "glm45" ? "Glm" : "Qwen";
                          });
 
-// Every iteration sees all samples, so its first loss is that of round-to-nearest.
+// Every iteration sees all samples, so the first loss is that of round-to-nearest.
 TEST_P(DraftTest, TunedOnRealStates) {
   const auto& [model, place, linears] = GetParam();
   const bool trained = std::string(model) == "tiny-qwen3.6";
@@ -213,7 +213,7 @@ TEST_P(DraftTest, TunedOnRealStates) {
   EXPECT_GT(draft.expert_tokens.median, 0);
   EXPECT_EQ(packed("out", std::string(place) + "."), linears);
 
-  // The recipe that is written down names them, and means the same.
+  // The written recipe names them, and has the same meaning.
   const Recipe again = read_recipe(folder_ / "out" / "recipe.yaml");
   const auto source = std::make_shared<nn::Source>(test_data(model));
   const auto architecture = models::make_model(source->files.config());
@@ -222,7 +222,7 @@ TEST_P(DraftTest, TunedOnRealStates) {
     EXPECT_EQ(plan.quantized(verdict.name) != nullptr, verdict.scheme.has_value()) << verdict.name;
 }
 
-// The packed draft computes what the original does with the numbers that the codes stand for.
+// The packed draft computes the same as the original draft with the dequantized numbers.
 TEST_P(DraftTest, PackedDraftsMultiply) {
   const auto& [model, place, linears] = GetParam();
   Recipe recipe = make_recipe(auto_round_options(2));
@@ -248,8 +248,8 @@ TEST_P(DraftTest, PackedDraftsMultiply) {
   EXPECT_GT(relative_distance(states_of(source, false), meant), 1e-2) << "nothing was quantized";
 }
 
-// Row t has the embedding of token t + 1: of a picture's feature, where that is a part of one; and
-// the draft turns as the blocks do, by row and column.
+// Row t has the embedding of token t + 1, or the picture's feature if that token is a part of a
+// picture; and the draft uses positions by row and column, like the blocks.
 TEST_F(FamiliesTest, DraftsSeePictures) {
   at::manual_seed(4);
   const auto source = std::make_shared<nn::Source>(test_data("qwen36"));
@@ -277,7 +277,7 @@ TEST_F(FamiliesTest, DraftsSeePictures) {
   EXPECT_FALSE(places[0].equal(places[2])) << "a picture has columns";
 }
 
-// Experts whose activation is GELU, beside a dense MLP.
+// Experts with GELU next to a dense MLP.
 TEST_F(FamiliesTest, ExpertsOfGemma4AreTuned) {
   RecipeOptions options = auto_round_options(20);
   options.group_size = 32;
@@ -290,7 +290,7 @@ TEST_F(FamiliesTest, ExpertsOfGemma4AreTuned) {
   }
 }
 
-// What compress asks of the disk before it begins.
+// The disk space that compress checks before it begins.
 TEST_F(FamiliesTest, FoldersWeighWhatThePlanSays) {
   for (const char* name : {"glm45", "gemma4", "gemma4_moe", "qwen36", "sarvam"}) {
     const auto source = std::make_shared<nn::Source>(test_data(name));
@@ -326,7 +326,7 @@ class ConfigurationTest : public FamiliesTest {
   }
 };
 
-// Readers call the head lm_head, tied or not, and look up no other name for it.
+// Readers look up the head only as lm_head, tied or not.
 TEST_F(ConfigurationTest, NamesTheHeadAsReadersDo) {
   for (const char* model : {"gemma4", "gemma4_moe", "glm45", "llama", "qwen3", "qwen36",
                             "qwen36_split_experts", "sarvam"}) {
@@ -339,8 +339,8 @@ TEST_F(ConfigurationTest, NamesTheHeadAsReadersDo) {
   EXPECT_TRUE(configuration("llama", kAutoGptq)["extra_config"].contains("lm_head"));
 }
 
-// Layers that read the keys of others have no k_proj and v_proj in a checkpoint that transformers
-// saved, or after --drop-unused.
+// Layers that read the keys of other layers have no k_proj and v_proj in a checkpoint saved by
+// transformers, or after --drop-unused.
 TEST_F(ConfigurationTest, NamesPartsThatGemma4Lacks) {
   const std::string layer = "model.language_model.layers.4.self_attn.";
   for (const char* model : {"gemma4", "gemma4_resaved"}) {

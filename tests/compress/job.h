@@ -1,4 +1,4 @@
-// What the tests of the whole job share: a scratch folder, calibration windows, and runs into it.
+// Shared by the tests of the whole job: a scratch folder, calibration windows, and runs.
 #pragma once
 
 #include <gtest/gtest.h>
@@ -76,8 +76,7 @@ class CompressTest : public testing::Test {
   fs::path folder_;
 };
 
-// The weights of these sites become dense, with the numbers that the artifact's packed matrices
-// stand for.
+// Makes the weights of these sites dense, with the dequantized numbers of the artifact.
 inline void take_from(const nn::Source& artifact, const std::vector<nn::LinearSite>& sites) {
   std::vector<std::pair<nn::Weight, std::vector<Tensor>>> weights;
   for (const nn::LinearSite& site : sites) {

@@ -1,4 +1,4 @@
-// Whatever the kernels refuse is refused by the plan, before any work.
+// The plan refuses everything that the kernels refuse, before any work.
 #include "compress/limits.h"
 
 #include <gtest/gtest.h>
@@ -19,7 +19,7 @@ Recipe recipe(int64_t group, int iters = 0) {
       {.method = iters > 0 ? "auto-round" : "rtn", .group_size = group, .iters = iters});
 }
 
-// What resolve() says of one linear; empty if it is content.
+// The message of resolve() for one linear; empty if accepted.
 std::string refusal(const Recipe& recipe, int64_t rows, int64_t columns) {
   try {
     resolve(recipe, {{"model.layers.0.up_proj", rows, columns}});
@@ -79,7 +79,7 @@ TEST(Limits, OfIterations) {
   EXPECT_EQ(recipe(128, 5000).steps[0].as<AutoRoundSettings>().iters, 5000);
 }
 
-// The whole job makes nothing.
+// The whole job writes nothing.
 TEST_F(CompressTest, NothingIsWrittenThatGenerateWouldRefuse) {
   for (const int iters : {0, 2}) {
     EXPECT_THROW(run("qwen36", recipe(16, iters), calibration(2, 16, 512), "out"), Error);

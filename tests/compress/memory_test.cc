@@ -1,4 +1,4 @@
-// What compress holds in memory: predicted from shapes, and measured.
+// The memory of compress: predicted from shapes, and measured.
 #include "compress/memory.h"
 
 #include <gtest/gtest.h>
@@ -22,7 +22,7 @@ class MemoryTest : public CompressTest {
   }
 };
 
-// At two sizes, so that what grows with the data is told from what does not.
+// At two sizes, to separate the parts that grow with the data from the constant ones.
 TEST_F(MemoryTest, AJobTakesWhatWasPredicted) {
   int64_t grown[2], said[2];
   for (const int size : {0, 1}) {
@@ -34,7 +34,7 @@ TEST_F(MemoryTest, AJobTakesWhatWasPredicted) {
     fs::remove_all(folder_ / "out");
     RecordProperty(size == 0 ? "small" : "large", static_cast<int>(grown[size] >> 20));
   }
-  // Threads, code and fragments of the heap take some, whatever the size.
+  // Threads, code and heap fragments take a constant amount.
   constexpr int64_t kFixed = 64 << 20;
   for (const int size : {0, 1}) {
     EXPECT_LE(grown[size], said[size] + kFixed) << said[size];

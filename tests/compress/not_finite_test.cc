@@ -1,4 +1,4 @@
-// Checkpoints that hold NaN: found by the run itself, and named.
+// Checkpoints with NaN: the run detects and names them.
 #include <bit>
 #include <fstream>
 #include <nlohmann/json.hpp>

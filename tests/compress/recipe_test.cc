@@ -440,17 +440,17 @@ TEST(Errors, RecipesThatAreNotUnderstood) {
       {stage("AWQModifier: {scheme: W4A16, mappings: [{smooth_layer: a}]}"), "balance_layers"},
       {stage("AWQModifier: {scheme: W4A16, mappings: [{smoth_layer: a}]}"), "smooth_layer"},
       {stage("GPTQModifier: {}"), "no modifier before it"},
-      {stage("GPTQModifier: {scheme: W4A16, actorder: group}"), "say static"},
+      {stage("GPTQModifier: {scheme: W4A16, actorder: group}"), "use static"},
       {stage("GPTQModifier: {actorder: static, config_groups: {g: {targets: [Linear], weights: "
              "{num_bits: 4, group_size: 32, actorder: group}}}}"),
-       "say static"},
+       "use static"},
       {stage("GPTQModifier: {scheme: W4A16, dampening_frac: 0}"), "dampening_frac > 0"},
       {stage("QuantizationModifier: {config_groups: {g: {targets: [Linear], weights: {num_bits: "
              "4, group_size: 32, actorder: static}}}}"),
-       "belongs to GPTQModifier"},
+       "for GPTQModifier only"},
       {stage("SparseGPTModifier: {sparsity: 0.1}"), "SparseGPTModifier quantizes nothing"},
       {stage("SparseGPTModifier: {sparsity: 1.5}"), "between 0 and 1"},
-      {stage("SparseGPTModifier: {sparsity: [0.1, 0.2]}"), "one sparsity for each layer"},
+      {stage("SparseGPTModifier: {sparsity: [0.1, 0.2]}"), "a sparsity for each layer"},
       {stage("SparseGPTModifier: {sparsity: 0.5, mask_structure: 2of4}"), "expected \"2:4\""},
       {stage("SparseGPTModifier: {sparsity: 0.5, mask_structure: '5:4'}"), "expected \"2:4\""},
       {stage("SparseGPTModifier: {sparsity: 0.5, scheme: W4A16}"), "no field \"scheme\""},
@@ -465,7 +465,7 @@ TEST(Errors, RecipesThatAreNotUnderstood) {
       {stage("QuantizationModifier: {scheme: W4A16, kv_cache_scheme: {num_bits: 8}}"),
        "kv_cache_scheme"},
       {stage("QuantizationModifier: {scheme: W4A16, weight_observer: msee}"),
-       "no observer \"msee\""},
+       "the observer \"msee\""},
       {stage("QuantizationModifier: {config_groups: {g: {targets: [Linear], weights: {num_bits: "
              "8}}}}"),
        "num_bits 8"},
@@ -488,7 +488,7 @@ TEST(Errors, RecipesThatAreNotUnderstood) {
 TEST(Errors, NothingLeftToQuantize) {
   Recipe recipe =
       parse("a_stage: {b_modifiers: {QuantizationModifier: {scheme: W4A16, ignore: [Linear]}}}");
-  EXPECT_TRUE(has(message_of([&] { resolve(recipe, sarvam()); }), "nothing is left"));
+  EXPECT_TRUE(has(message_of([&] { resolve(recipe, sarvam()); }), "nothing to quantize"));
 }
 
 // Steps of a recipe that was read, written and read again decide as before.

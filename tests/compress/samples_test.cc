@@ -1,4 +1,4 @@
-// Activations of the calibration: what is written is what is read, rounded to bf16.
+// Calibration activations: reading returns the written values, rounded to bf16.
 #include "compress/samples.h"
 
 #include <gtest/gtest.h>
@@ -18,7 +18,7 @@ TEST(Samples, ReadsWhatWasWritten) {
   EXPECT_TRUE(samples.read({0, 1, 2}).equal(rounded(rows)));
   EXPECT_TRUE(
       samples.read({2, 0}).equal(rounded(at::cat({rows.narrow(0, 4, 4), rows.narrow(0, 0, 3)}))));
-  // Of another width, as a draft layer's output is.
+  // With another width, like a draft layer's output.
   const Tensor narrow = at::randn({4, 8});
   samples.write({2}, narrow);
   EXPECT_TRUE(samples.read({2}).equal(rounded(narrow)));
@@ -39,7 +39,7 @@ TEST(Samples, CarryWhatBlocksTell) {
   EXPECT_TRUE(pass.shared.at("ids").equal(at::tensor({2, 3, 4, 0, 1}, at::kLong)));
 }
 
-// Doubles its input, and tells the first column.
+// Doubles its input, and shares the first column.
 class Doubling : public nn::Block {
  public:
   Tensor mixed(const Tensor& x, nn::Pass&) const override { return x; }
@@ -49,7 +49,7 @@ class Doubling : public nn::Block {
   }
 };
 
-// More samples than one pass takes, of different lengths.
+// More samples than fit in one pass, with different lengths.
 TEST(RunBlock, WritesTheOutputOverTheInput) {
   prepare_torch();
   std::vector<int64_t> lengths, all;

@@ -1,4 +1,4 @@
-// Recipes of several steps: each tunes its own weights by its own settings.
+// Recipes with several steps: each step tunes its own weights with its own settings.
 #include <nlohmann/json.hpp>
 
 #include "base/yaml.h"
@@ -12,7 +12,7 @@ namespace {
 
 class StepsTest : public CompressTest {
  protected:
-  // Runs the modifiers, and returns how many iterations each step of each block was told to have.
+  // Runs the modifiers, and returns the number of iterations of each step of each block.
   std::vector<int> iterations(const std::string& modifiers, const std::string& out,
                               const quant::Format& format = kAutoGptq) {
     const std::string yaml = "a_stage: {" + modifiers + "}";
@@ -60,7 +60,7 @@ TEST_F(StepsTest, EachHasItsOwnIterations) {
   EXPECT_EQ(compared, 8 * 3 * 3);
 }
 
-// The second step lowers the error that the first one left, and its own alone would not.
+// The second step reduces the error of the first step; a run of the second step alone would not.
 TEST_F(StepsTest, TheSecondSeesWhatTheFirstLeft) {
   iterations(std::string(kExperts) + ", " + kDelta, "both");
   const BlockReport both = report_.blocks[0];
@@ -71,7 +71,7 @@ TEST_F(StepsTest, TheSecondSeesWhatTheFirstLeft) {
   EXPECT_GT(both.loss_after, report_.blocks[0].loss_after) << "the experts' error is gone";
 }
 
-// Round-to-nearest first: AutoRound learns to make up for it, which lowers the loss of both.
+// After round-to-nearest, AutoRound compensates for its error, which lowers the total loss.
 TEST_F(StepsTest, TuningSeesWhatWasRoundedBefore) {
   const std::string nearest =
       "m_modifiers: {QuantizationModifier: {scheme: W4A16, targets: ['re:.*experts.*_proj$']}}";

@@ -67,7 +67,7 @@ TEST_F(MixtureTest, AmountsAreChecked) {
   }
   EXPECT_EQ(parse_source("a.jsonl=200").count, 200);
   EXPECT_EQ(parse_source("a.jsonl=1.0").share, 1.0);
-  // A file may have the mark in its name.
+  // A file's name may contain =.
   const std::string odd = write("x=5", 2);
   EXPECT_EQ(parse_source(odd).file, odd);
 }
@@ -95,7 +95,7 @@ TEST_F(MixtureTest, RowsKnowWhereTheyAreFrom) {
   EXPECT_EQ(rows.source(6), 2u);
 }
 
-// Only what is chosen is parsed, so a broken line that is not chosen hurts nobody.
+// Only chosen rows are parsed, so a broken line that is not chosen is not an error.
 TEST_F(MixtureTest, OnlyChosenRowsAreParsed) {
   const std::string a = write("a", 10);
   std::ofstream(a, std::ios::app) << "{broken\n";

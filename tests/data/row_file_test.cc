@@ -92,14 +92,14 @@ TEST_F(RowFileTest, JsonIsAListOfObjects) {
   EXPECT_EQ(error_of(write("c.json", "[{}, 3]")), ", row 2: a row must be an object, found number");
   EXPECT_EQ(error_of(write("d.json", "[{}, {\"a\": }]")).find(", row 2: not valid JSON at byte"),
             0u);
-  EXPECT_EQ(error_of(write("e.json", "[{}, {}")), ": the list does not end");
-  EXPECT_EQ(error_of(write("f.json", "[{},")), ": the list does not end");
+  EXPECT_EQ(error_of(write("e.json", "[{}, {}")), ": the list is not closed");
+  EXPECT_EQ(error_of(write("f.json", "[{},")), ": the list is not closed");
   EXPECT_EQ(error_of(write("g.json", "[{},]")), ", line 1: not valid JSON at byte 4, near \"]\"");
   EXPECT_EQ(error_of(write("h.json", "[{}]\n[{}]")),
             ", line 2: not valid JSON at byte 5, near \"[\"");
   EXPECT_EQ(error_of(write("i.json", "[{} {}]")), ", line 1: not valid JSON at byte 4, near \"{\"");
-  EXPECT_EQ(error_of(write("j.json", "[{},\n{\"a\": [1]")), ", line 2: this row does not end");
-  EXPECT_EQ(error_of(write("k.json", "[{\"a\\\": 1}]")), ", line 1: a text does not end");
+  EXPECT_EQ(error_of(write("j.json", "[{},\n{\"a\": [1]")), ", line 2: this row is not closed");
+  EXPECT_EQ(error_of(write("k.json", "[{\"a\\\": 1}]")), ", line 1: a string is not closed");
   EXPECT_EQ(error_of(write("l.json", "[" + std::string(200, '[') + std::string(200, ']') + "]")),
             ", row 1: nested deeper than 64 levels");
 }
@@ -113,12 +113,12 @@ TEST_F(RowFileTest, JsonMayHoldOneObjectALine) {
   EXPECT_EQ(file->where(1), (folder_ / "a.json").string() + ", line 3");
   EXPECT_EQ(file->where(2), (folder_ / "a.json").string() + ", line 4");
   EXPECT_EQ(error_of(write("b.json", "{}\n3\n")),
-            ", line 2: must hold a list of objects, or objects one behind the other");
+            ", line 2: expected a list of objects, or consecutive objects");
   EXPECT_EQ(error_of(write("c.json", "\"text\"")),
-            ", line 1: must hold a list of objects, or objects one behind the other");
+            ", line 1: expected a list of objects, or consecutive objects");
 }
 
-// Rows behind the last one that is wanted are not looked at.
+// Rows after the last needed row are not read.
 TEST_F(RowFileTest, TheNumberOfRowsMayBeBounded) {
   for (const char* text : {"a.jsonl", "a.json"}) {
     const auto rows = open_rows(write(text, "{\"a\": 1}\n{\"a\": 2}\n{broken"), {.rows = 2});
@@ -144,13 +144,13 @@ TEST_F(RowFileTest, CsvQuotes) {
 
 TEST_F(RowFileTest, CsvErrorsNameTheLine) {
   EXPECT_EQ(error_of(write("a.csv", "x,y\n1,2\n1\n")),
-            ", line 3: 1 fields, the header names 2 columns");
-  EXPECT_EQ(error_of(write("b.csv", "x,y\n1,\"2\n3\n")), ", line 2: a quoted field does not end");
+            ", line 3: 1 fields, but the header has 2 columns");
+  EXPECT_EQ(error_of(write("b.csv", "x,y\n1,\"2\n3\n")), ", line 2: a quoted field is not closed");
   EXPECT_EQ(error_of(write("c.csv", "x\n\"1\"2\n")),
-            ", line 2: text behind the closing quotation mark of a field");
+            ", line 2: text after the closing quotation mark of a field");
   EXPECT_EQ(error_of(write("d.csv", "x\n1\"2\n")),
             ", line 2: a quotation mark inside a field that is not quoted");
-  EXPECT_EQ(error_of(write("e.csv", "x,x\n1,2\n")), ", line 1: a column name comes twice");
+  EXPECT_EQ(error_of(write("e.csv", "x,x\n1,2\n")), ", line 1: a column name appears twice");
 }
 
 TEST_F(RowFileTest, TextIsOneRow) {
@@ -184,7 +184,7 @@ TEST_F(RowFileTest, ParquetErrors) {
 }
 
 TEST_F(RowFileTest, FilesWithoutRowsAreRefused) {
-  const std::string message = ": there are no rows in this file";
+  const std::string message = ": the file contains no rows";
   EXPECT_EQ(error_of(write("a.jsonl", "\n\n")), message);
   EXPECT_EQ(error_of(write("a.json", "[]")), message);
   EXPECT_EQ(error_of(write("a.json", " ")), message);
@@ -198,7 +198,7 @@ TEST_F(RowFileTest, UnknownFilesAreRefused) {
   EXPECT_EQ(error_of(folder_ / "none.jsonl"), ": there is no such file");
   EXPECT_EQ(error_of(folder_), ": is not a file");
   EXPECT_EQ(error_of(write("a.xlsx", "x")),
-            ": rows are read from .jsonl, .json, .csv, .txt and .parquet files");
+            ": unknown extension; rows are read from .jsonl, .json, .csv, .txt and .parquet files");
 }
 
 }  // namespace

@@ -1,5 +1,5 @@
-// What the tests of this folder share: artifacts of the tiny trained model,
-// rounded to nearest, that a test may then damage.
+// Shared by the tests of this folder: artifacts of the tiny trained model, rounded to nearest,
+// which a test may damage.
 #pragma once
 
 #include <filesystem>
@@ -34,7 +34,7 @@ inline bool is_quantized(const Module& module) {
          !module.name.ends_with("in_proj_b");
 }
 
-// Rounds `source` to nearest in groups of 128 and writes what compress() writes.
+// Rounds `source` to nearest in groups of 128 and writes the files of compress().
 inline void write_artifact(const std::filesystem::path& source_folder,
                            const std::filesystem::path& folder, const quant::Format& format) {
   auto source = std::make_shared<nn::Source>(source_folder);

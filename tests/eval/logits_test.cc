@@ -73,7 +73,7 @@ TEST(Sample, LoopsAreDegenerate) {
     loop.push_back(i % 3);
     late.push_back(i < 8 ? 100 + i : i % 5);
     varied.push_back(i * i % 11);
-    twice.push_back(i % 16);  // a sentence said twice is no short loop
+    twice.push_back(i % 16);  // a repeated sentence is not a short loop
   }
   EXPECT_TRUE(is_degenerate(constant));
   EXPECT_TRUE(is_degenerate(loop));

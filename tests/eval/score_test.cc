@@ -1,4 +1,5 @@
-// The numbers that the tiny trained model's README and the peers' independent scorer measured.
+// Compares with the numbers in the tiny trained model's README and of the peers' independent
+// scorer.
 #include "eval/score.h"
 
 #include <gtest/gtest.h>
@@ -74,8 +75,8 @@ TEST_F(ScoreTest, AModelDoesNotDivergeFromItself) {
   EXPECT_EQ(c.top1_agreement, 1);
 }
 
-// Group after group, when not all states may be kept: the blocks are built for each of them, and
-// the numbers stay.
+// If not all states fit, windows run in groups: blocks are built for each group, and the numbers do
+// not change.
 TEST_F(ScoreTest, LittleMemoryGivesTheSame) {
   const auto text = windows({.length = 100, .max_windows = 7});
   int64_t blocks = 0;

@@ -47,7 +47,7 @@ class Damaged {
     checkpoint::write_safetensors(folder() / "model.safetensors", {all.begin(), all.end()});
   }
 
-  // One packed matrix, as what its codes and scales are.
+  // One packed matrix as codes and scales.
   void matrix(const std::string& module,
               const std::function<void(quant::QuantWeight&)>& edit) const {
     tensors([&](Tensors& all) {
@@ -92,7 +92,7 @@ class VerifyTest : public testing::TestWithParam<quant::Format> {
     return verify(folder, source(), {.quality = false});
   }
 
-  // Writes down of every matrix what is there now, so that only its bound can find a fault.
+  // Records the current state of every matrix, so only its bound can detect a defect.
   static void record_again(const Damaged& damaged, const quant::Bound& bound) {
     const nn::Source made(damaged.folder());
     quant::MatrixRecords records;
@@ -128,8 +128,8 @@ class VerifyTest : public testing::TestWithParam<quant::Format> {
     }
   }
 
-  // The codes of a matrix are not what its method makes of the weight: found by the hash, and by
-  // the bound alone.
+  // The codes of a matrix do not follow from its method: the hash detects it, and so does the bound
+  // alone.
   void expect_codes_found(const std::function<void(const Damaged&)>& damage,
                           const std::string& tensor) {
     for (bool by_hash : {true, false}) {
@@ -260,7 +260,7 @@ TEST_P(VerifyTest, CodesMayBeAsFarAsTheBoundOfTheirMethod) {
   EXPECT_TRUE(report.passed()) << to_text(report);
 }
 
-// As GPTQ and SparseGPT leave them: far from weight / scale, and nothing is promised of them.
+// Codes as of GPTQ and SparseGPT: far from weight / scale, without a bound.
 TEST_P(VerifyTest, CodesWithoutABoundAreHeldAgainstTheRecordAlone) {
   const std::string module = layer("3.self_attn.o_proj");
   const Damaged damaged(artifact(GetParam()), GetParam());
@@ -308,7 +308,7 @@ TEST_P(VerifyTest, NibblesInTheWrongOrder) {
       module + codes());
 }
 
-// One bit may well stay within what rounding allows: only the record can know.
+// A flipped bit may stay within the bound of rounding; only the record detects it.
 TEST_P(VerifyTest, OneBitFlipped) {
   const std::string module = layer("2.mlp.experts.0.up_proj");
   const Damaged damaged(artifact(GetParam()), GetParam());
@@ -589,7 +589,7 @@ TEST_P(VerifyTest, LogitsMustBeFinite) {
   damaged.tensors([](Tensors& all) { all["lm_head.weight"][9][3] = NAN; });
   const std::string messages = all_messages(verify(damaged.folder(), source(), quick()));
   EXPECT_NE(messages.find("not finite"), std::string::npos) << messages;
-  EXPECT_NE(messages.find("nan nats a token"), std::string::npos) << messages;
+  EXPECT_NE(messages.find("nan nats per token"), std::string::npos) << messages;
 }
 
 }  // namespace

@@ -1,5 +1,5 @@
 // The first byte chooses a key, the rest is a document. A patched document has the key's new value
-// and is else the same.
+// and is otherwise unchanged.
 #include <cstdint>
 #include <cstdlib>
 #include <nlohmann/json.hpp>

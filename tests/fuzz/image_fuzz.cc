@@ -1,4 +1,4 @@
-// Any bytes: a typed error, or pixels of the size that was checked.
+// Any bytes give a typed error, or pixels of the checked size.
 #include <cstdint>
 #include <cstdlib>
 

@@ -1,4 +1,4 @@
-// Any bytes: a typed error, or a document that is written and read back as it was.
+// Any bytes give a typed error, or a document that can be written and read back unchanged.
 #include <cstdint>
 #include <cstdlib>
 #include <nlohmann/json.hpp>

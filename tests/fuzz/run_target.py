@@ -1,9 +1,9 @@
 #!/usr/bin/env python3
 """Runs a fuzz target for FUZZ_SECONDS (3): run_target.py TARGET SEEDS CORPUS
 
-It starts from the random seed FUZZ_SEED: 1, so that a test does not depend on luck; 0 is another one every time.
+It starts from the random seed FUZZ_SEED: 1, so that a test does not depend on luck; 0 chooses a new seed every time.
 
-The corpus grows in CORPUS; an input that breaks the target is kept beside it, and the way to see it again is printed.
+The corpus grows in CORPUS; an input that breaks the target is stored next to it, and the command to reproduce the failure is printed.
 """
 
 import os

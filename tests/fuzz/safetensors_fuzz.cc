@@ -1,6 +1,6 @@
 // The first two bytes say how much data follows the header, the rest is the header; or, when they
-// are 0xffff, the rest is a whole file. What is accepted must cover the file exactly, and writing
-// its header again must read back the same.
+// are 0xffff, the rest is a whole file. Accepted tensors must cover the file exactly, and their
+// header must survive writing and reading.
 #include <cstdint>
 #include <cstdlib>
 #include <cstring>

@@ -1,4 +1,4 @@
-// Chat templates: any source, rendered with a small conversation, ends in a text or an Error.
+// Chat templates: any source, rendered with a small conversation, gives text or an Error.
 #include <cstdint>
 #include <nlohmann/json.hpp>
 #include <string_view>
@@ -12,7 +12,7 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
                      {"role": "user", "content": [{"type": "text", "text": "é"}]},
                      {"role": "assistant", "content": null, "tool_calls": [{"x": [1, 2.5]}]}])",
                                                "messages");
-  // Small limits, so that a slow rendering is a finding and not a matter of taste.
+  // Small limits, which make a slow rendering a finding.
   const prompt::TemplateLimits limits{
       .steps = 20'000, .output_bytes = 1 << 16, .work_bytes = 1 << 22, .recursion = 50};
   try {

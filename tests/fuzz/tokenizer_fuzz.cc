@@ -1,4 +1,4 @@
-// tokenizer.json: any file loads or ends in an Error, and what loads encodes and decodes.
+// tokenizer.json: any file loads or gives an Error, and a loaded tokenizer encodes and decodes.
 #include <cstdint>
 #include <string_view>
 
@@ -12,7 +12,7 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
     const auto ids = tokenizer.encode("Hi, 12 é <eos>\n  x", prompt::Special::add);
     tokenizer.decode(ids, prompt::Show::text);
   } catch (const Error&) {
-    // The library's own asserts on damaged files come back as internal errors; they are harmless.
+    // Asserts of the library on damaged files become internal errors; they are harmless.
   }
   return 0;
 }

@@ -1,5 +1,5 @@
-// Products of bf16 matrices against their definition in double, for every way in which a factor can
-// lie in memory.
+// Products of bf16 matrices against their definition in double, for every memory layout of the
+// factors.
 #include <algorithm>
 #include <limits>
 
@@ -12,8 +12,8 @@ struct Size {
   int64_t rows, columns, inner;
 };
 
-// Panels of 32 columns, 12 rows at a time, squares of 16 words and blocks of 128 words: each met
-// exactly, missed by one, and not reached.
+// Panels of 32 columns, 12 rows at a time, squares of 16 words and blocks of 128 words: sizes equal
+// to each, off by one, and smaller.
 constexpr Size kSizes[] = {{1, 1, 1},     {1, 1, 2},      {12, 32, 64},  {13, 33, 65},
                            {11, 31, 63},  {5, 100, 300},  {40, 17, 514}, {128, 70, 31},
                            {24, 64, 256}, {25, 48, 1025}, {3, 16, 32},   {64, 512, 128}};

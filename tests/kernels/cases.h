@@ -17,8 +17,8 @@
 
 namespace quern::kernels {
 
-// `count` values on a 64-byte line between two guards that nobody may write. The values start as
-// bytes 0xcd, so that a value that was never written shows too.
+// `count` values aligned to 64 bytes between two guards that must not be written. All bytes start
+// as 0xcd, which also reveals values that were never written.
 template <class T>
 class Guarded {
  public:
@@ -65,7 +65,7 @@ inline std::vector<Int4Case> int4_cases() {
   return {
       {{512, 2048, 128, bf16, true}, 1},  // experts of Qwen3.6
       {{2048, 512, 128, fp16, true}, 1},  //
-      {{512, 512, 128, fp16, true}, 2},   // a token more each time, across the panels
+      {{512, 512, 128, fp16, true}, 2},   // one more token each time, across the panels
       {{64, 256, 32, bf16, true}, 3},     //
       {{64, 256, 64, fp16, true}, 4},     //
       {{64, 256, 128, bf16, true}, 5},    //
@@ -73,7 +73,7 @@ inline std::vector<Int4Case> int4_cases() {
       {{48, 256, 32, bf16, false}, 13},   //
       {{32, 1408, 128, bf16, true}, 25},  // an odd number of groups
       {{96, 512, 64, bf16, false}, 97},   // more than one chunk of tokens
-      {{16, 2048, 2048, fp16, true}, 2},  // one scale a row
+      {{16, 2048, 2048, fp16, true}, 2},  // one scale per row
       {{40, 416, 416, bf16, false}, 14},  // ... with a last piece of 32 columns
       {{1, 32, 32, fp32, true}, 1},       // the smallest
       {{17, 96, 96, fp32, false}, 7},     // a group that is not a power of two

@@ -15,7 +15,7 @@ constexpr Size kSizes[] = {{1, 16, 16},  {2, 16, 32},  {15, 32, 16}, {16, 16, 16
 
 constexpr int64_t kTokens = DeltaChunk::kTokens;
 
-// Everything that a chunk is computed from. `decay` is the mean of -g.
+// All inputs of a chunk. `decay` is the mean of -g.
 struct Chunk {
   Size size;
   std::vector<float> kq, v, decay, beta, state, kk, qk;
@@ -125,7 +125,7 @@ TEST(DeltaChunkTest, EqualsTheRecurrenceInEveryTable) {
 struct Backward {
   std::vector<float> state, v, decay, beta, kq, kk, qk;
 
-  // kq's gradient with what reaches it through the products of keys and queries.
+  // The gradient of kq, including the part through the products of keys and queries.
   std::vector<double> whole_kq(const Chunk& c) const {
     const int64_t n = c.size.tokens, width = c.size.key_width;
     std::vector<double> whole(kq.begin(), kq.end());
@@ -199,7 +199,7 @@ TEST(DeltaChunkTest, TheGradientIsTheRecurrencesInEveryTable) {
     }
 }
 
-// What lies behind exp(-80) per token is gone, and nothing else is.
+// With a decay of exp(-80) per token, earlier tokens vanish, but the token itself does not.
 TEST(DeltaChunkTest, StrongDecayForgetsAndStaysRight) {
   const Size s{64, 16, 16};
   Chunk c(s, 1.0f);

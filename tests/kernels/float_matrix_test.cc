@@ -1,5 +1,5 @@
-// Products of fp32 matrices of every table against their definition, bit for bit, for every way in
-// which a factor can lie in memory.
+// Products of fp32 matrices of every table against their definition, bit for bit, for every memory
+// layout of the factors.
 #include <algorithm>
 #include <limits>
 
@@ -12,8 +12,8 @@ struct Size {
   int64_t rows, columns, inner;
 };
 
-// Tiles of 12 x 32, 6 x 16 and 4 x 16, squares of 16, and parts of 96 x 512 x 256: each met
-// exactly, missed by one, and not reached.
+// Tiles of 12 x 32, 6 x 16 and 4 x 16, squares of 16, and parts of 96 x 512 x 256: sizes equal to
+// each, off by one, and smaller.
 constexpr Size kSizes[] = {{1, 1, 1},      {12, 32, 16},   {13, 33, 17},  {11, 31, 15},
                            {6, 16, 256},   {5, 100, 257},  {97, 70, 31},  {96, 512, 16},
                            {100, 513, 20}, {64, 128, 64},  {3, 17, 600},  {7, 1, 300},

@@ -65,8 +65,8 @@ struct Int4Data {
   }
 };
 
-// The sum over k of weight and activation, and the most that rounding the activations to 16 bits
-// can move it.
+// The sum over k of weight times activation, and the largest change by rounding the activations to
+// 16 bits.
 struct Exact {
   double value = 0, bound = 0;
 };

@@ -99,9 +99,9 @@ struct GoldenCase {
   std::vector<uint8_t> codes, scales, zeros;
 };
 
-// We compute in fp32 always. auto-round divides a 16-bit weight by a scale of the same type in that
-// type, and an untuned asymmetric range is a difference of weights in theirs; the other cases are
-// comparable.
+// quern always computes in fp32. auto-round divides a 16-bit weight by a scale of the same type in
+// that type, and computes an untuned asymmetric range in the type of the weights; the other cases
+// are comparable.
 bool comparable(const Goldens& goldens, const json& c) {
   const std::string id = c["id"];
   if (!c["params"].contains("input")) return false;

@@ -5,7 +5,7 @@
 namespace quern::kernels {
 namespace {
 
-// Weights with the groups that are hard: all zero, a tie of both extremes, one value, tiny ones.
+// Weights with difficult groups: all zero, a tie of both extremes, one value, tiny values.
 std::vector<float> hard_weights(int64_t count, int64_t group) {
   std::vector<float> w = normal_floats(count, 3, 0.05f);
   const auto fill = [&](int64_t index, float value) {
@@ -104,7 +104,7 @@ std::string name_of(const RoundingCase& c) {
 
 const CpuKernels& reference() { return *available_cpu_kernels().front(); }
 
-// Also in a row that no other row's weights touch, and where only the scale is too large.
+// Also in a single row, and if only the scale is too large.
 TEST(Rounding, StartSaysWhetherAllIsFinite) {
   for (const CpuKernels* kernels : available_cpu_kernels()) {
     for (const FloatType type : {FloatType::bf16, FloatType::fp16, FloatType::fp32}) {
@@ -174,8 +174,8 @@ TEST(Rounding, TheBestStateIsKeptAsItWasBeforeTheStep) {
   }
 }
 
-// One group in double, with every rounding replaced by adding what it added at `at`: the function
-// whose gradient the straight-through estimate is.
+// One group in double, with every rounding replaced by adding the rounding's change at `at`: the
+// straight-through estimate is the gradient of this function.
 class Surrogate {
  public:
   Surrogate(const Tuned& tuned, int64_t group, const RoundingGroup& at)

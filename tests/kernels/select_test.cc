@@ -36,7 +36,7 @@ TEST(Floats, HalvesConvertExactlyAndRoundHalfToEven) {
       EXPECT_EQ(bf16_from_float(brain), half);
     }
   }
-  // Halfway between two neighbours the even one wins; beyond the largest half lies infinity.
+  // Halfway between two neighbours the even one wins; above the largest fp16 number comes infinity.
   for (uint16_t bits : {0x0000, 0x0001, 0x03ff, 0x0400, 0x3c00, 0x3c01, 0x7bfe, 0x83ff, 0xbc01}) {
     const float low = float_from_fp16(bits);
     const float high = float_from_fp16(static_cast<uint16_t>(bits + 1));

@@ -67,7 +67,7 @@ struct AttentionCase {
   int64_t width, rows, blocks;
 };
 
-// What the rows gather from all blocks, [rows, width + 2].
+// The partial sums of the rows over all blocks, [rows, width + 2].
 std::vector<float> attend(const CpuKernels& kernels, const AttentionCase& c) {
   Numbers numbers;
   const KvBlock shape{c.type, c.width};

@@ -1,7 +1,6 @@
-// What config.json leaves out has the value that the reference takes for it. Sizes and settings are
-// no part of a model's interface, so two configurations count as equal if everything that can be
-// seen from outside is equal to the bit: the logits and picture features of a fixture's weights, or
-// the words in which the fixture is refused.
+// Keys missing from config.json have the reference's defaults. Sizes and settings are not a part of
+// a model's interface, so two configurations count as equal if all outputs are equal bit for bit:
+// the logits and picture features of a fixture's weights, or the message that refuses the fixture.
 #include <gtest/gtest.h>
 
 #include <map>
@@ -13,7 +12,8 @@ namespace {
 
 struct Family {
   const char* fixture;
-  // Keys at least that must be seen to matter: their defaults are not the fixture's values.
+  // The least number of keys that must have an effect, because their defaults differ from the
+  // fixture's values.
   int effective;
 };
 
@@ -61,7 +61,7 @@ class ConfigDefaultsTest : public testing::TestWithParam<Family> {
       if (vision) outcome.features = (*vision)(picture_);
     } catch (const Error& error) {
       outcome.told += error.what();
-      // Of a place that one of two equal configurations lacks.
+      // For a place that one of two equal configurations lacks.
       if (const size_t at = outcome.told.find(".rope_parameters"); at != std::string::npos)
         outcome.told.erase(at, std::string(".rope_parameters").size());
       outcome.refused = true;

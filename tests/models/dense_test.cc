@@ -1,5 +1,5 @@
 // The checkpoints that tools/make_dense_fixtures.py and make_gemma4_moe_fixture.py made, against
-// what transformers computed with them; and what the dense models refuse.
+// transformers' results; and settings that the dense models refuse.
 #include <gtest/gtest.h>
 
 #include "tests/models/parity.h"
@@ -11,7 +11,7 @@ class MadeFixtureTest : public testing::TestWithParam<std::string> {
  protected:
   MadeFixtureTest() : folder_(test_data(GetParam())), goldens_(GetParam()) { prepare_torch(); }
 
-  // What the model says about a config.json with one key changed; "" if it takes it.
+  // The model's message for a config.json with one changed key; "" if accepted.
   std::string refusal(const std::string& key, const JsonValue& value) const {
     JsonValue config = read_json(folder_ / "config.json");
     config[key] = value;

@@ -1,5 +1,5 @@
-// Parity of Gemma 4's text model with transformers, in both spellings of its config and with and
-// without the matrices that no pass reads; and what it refuses.
+// Parity of Gemma 4's text model with transformers, with both forms of its config, with and without
+// the unused matrices; and settings that it refuses.
 #include <gtest/gtest.h>
 
 #include "tests/models/parity.h"
@@ -44,7 +44,7 @@ TEST_F(Gemma4Test, AnyChunkingGivesTheSame) {
   expect_any_chunking(Whole(test_data("gemma4")), goldens_);
 }
 
-// Written by transformers 5: per_layer_config, and no matrices that nothing reads.
+// Written by transformers 5: with per_layer_config and without unused matrices.
 TEST_F(Gemma4Test, Resaved) {
   const Whole whole(test_data("gemma4_resaved"));
   for (const char* p : {"p0", "p1", "p2"}) {
@@ -75,8 +75,8 @@ TEST_F(Gemma4Test, TextOnlyNames) {
   EXPECT_TRUE(whole.weights.untaken().empty());
 }
 
-// The blocks' own embeddings are no output of a block; here they are put together from what the
-// stem tells the blocks and the tensors of the checkpoint.
+// The blocks' own embeddings are not an output of a block; the test computes them from the stem's
+// shared tensors and the checkpoint.
 TEST_F(Gemma4Test, PerLayerInputs) {
   at::NoGradGuard no_grad;
   const Whole whole(test_data("gemma4"));
@@ -97,7 +97,7 @@ TEST_F(Gemma4Test, PerLayerInputs) {
   goldens_.expect_states("p1.per_layer_inputs", at::stack(inputs, 1));
 }
 
-// One linear in the list, although each block multiplies by its own rows.
+// Listed as one linear, although each block multiplies by its own rows.
 TEST_F(Gemma4Test, ListsEveryLinearOnce) {
   const auto source = std::make_shared<nn::Source>(test_data("gemma4"));
   std::vector<nn::LinearSite> sites, slices;
@@ -132,7 +132,7 @@ TEST_F(Gemma4Test, NamesWhatNoPassReads) {
     EXPECT_TRUE(name.find("vision") != std::string::npos || name.find("audio") != std::string::npos)
         << name;
   }
-  // And indeed: other numbers in them change nothing.
+  // Other numbers in them must not change the results.
   Changed changed("gemma4");
   for (const std::string& name : expected) changed.tensors[name] = changed.tensors[name] * -3;
   const Whole other(changed.write());
@@ -141,7 +141,7 @@ TEST_F(Gemma4Test, NamesWhatNoPassReads) {
   EXPECT_TRUE(whole.logits(tokens, a).equal(other.logits(tokens, b)));
 }
 
-// A sliding layer remembers its window and what a growing buffer may hold beside it.
+// A sliding layer keeps its window and the spare space of a growing buffer.
 TEST_F(Gemma4Test, CachesOfSlidingLayersStayShort) {
   at::NoGradGuard no_grad;
   const Whole whole(test_data("gemma4"));
@@ -213,7 +213,7 @@ TEST_F(Gemma4Test, SisterModels) {
   }
 }
 
-// No tensor of a block of experts can be left out: other numbers in one show in the logits.
+// Every tensor of a block with experts matters: other numbers in it change the logits.
 TEST_F(Gemma4Test, EveryTensorOfABlockOfExpertsCounts) {
   Goldens goldens("gemma4_moe");
   const Tensor tokens = goldens.ids("p1.input_ids");
@@ -247,10 +247,10 @@ TEST_F(Gemma4Test, RefusesWhatItDoesNotImplement) {
   expect_refused("layer type \"chunked_attention\"", "layer_types",
                  {"chunked_attention", "full_attention", "full_attention", "full_attention",
                   "full_attention"});
-  expect_refused("none before it is of its type", "num_kv_shared_layers", 5);
+  expect_refused("no earlier layer has its type", "num_kv_shared_layers", 5);
   expect_refused("\"sliding_window\" is not implemented", "per_layer_config",
                  {{"1", {{"sliding_window", 4}}}});
-  expect_refused("shape [32, 64], but by config.json", "head_dim", 32);
+  expect_refused("shape is [32, 64], but config.json", "head_dim", 32);
   expect_refused("vocab_size", "vocab_size", 256);
 }
 

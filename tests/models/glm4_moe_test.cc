@@ -1,4 +1,4 @@
-// Parity of GLM-4.5 with transformers, its draft in both conventions, and what it refuses.
+// Parity of GLM-4.5 with transformers, its draft in both conventions, and settings that it refuses.
 #include <gtest/gtest.h>
 
 #include "tests/models/sigmoid_router.h"
@@ -134,7 +134,8 @@ TEST_F(Glm4MoeTest, EveryTensorIsTaken) {
   EXPECT_TRUE(whole.weights.untaken().empty());
 }
 
-// GLM-4.5 itself norms queries and keys. Sarvam's fixture is the same arithmetic under other names.
+// GLM-4.5 itself normalizes queries and keys. Sarvam's fixture has the same arithmetic under other
+// names.
 TEST_F(Glm4MoeTest, NormedQueriesAndKeys) {
   Changed changed("sarvam");
   for (const auto& [from, to] :
@@ -184,7 +185,8 @@ TEST_F(Glm4MoeTest, NewSpellingOfRope) {
   expect_greedy_recomputed(Whole(changed.write()), goldens_);
 }
 
-// What released files leave out has the reference's defaults; what fine-tunes add may stay.
+// Keys missing from released files have the reference's defaults; keys added by fine-tunes are
+// accepted.
 TEST_F(Glm4MoeTest, MissingAndInertSettings) {
   Changed changed("glm45");
   for (const char* key : {"n_group", "topk_group", "norm_topk_prob", "n_shared_experts",
@@ -221,8 +223,8 @@ TEST_F(Glm4MoeTest, SettingsThatAreNotImplemented) {
   // The defaults of sizes are those of GLM-4.5-Air, which these tensors are not.
   for (const auto& [key, text] :
        std::map<std::string, std::string>{{"num_hidden_layers", "model.layers.3."},
-                                          {"n_routed_experts", "it has to be [128, 256]"},
-                                          {"hidden_size", "it has to be [512, 4096]"}})
+                                          {"n_routed_experts", "config.json implies [128, 256]"},
+                                          {"hidden_size", "config.json implies [512, 4096]"}})
     expect_refused(text, [&, name = key](Changed& changed) { changed.config.erase(name); });
 }
 

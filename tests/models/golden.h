@@ -1,4 +1,4 @@
-// What the tests of architectures share: fixtures, and a model run whole.
+// Shared by the tests of architectures: fixtures, and a model as a whole.
 #pragma once
 
 #include <gtest/gtest.h>

@@ -1,5 +1,5 @@
 // Every architecture at lengths beyond its windows and chunks: a sequence in pieces of any size,
-// through the caches, gives what it gives as a whole.
+// through the caches, gives the results of the whole sequence.
 #include <gtest/gtest.h>
 
 #include "tests/models/parity.h"
@@ -28,7 +28,7 @@ class LongContextTest : public testing::TestWithParam<Case> {
 
   Tensor tokens() const { return at::randint(32, whole_.model->vocabulary(), {kTokens}); }
 
-  // As a picture leaves them: rows and columns apart from time, and gaps.
+  // As after a picture: rows and columns differ from time, and there are gaps.
   Tensor positions() const {
     Tensor plain = at::arange(kTokens, at::kLong);
     if (!GetParam().three_axes) return plain;
@@ -64,7 +64,7 @@ TEST_P(LongContextTest, PiecesOfAnySize) {
   for (int64_t longest : {1, 7, 40, 150}) expect_pieces(ids, where, expected, longest);
 }
 
-// What is far behind changes what comes, unless every layer has forgotten it: so the comparison
+// Tokens far in the past affect later ones, unless every layer has dropped them: so the comparison
 // above can fail.
 TEST_P(LongContextTest, TheFirstTokenIsRemembered) {
   Tensor ids = tokens();

@@ -1,6 +1,6 @@
-// The norms that a block lists, and who reads them: a scale that is divided out of a norm and
-// multiplied into all of its readers changes nothing that the block computes. One reader more or
-// less, and it would.
+// The norms that a block lists, and their readers: a scale that is divided out of a norm and
+// multiplied into all of its readers does not change the block's results. A missing or additional
+// reader would change them.
 #include <gtest/gtest.h>
 
 #include <set>
@@ -12,7 +12,7 @@ namespace {
 
 struct Case {
   const char* fixture;
-  size_t norms;  // of a block that some linears read
+  size_t norms;  // of a block, with at least one reader
 };
 
 class NormSitesTest : public testing::TestWithParam<Case> {

@@ -1,6 +1,6 @@
-// Parity of an architecture with the numbers that its reference implementation computed (a
-// fixture's golden.safetensors). Every comparison is recorded as a property of its test, from which
-// tools/parity_table.py makes the table of all families.
+// Parity of an architecture with the results of its reference implementation (a fixture's
+// golden.safetensors). Every comparison is recorded as a property of its test;
+// tools/parity_table.py prints a table of them.
 #pragma once
 
 #include <fmt/format.h>
@@ -19,7 +19,7 @@
 
 namespace quern::models {
 
-// What the fixtures' README found fair in fp32: logits absolute, hidden states relative to their
+// The tolerances of the fixtures' README for fp32: logits absolute, hidden states relative to their
 // largest value.
 constexpr double kLogitTolerance = 2e-4;
 constexpr double kStateTolerance = 1e-4;
@@ -33,7 +33,7 @@ class Goldens {
   Tensor tensor(const std::string& name) const { return file_.tensor(name); }
   Tensor ids(const std::string& name) const { return tensor(name).to(at::kLong); }
 
-  // `golden` names what is compared; of several comparisons of one name in a test the largest
+  // `golden` names the comparison; for several comparisons with one name in a test, the largest
   // difference is recorded.
   void expect(const std::string& golden, double difference, double tolerance) {
     double& worst = worst_[golden];
@@ -110,8 +110,8 @@ inline void expect_greedy_cached(const Whole& whole, Goldens& goldens,
   }
 }
 
-// The same continuations, computed in one pass without caches: every step is the likeliest token
-// after the prompt and the steps before it.
+// The same continuations, computed in one pass without caches: every step is the most likely token
+// after the prompt and the earlier steps.
 inline void expect_greedy_recomputed(const Whole& whole, Goldens& goldens,
                                      const std::vector<std::string>& prompts = kPrompts) {
   for (const std::string& p : prompts) {
@@ -144,8 +144,9 @@ inline void expect_any_chunking(const Whole& whole, Goldens& goldens,
   }
 }
 
-// A run in bf16 is no target, because ours is fp32; but it may be as far from ours as it was from
-// the reference's own fp32 run (README of the fixtures: median of the rms of a position <= 0.1).
+// A run in bf16 is not a target, because ours is fp32; but its distance from ours may equal its
+// distance from the reference's fp32 run (README of the fixtures: median of the rms of a position
+// <= 0.1).
 inline void expect_near_bf16(const Whole& whole, Goldens& goldens) {
   const Tensor tokens = goldens.ids("p1.input_ids");
   nn::Pass pass = nn::Pass::whole({tokens.size(0)});
@@ -173,14 +174,14 @@ class Changed {
     tensors = std::move(renamed);
   }
 
-  // What they are now, as a model folder.
+  // Writes the current tensors and settings as a model folder.
   std::filesystem::path write() const {
     checkpoint::write_safetensors(scratch_ / "model.safetensors", {tensors.begin(), tensors.end()});
     write_file(scratch_ / "config.json", to_text(config));
     return scratch_.path();
   }
 
-  // What loading all of it says; "" if nothing.
+  // The message of loading the whole model; "" on success.
   std::string refusal() const {
     try {
       const Whole whole(write());

@@ -94,11 +94,12 @@ TEST_F(SarvamMoeTest, CheckpointInFp32) {
   expect_greedy_recomputed(Whole(changed.write()), goldens_);
 }
 
-// The defaults of sizes are the configuration class's, and the tensors contradict them.
+// The defaults of sizes come from the configuration class, and the tensors contradict them.
 TEST_F(SarvamMoeTest, SizesThatAreLeftOut) {
   for (const char* key : {"vocab_size", "hidden_size", "intermediate_size", "moe_intermediate_size",
                           "num_attention_heads", "num_key_value_heads", "head_dim", "num_experts"})
-    expect_refused("of different models", [&](Changed& changed) { changed.config.erase(key); });
+    expect_refused("belong to different models",
+                   [&](Changed& changed) { changed.config.erase(key); });
   expect_refused("no tensor model.layers.3.",
                  [](Changed& changed) { changed.config.erase("num_hidden_layers"); });
 }

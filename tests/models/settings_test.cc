@@ -58,9 +58,9 @@ TEST(SettingsTest, KeysThatMayComputeAreRefused) {
                                                                {"sliding_window", "4096"},
                                                                {"moe_layers", "[1]"}}) {
     EXPECT_EQ(refusal(key, value),
-              fmt::format("config.json: {} {} is not known for this architecture, and may change "
-                          "what it computes",
-                          key, value));
+              fmt::format(
+                  "config.json: {} {} is unknown for this architecture and may change its results",
+                  key, value));
   }
 }
 

@@ -1,4 +1,4 @@
-// Parity of routers that score by a sigmoid, which no model shows from outside.
+// Parity of routers with sigmoid scores, which are not an output of a model.
 #pragma once
 
 #include "ops/norm.h"
@@ -6,8 +6,8 @@
 
 namespace quern::models {
 
-// The router of block 2 on prompt 1. With an MLP that adds nothing the block returns what enters
-// its second norm, from which the rest follows.
+// The router of block 2 on prompt 1. With an MLP that adds nothing, the block returns the input of
+// its second norm, from which the test computes the rest.
 inline void expect_router(const std::string& fixture, Goldens& goldens, const std::string& bias,
                           const ops::SigmoidTopK& rule, double eps) {
   Changed changed(fixture);

@@ -138,7 +138,7 @@ TEST_P(VisionTest, LogitsInOnePass) {
   EXPECT_LT(difference, kLogitTolerance);
 }
 
-// Positions that blocks get beside their input are the same as those of the pass.
+// Positions that blocks get in addition to their input equal those of the pass.
 TEST_P(VisionTest, SharedPositions) {
   const prompt::ImagePrompt prompt = read(short_prompt(), {picture("gradient.png")});
   const auto images = placed(prompt);
@@ -150,7 +150,7 @@ TEST_P(VisionTest, SharedPositions) {
   EXPECT_LT(distance(whole_.logits(ids, pass), golden("logits")), kLogitTolerance);
 }
 
-// Two pictures, chunks of random sizes that cut them, then tokens one by one behind them.
+// Two pictures, chunks of random sizes that cut them, then single tokens after them.
 TEST_P(VisionTest, ChunksCutPictures) {
   const std::vector<int32_t> once = short_prompt();
   std::vector<int32_t> tokens = join(once, once, {40, 41, 42});

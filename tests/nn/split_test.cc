@@ -1,4 +1,4 @@
-// Shares of ranks: together they are the whole, and each multiplies as its part does.
+// The shares of all ranks together are the whole matrix, and each share multiplies like its part.
 #include "nn/split.h"
 
 #include <gtest/gtest.h>
@@ -48,7 +48,7 @@ TEST(SplitTest, PackedMatricesAreCutBetweenGroups) {
   }
 }
 
-// Each rank loads its share of a block of the fixture, and what the ranks compute adds up.
+// Each rank loads its share of a block of the fixture, and the results of the ranks add up.
 class RanksTest : public testing::Test {
  protected:
   RanksTest()

@@ -1,4 +1,4 @@
-// Taps see what weights are multiplied with, once for each input.
+// Taps see the inputs of weights, once for each input.
 #include "nn/tap.h"
 
 #include <gtest/gtest.h>

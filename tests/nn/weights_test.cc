@@ -1,4 +1,4 @@
-// What Weights takes from a folder beside the tensors of its own layout.
+// Tensors that Weights accepts in a folder in addition to those of its own layout.
 #include "nn/weights.h"
 
 #include <gtest/gtest.h>
@@ -32,7 +32,7 @@ class PackedLinear : public testing::TestWithParam<quant::Format> {
 
   void add(const std::string& name, const Tensor& x) { tensors_.emplace_back(name, x); }
 
-  // What taking the linear says, and then whether all was taken.
+  // The message of taking the linear, then of expect_all_taken().
   std::string error() const {
     write_file(folder_.path() / "config.json", to_text({{"quantization_config", config_}}));
     checkpoint::write_safetensors(folder_.path() / "model.safetensors", tensors_);
@@ -63,7 +63,7 @@ TEST_P(PackedLinear, HasNoOtherBias) {
 }
 
 TEST_P(PackedLinear, MayNameTheGroupsOfItsColumns) {
-  if (GetParam() == kGptq) return;  // which always does
+  if (GetParam() == kGptq) return;  // which always writes it
   const bool packed = GetParam() == kCompressedTensors;
   const std::string name = packed ? "up_proj.weight_g_idx" : "up_proj.g_idx";
   add(name, at::arange(kColumns, at::kInt).floor_divide(32));

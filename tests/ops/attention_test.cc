@@ -34,8 +34,8 @@ struct Case {
   Bounds bounds;
 };
 
-// Queries, keys and values are parts of one tensor, as one fused projection leaves them; keys are
-// made dense, as a rotation does.
+// Queries, keys and values are parts of one tensor, like the output of a fused projection; keys are
+// made dense, like the output of a rotation.
 Case make_case() {
   at::manual_seed(1);
   // Longer and shorter than a query tile, and one token.

@@ -80,8 +80,8 @@ Tensor chunks_in_torch(const std::vector<Tensor>& x) {
                 chunks = (tokens + kChunk - 1) / kChunk;
   const auto options = x[0].options().requires_grad(false);
   auto unit = [](const Tensor& t) { return t * (t.square().sum(-1, true) + 1e-6).rsqrt(); };
-  // [tokens, heads, width] -> [heads, chunks, 64, width], padded with zeros, which neither decay
-  // nor add to a state.
+  // [tokens, heads, width] -> [heads, chunks, 64, width], padded with zeros, which neither decay a
+  // state nor add to it.
   auto in_chunks = [&](const Tensor& t) {
     const Tensor padded =
         at::constant_pad_nd(t.transpose(0, 1), {0, 0, 0, chunks * kChunk - tokens});
@@ -192,7 +192,7 @@ TEST(DeltaRule, TheNumberOfThreadsDoesNotMatter) {
   set_threads(before);
 }
 
-// Behind exp(-80) a token sees itself alone: o = (q . k) beta v.
+// With a decay of exp(-80) a token sees only itself: o = (q . k) beta v.
 TEST(DeltaRule, StrongDecayForgetsTheOthers) {
   prepare_torch();
   DeltaInputs in = random_inputs(130);

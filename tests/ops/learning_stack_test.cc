@@ -1,5 +1,5 @@
-// What a stack that learns is handed: dL/dw of linears and experts against autograd, with products
-// in fp32 and in bf16.
+// The gradients that a learning stack gets: dL/dw of linears and experts against autograd, with
+// products in fp32 and in bf16.
 #include "ops/learning_stack.h"
 
 #include <gtest/gtest.h>
@@ -15,7 +15,7 @@
 namespace quern::ops {
 namespace {
 
-// Holds matrices as they are and keeps the gradients that it gets.
+// Holds unchanged matrices and records the gradients that it gets.
 class Recorder : public LearningStack {
  public:
   Recorder(const std::vector<Tensor>& matrices, DType dtype)
@@ -56,7 +56,7 @@ class LearningTest : public testing::TestWithParam<DType> {
       GTEST_SKIP() << "this processor, or QUERN_CPU_ISA, has no products in bf16";
   }
 
-  // As a factor of a product is rounded.
+  // Rounded like a factor of a product.
   Tensor rounded(const Tensor& x) const { return x.to(GetParam()).to(at::kFloat); }
   std::shared_ptr<Recorder> recorder(const std::vector<Tensor>& matrices) const {
     return std::make_shared<Recorder>(matrices, GetParam());
@@ -91,7 +91,7 @@ TEST_P(LearningTest, LinearsGetTheGradientOfTheirRows) {
   EXPECT_LT(difference(last->gradients[0], wanted[1].narrow(0, 233, 130)), 1e-5);
 }
 
-// A stack learns even where its input needs no gradient.
+// A stack learns even if its input needs no gradient.
 TEST_P(LearningTest, LearnsWithoutAGradientOfTheInput) {
   const Tensor weight = rounded(at::randn({40, 16})), x = rounded(at::randn({9, 16}));
   const auto stack = recorder({weight});
@@ -130,7 +130,7 @@ TEST_P(LearningTest, ExpertsGetTheGradientOfTheirMatrices) {
   const Tensor y = experts(x, {chosen, p}, sort_by_expert(chosen, kExperts), {gates, ups, downs});
   const auto found = torch::autograd::grad({y}, {x, p}, {dy});
 
-  // In bf16 what lies between the products is rounded too.
+  // In bf16, intermediate results are rounded too.
   const double near = GetParam() == at::kFloat ? 1e-5 : 1e-2;
   EXPECT_LT(difference(y, expected), near);
   EXPECT_LT(difference(found[0], wanted[0]), near);

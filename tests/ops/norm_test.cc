@@ -20,7 +20,7 @@ class NormTest : public testing::Test {
   }
 };
 
-// Widths that the kernel takes, and others; rows that lie apart, as those of attention's heads.
+// Widths that the kernel supports, and others; strided rows, like those of attention's heads.
 TEST_F(NormTest, EqualsTheFormula) {
   for (int64_t width : {16, 24, 128, 2048}) {
     const Tensor x = at::randn({5, 2, 2 * width}).narrow(2, width, width), w = at::randn({width});

@@ -16,7 +16,7 @@ constexpr int64_t kHeads = 2, kGroup = 3;
 
 double distance(const Tensor& a, const Tensor& b) { return (a - b).abs().max().item<double>(); }
 
-// Sequences of these lengths with a cache whose blocks are dealt out at random.
+// Sequences of these lengths, with randomly assigned cache blocks.
 struct Case {
   Case(std::vector<int64_t> sequence_lengths, int64_t width, KvType type, int64_t block_tokens = 16)
       : lengths(std::move(sequence_lengths)), cache(type, kHeads, width, 400, block_tokens) {
@@ -112,7 +112,8 @@ TEST(PagedAttention, TheSizeOfABlockIsNoMatter) {
   }
 }
 
-// One query is cut by keys, into more pieces than are held at once; many queries are not.
+// A single query is cut by keys, into more pieces than are in memory at once; many queries are not
+// cut.
 TEST(PagedAttention, LongSequencesInPieces) {
   Case c({40'000}, 16, KvType::fp32, 128);
   append(c.cache, c.k[0], c.v[0], std::vector<PagedSequence>{{0, 40'000, 0, c.tables[0].data()}});
@@ -140,7 +141,7 @@ TEST(PagedAttention, ShortTypesAreNearAndScaled) {
     EXPECT_LT(distance(got, expected), bound);
     EXPECT_GT(distance(got, expected), 0);
   }
-  // Values far beyond what 8 bits hold, brought back by their scales.
+  // Values far outside the range of 8 bits, which the scales restore.
   Case large({200}, 64, KvType::fp8_e4m3);
   large.k[0] *= 1000;
   large.v[0] *= 1000;

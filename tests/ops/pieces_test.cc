@@ -22,7 +22,7 @@ Tensor twice_of(const Tensor& x, std::vector<std::pair<int64_t, int64_t>> column
 TEST(Pieces, GradientsOfWhatNoPieceReadsAreZero) {
   prepare_torch();
   for (int round = 0; round < 2; ++round) {
-    // Memory that the gradient may get is full of numbers.
+    // Fills the memory that the gradient may reuse with numbers.
     {
       at::full({3, 1 << 20}, 7.0f);
     }

@@ -39,7 +39,7 @@ TEST(Rope, Llama3SlowsLongWavesDown) {
        6.64786967e-06, 2.92749974e-06, 1.28917316e-06, 5.6770881e-07});
 }
 
-// As older transformers wrote it: theta beside `rope_scaling`, and "type".
+// As in older transformers: theta next to `rope_scaling`, and "type".
 TEST(Rope, LinearScalingInTheOldSpelling) {
   expect_frequencies(
       rope_of({{"rope_theta", 10000.0}, {"rope_scaling", {{"type", "linear"}, {"factor", 4.0}}}},
@@ -75,7 +75,7 @@ TEST(Rope, Yarn) {
             0.0150961196, 0.00579010462, 0.00173821871, 0.000123952457, 4.44569851e-05,
             2.49999994e-05, 1.40585325e-05, 7.90569447e-06, 4.44569832e-06});
   EXPECT_NEAR(all.magnitude(), 0.9191559952044436, 1e-12);
-  // The magnitude multiplies what is turned: position 0 turns nothing.
+  // The magnitude multiplies the rotated dimensions; position 0 rotates nothing.
   Tensor x = at::ones({1, 1, 32});
   EXPECT_TRUE(at::allclose(all(x, at::zeros({1}, at::kLong)), x * all.magnitude()));
 }
@@ -100,7 +100,7 @@ TEST(Rope, ProportionalOfOneTypeOfLayer) {
   EXPECT_NEAR(sliding.frequencies()[15].item<double>(), std::pow(1e4, -30.0 / 32), 1e-9);
 }
 
-// Turning q and k by their positions leaves their product a function of the distance.
+// After rotation, the product of q and k depends only on the distance of their positions.
 TEST(Rope, ProductsDependOnDistanceOnly) {
   at::manual_seed(3);
   const Rope rope = rope_of(nested({{"rope_theta", 1e4}, {"partial_rotary_factor", 0.5}}), 16);

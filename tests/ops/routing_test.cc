@@ -1,4 +1,4 @@
-// Routing by sigmoid: against the rule written out token by token, and its gradient.
+// Routing by sigmoid: against a plain implementation for each token, and its gradient.
 #include "ops/routing.h"
 
 #include <gtest/gtest.h>
@@ -63,7 +63,7 @@ TEST(SigmoidTopK, IsTheRuleWrittenOut) {
   }
 }
 
-// A group of negative biased scores still wins over experts of groups that are excluded.
+// Negative biased scores of a chosen group still win over experts of excluded groups.
 TEST(SigmoidTopK, ExcludedGroupsAreNeverChosen) {
   const Tensor logits = at::zeros({1, 4});
   const Tensor bias = at::tensor({-0.6f, -9.0f, -2.0f, -2.0f});

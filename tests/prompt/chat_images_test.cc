@@ -98,10 +98,10 @@ TEST(ChatImagesTest, Refusals) {
   expect(url("data:image/png,abc"), "must be like data:");
   expect(url("data:image/png;base64"), "must be like data:");
   expect(url("data:image/png;base64,AAA"), "groups of four");
-  expect(url("data:image/png;base64,AA*A"), "none of base64");
-  expect(url("data:image/png;base64,===="), "none of base64");
-  expect(url("data:image/png;base64,A=AA"), "none of base64");
-  expect({{"type", "image"}}, "has no picture");
+  expect(url("data:image/png;base64,AA*A"), "not a base64 character");
+  expect(url("data:image/png;base64,===="), "not a base64 character");
+  expect(url("data:image/png;base64,A=AA"), "not a base64 character");
+  expect({{"type", "image"}}, "no picture: it needs");
   expect({{"type", "image_url"}, {"image_url", 7}}, "image_url");
   expect({{"type", "video"}, {"video", "a.mp4"}}, "video is not implemented");
   expect({{"type", "input_audio"}}, "input_audio is not implemented");

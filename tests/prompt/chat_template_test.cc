@@ -42,8 +42,8 @@ Outcome render(const ChatTemplate& chat, const JsonValue& messages, const ChatOp
   }
 }
 
-// A message that a template or transformers itself wrote must match; of Python's own errors only
-// the fact counts.
+// A message of a template or of transformers must match; for Python's errors only the failure is
+// compared.
 void expect_same(const JsonValue& wanted, const Outcome& got, const std::string& where) {
   if (wanted.contains("text")) {
     EXPECT_FALSE(got.failed) << where << ": " << got.text;

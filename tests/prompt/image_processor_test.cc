@@ -94,7 +94,7 @@ TEST_F(ImageProcessorTest, SizesAreTransformers) {
   EXPECT_GE(refused, 2) << "shapes that are refused belong to the list";
 }
 
-// A picture whose bytes tell where they stand, of a size that is not changed.
+// A picture whose bytes encode their places, with a size that is not changed.
 TEST_F(ImageProcessorTest, PatchesOfGemmaAreChannelLast) {
   JsonValue config = gemma4();
   config.update({{"patch_size", 2}, {"pooling_kernel_size", 1}, {"max_soft_tokens", 70}});
@@ -137,7 +137,7 @@ TEST_F(ImageProcessorTest, NestedSettingsComeFirst) {
 
 TEST_F(ImageProcessorTest, RefusesWhatItDoesNotDo) {
   const std::pair<JsonValue, const char*> cases[] = {
-      {{{"image_processor_type", "CLIPImageProcessor"}}, "CLIPImageProcessor is not known"},
+      {{{"image_processor_type", "CLIPImageProcessor"}}, "CLIPImageProcessor is not supported"},
       {{{"resample", 2}}, "resample 2"},
       {{{"do_resize", false}}, "do_resize"},
       {{{"do_center_crop", true}}, "do_center_crop"},
@@ -145,7 +145,7 @@ TEST_F(ImageProcessorTest, RefusesWhatItDoesNotDo) {
       {{{"patch_size", -16}}, "patch_size is -16"},
       {{{"patch_size", 100000}}, "patch_size is 100000"},
       {{{"image_std", {0.5, 0, 0.5}}}, "must be positive"},
-      {{{"image_mean", {0.5}}}, "must hold 3 numbers"},
+      {{{"image_mean", {0.5}}}, "must have 3 numbers"},
       {{{"rescale_factor", 0}}, "must be positive"},
   };
   for (const auto& [changes, why] : cases) {
@@ -157,7 +157,7 @@ TEST_F(ImageProcessorTest, RefusesWhatItDoesNotDo) {
   EXPECT_NE(refusal(gemma4(), {{"max_soft_tokens", 100}}).find("70, 140, 280"), std::string::npos);
   EXPECT_NE(refusal(gemma4(),
                     {{"max_soft_tokens", 1120}, {"patch_size", 64}, {"pooling_kernel_size", 16}})
-                .find("are possible"),
+                .find("the limit is"),
             std::string::npos);
   const JsonValue huge = {{"longest_edge", int64_t{1} << 40}, {"shortest_edge", int64_t{1} << 40}};
   EXPECT_NE(refusal(qwen2_vl(), {{"size", huge}}).find("edge is 1099511627776"), std::string::npos);

@@ -1,5 +1,5 @@
-// Pictures against Pillow's pixels (tools/make_image_fixtures.py), and pictures that nobody should
-// decode.
+// Pictures against Pillow's pixels (tools/make_image_fixtures.py), and pictures that must not be
+// decoded.
 #include "prompt/image.h"
 
 #include <gtest/gtest.h>
@@ -70,7 +70,7 @@ TEST(ImageTest, ManyThreadsAtOnce) {
 
 TEST(ImageTest, RefusesOtherFormats) {
   expect_refused("", "is empty");
-  expect_refused("plain text", "no picture that is known");
+  expect_refused("plain text", "not a known picture format");
   expect_refused(bytes_of("picture.gif"), "GIF");
   expect_refused(bytes_of("picture.bmp"), "BMP");
   expect_refused(bytes_of("picture.tiff"), "TIFF");
@@ -86,10 +86,10 @@ TEST(ImageTest, RefusesAnimations) {
 }
 
 TEST(ImageTest, RefusesWhatHasNoAgreedConversion) {
-  expect_refused(bytes_of("gray16.png"), "grayscale of 16 bits");
+  expect_refused(bytes_of("gray16.png"), "16-bit grayscale");
 }
 
-// Width and height of a PNG stand in bytes 16 to 24.
+// Bytes 16 to 24 of a PNG are its width and height.
 std::string resized_png(uint32_t width, uint32_t height) {
   std::string bytes = bytes_of("rgb.png");
   for (int i = 0; i < 4; ++i) {
@@ -122,8 +122,8 @@ TEST(ImageTest, RefusesSizesFromTheHeader) {
   expect_refused(resized_png(0xffffffff, 10), "4294967295 x 10 pixels");
   expect_refused(resized_png(65'535, 65'535), "more than 100000000 pixels");
   expect_refused(resized_jpeg(65'000, 65'000), "more than 100000000 pixels");
-  expect_refused(resized_jpeg(0, 10), "not a sound JPEG file");
-  expect_refused(resized_jpeg(65'535, 65'535), "not a sound JPEG file: Maximum supported image");
+  expect_refused(resized_jpeg(0, 10), "not a valid JPEG file");
+  expect_refused(resized_jpeg(65'535, 65'535), "not a valid JPEG file: Maximum supported image");
   EXPECT_LT(peak_bytes() - before, 16u << 20);
 }
 
@@ -141,8 +141,8 @@ TEST(ImageTest, TheLimitIsTheCallers) {
 TEST(ImageTest, ClaimsWithoutDataTakeNoMemory) {
   const size_t before = peak_bytes();
   std::string bytes = resized_png(10'000, 10'000);
-  expect_refused(bytes, "not a sound PNG file");  // the checksum of the header
-  expect_refused(resized_jpeg(10'000, 10'000), "not a sound JPEG file");
+  expect_refused(bytes, "not a valid PNG file");  // the checksum of the header
+  expect_refused(resized_jpeg(10'000, 10'000), "not a valid JPEG file");
   EXPECT_LT(peak_bytes() - before, 64u << 20);
 }
 
@@ -158,13 +158,13 @@ TEST(ImageTest, EveryTruncationIsAnError) {
 TEST(ImageTest, CorruptDataAreAnError) {
   std::string png = bytes_of("rgb.png");
   png[png.find("IDAT") + 20] ^= 0x10;
-  expect_refused(png, "not a sound PNG file");
+  expect_refused(png, "not a valid PNG file");
   std::string jpeg = bytes_of("rgb444.jpg");
   for (size_t i = jpeg.size() - 60; i < jpeg.size() - 20; ++i) jpeg[i] = i % 2 ? '\xff' : '\0';
-  expect_refused(jpeg, "not a sound JPEG file");
+  expect_refused(jpeg, "not a valid JPEG file");
   std::string webp = bytes_of("lossless.webp");
   webp.replace(40, 8, std::string(8, '\xff'));
-  expect_refused(webp, "not a sound WebP file");
+  expect_refused(webp, "not a valid WebP file");
 }
 
 // A sequential JPEG of three components, `scans` scans of one component each: all with the data of
@@ -184,7 +184,7 @@ std::string scan_by_scan(int scans) {
   return bytes + "\xff\xd9";
 }
 
-// Scan upon scan takes few bytes and a pass over the whole picture each.
+// Each scan takes few bytes but a pass over the whole picture.
 TEST(ImageTest, RefusesEndlessScans) {
   EXPECT_EQ(refusal(scan_by_scan(3)), "");
   EXPECT_EQ(refusal(scan_by_scan(99)), "");
@@ -199,7 +199,7 @@ TEST(ExifTest, OrientationIsBounded) {
   for (const auto& [place, value] : {std::pair{18, 9}, {18, 0}, {14, 4}, {4, 255}, {7, 127}}) {
     std::string bad = good;
     bad[place] = static_cast<char>(value);
-    const int expected = place == 14 ? 6 : 1;  // how many values there are is not looked at
+    const int expected = place == 14 ? 6 : 1;  // the number of values is ignored
     EXPECT_EQ(exif_orientation(bad), expected) << place;
   }
 }

@@ -1,4 +1,4 @@
-// Templates come with downloaded models: none of them may hang, crash or fill the memory.
+// Templates of downloaded models are untrusted: none may hang, crash or exhaust the memory.
 #include <gtest/gtest.h>
 
 #include <chrono>
@@ -14,7 +14,7 @@ std::string repeat(const std::string& text, int times) {
   return out;
 }
 
-// The message of the error that the template must end in, within a time that no slow machine needs.
+// The message of the error that the template must cause, within a generous time.
 std::string error_of(const std::string& source) {
   const auto start = std::chrono::steady_clock::now();
   std::string message = "no error";
@@ -63,9 +63,9 @@ TEST(TemplateLimits, Loops) {
 }
 
 TEST(TemplateLimits, LongTexts) {
-  expect_error("{{ 'a' * 1000000000 }}", "too long a text");
+  expect_error("{{ 'a' * 1000000000 }}", "too long a string");
   expect_error("{% set a = 'a' %}{{ a * 1000000000 }}", "more than 8388608 bytes");
-  expect_error("{{ " + repeat("'a'*100000000~", 500) + "'b' }}", "too long a text");
+  expect_error("{{ " + repeat("'a'*100000000~", 500) + "'b' }}", "too long a string");
   const std::string loop = "{% for i in range(100) %}{% set ns.x = ";
   expect_error("{% set ns = namespace(x='a') %}" + loop + "ns.x + ns.x %}{% endfor %}",
                "more than");

@@ -20,7 +20,7 @@ std::pair<std::string, bool> outcome(const std::string& program, const JsonValue
   }
 }
 
-// tools/make_template_programs.py wrote down what Jinja2 makes of them.
+// tools/make_template_programs.py recorded Jinja2's results.
 TEST(TemplatePrograms, RenderAsInJinja) {
   const JsonValue document =
       read_json(std::filesystem::path(QUERN_SOURCE_DIR) / "tests/data/text/programs.json");
@@ -38,9 +38,9 @@ TEST(TemplatePrograms, ErrorsNameWhatIsWrong) {
   for (const auto& [program, wanted] : std::initializer_list<std::pair<std::string, std::string>>{
            {macro + "{{ m(1, 2) }}", "macro 'm' takes not more than 1 argument(s)"},
            {macro + "{{ m(b=2) }}", "macro 'm' takes no keyword argument 'b'"},
-           {"{{ [1]|sort(1, 2, 3, 4) }}", "the filter sort: 4 arguments were given"},
+           {"{{ [1]|sort(1, 2, 3, 4) }}", "the filter sort: 4 arguments given"},
            {"{{ [1]|unique(by=1) }}", "the filter unique: unknown keyword argument 'by'"},
-           {"{{ 1|default(1, 2, 3) }}", "the filter default: 3 arguments were given"},
+           {"{{ 1|default(1, 2, 3) }}", "the filter default: 3 arguments given"},
            {"{{ 'a'|upper(1) }}", "the filter upper: too many arguments"},
            {"{{ [1]|batch(0) }}", "linecount must be at least 1"},
            {"{{ [1, 'a']|sort }}", "'<' not supported between instances of 'str' and 'int'"},
@@ -52,7 +52,7 @@ TEST(TemplatePrograms, ErrorsNameWhatIsWrong) {
   }
 }
 
-// Sorting asks for what it goes over, and equal keys of any kind end.
+// Sorting is charged for its input, and equal keys of any kind terminate.
 TEST(TemplatePrograms, SortingIsBounded) {
   TemplateLimits limits;
   limits.work_bytes = 1 << 20;

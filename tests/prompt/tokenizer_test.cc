@@ -10,7 +10,7 @@ namespace {
 
 using Ids = std::vector<int32_t>;
 
-// The real tokenizers are unpacked by the build when they are at hand.
+// The build unpacks the real tokenizers if available.
 std::filesystem::path file_of(const std::string& name) {
   if (name == "tiny") return data_folder() / "../qwen36/tokenizer.json";
   return std::filesystem::path(QUERN_UNPACKED_TOKENIZERS) / (name + ".json");

@@ -19,7 +19,7 @@ JsonValue calling(const JsonValue& function) {
           {"tool_calls", JsonValue::array({{{"type", "function"}, {"function", function}}})}};
 }
 
-// What the arguments become, and what the log says.
+// The resulting arguments, and the log's text.
 std::pair<std::string, std::string> arguments_of(const JsonValue& given) {
   testing::internal::CaptureStderr();
   const JsonValue message = opened(calling({{"name", "add"}, {"arguments", given}}));
@@ -49,7 +49,7 @@ TEST(ToolCalls, BrokenArgumentsAreAnEmptyObjectAndAWarning) {
     const auto [value, said] = arguments_of(broken);
     EXPECT_EQ(value, "{}") << broken;
     EXPECT_TRUE(said.starts_with("warning: messages[0].tool_calls[0].arguments: ")) << said;
-    EXPECT_TRUE(said.ends_with("taken as {}\n")) << said;
+    EXPECT_TRUE(said.ends_with("replaced by {}\n")) << said;
   }
 }
 

@@ -1,5 +1,5 @@
-// quantization_config against the peers' files: what they wrote is read as they stored it, and what
-// quern writes is what they write, plus what vLLM needs.
+// quantization_config against the peers' files: reading gives their schemes, and writing gives
+// their contents plus additions for vLLM.
 #include "quant/config.h"
 
 #include <gtest/gtest.h>
@@ -75,14 +75,14 @@ TEST_P(PeerConfig, SaysOfEveryModuleHowItIsStored) {
   Modules modules = modules_of(json);
   EXPECT_GE(modules.quantized.size(), 60u);
   for (const std::string& module : modules.quantized) {
-    // Quantized by the peer although its own list of blocks leaves it out.
+    // Quantized by the peer although its list of blocks omits it.
     if (name == "ar_rtn" && module == "mtp.fc") continue;
     auto scheme = config.scheme_of(module);
     ASSERT_TRUE(scheme) << module;
     EXPECT_EQ(scheme->group_size, 128);
     EXPECT_TRUE(scheme->symmetric);
   }
-  // These exporters keep the draft layer and do not say so.
+  // These exporters keep the draft layer without stating it.
   bool silent_on_drafts = name == "ar_rtn_ct" || name == "ar_rtn_gptq";
   for (const std::string& module : modules.kept) {
     if (silent_on_drafts && module.starts_with("mtp.")) continue;
@@ -95,7 +95,7 @@ INSTANTIATE_TEST_SUITE_P(Runs, PeerConfig,
                                          "ar_rtn_gptq", "ar_rtn_ct", "ar_200_path", "glm45_rtn"),
                          [](const auto& info) { return info.param; });
 
-// What a model would say of its linears: units that vLLM loads as one, places inside of blocks.
+// A model's description of its linears: units that vLLM loads as one, places inside blocks.
 const std::map<std::string, std::vector<std::string>> kUnits = {
     {"qkv_proj", {"q_proj", "k_proj", "v_proj"}},
     {"gate_up_proj", {"gate_proj", "up_proj"}},
@@ -123,7 +123,7 @@ ModuleScheme described(const std::string& module, std::optional<Scheme> scheme) 
   return linear;
 }
 
-// What a run stored, as quern would be told: the kept linears in the order of the peer's list.
+// The modules of a run: the kept linears in the order of the peer's list.
 std::vector<ModuleScheme> linears_of(const std::string& name) {
   JsonValue json = run(name);
   std::vector<ModuleScheme> linears;
@@ -243,7 +243,7 @@ TEST_P(OwnConfig, ManyExceptionsTakeNoQuadraticTime) {
                        i % 2 ? std::optional(Scheme{}) : std::nullopt});
   // Seconds, where a search from the start of an object would take an hour.
   const JsonValue json = quantization_config(GetParam(), linears, {});
-  if (GetParam() == kGptq) return;  // its patterns are asked one by one by every reader
+  if (GetParam() == kGptq) return;  // every reader tries its patterns one by one
   const QuantizationConfig config = read(json);
   EXPECT_FALSE(config.scheme_of("model.layers.149998.mlp.experts.7.up_proj"));
   EXPECT_TRUE(config.scheme_of("model.layers.149999.mlp.experts.7.up_proj"));

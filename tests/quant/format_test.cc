@@ -1,4 +1,4 @@
-// The layouts on disk against what compressed-tensors and auto-round wrote, both ways.
+// The layouts on disk against files of compressed-tensors and auto-round, read and written.
 #include "quant/format.h"
 
 #include <gtest/gtest.h>
@@ -104,8 +104,7 @@ TEST(PackQuantized, WholeModulesEqualCompressedTensors) {
   EXPECT_EQ(checked, 17);
 }
 
-// What the peer packed is read, equals what it packed from, and is written again with the same
-// bits.
+// The peer's packed tensors are read, equal their codes, and are written again with equal bits.
 TEST(GptqLayout, EqualsAutoRound) {
   Golden golden("autoround_pack");
   std::map<std::string, JsonValue> inputs;
@@ -194,7 +193,7 @@ TEST_F(BrokenModule, IsRefusedWithTheNameOfTheTensor) {
     disk_[name] = x;
     std::string message = read(format);
     disk_[name] = before;
-    // Of a tensor that is there, the message names it or, where two disagree, the module.
+    // The message names an existing tensor or, if two disagree, the module.
     std::string part = x.defined() ? "m" : name + " is missing";
     EXPECT_TRUE(message.starts_with(part)) << name << ": " << message;
     return message;

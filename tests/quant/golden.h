@@ -17,7 +17,7 @@ namespace quern::quant {
 inline const std::filesystem::path kTestData =
     std::filesystem::path(QUERN_SOURCE_DIR) / "tests/data";
 
-// Name -> tensor. The files are ours and whole, so nothing is checked that the copy does not need.
+// Name -> tensor. The files are ours and complete, so only checks that the copy needs are made.
 inline std::map<std::string, Tensor> read_tensors(const std::filesystem::path& file) {
   static const std::map<std::string, DType> kTypes = {
       {"BF16", at::kBFloat16}, {"F16", at::kHalf}, {"F32", at::kFloat}, {"I8", at::kChar},

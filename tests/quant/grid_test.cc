@@ -16,7 +16,7 @@
 namespace quern::quant {
 namespace {
 
-// Codes as the peers count them, -8..7, [rows, columns].
+// Codes in the peers' range, -8..7, [rows, columns].
 Tensor signed_codes(const QuantWeight& weight) {
   Tensor low = weight.codes.bitwise_and(15), high = weight.codes.bitwise_right_shift(4);
   Tensor codes = at::stack({low, high}, -1).flatten(-2).narrow(-1, 0, weight.columns);

@@ -47,7 +47,7 @@ TEST_F(MachineMemoryTest, GroupOfVersion2) {
   write("sys/fs/cgroup/pods/memory.max", 16 * kGib);
   write("sys/fs/cgroup/pods/memory.current", 10 * kGib);
   expect(16, 6);
-  // Pages of files that nobody has looked at for long can go.
+  // Inactive pages of files are reclaimable.
   write("sys/fs/cgroup/pods/memory.stat",
         "anon 5\nfile 9\ninactive_anon 7\ninactive_file " + std::to_string(3 * kGib) + "\n");
   expect(16, 9);

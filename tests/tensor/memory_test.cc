@@ -67,7 +67,7 @@ TEST_F(MemoryTest, WhatIsKeptRaisesNoPeak) {
     const Tensor a = bytes_of(40 * kMiB), b = bytes_of(24 * kMiB);
   }
   EXPECT_EQ(memory_counts().kept - start_.kept, 64 * kMiB);
-  // 14 MiB fit neither; of 64 at most 50 may stay, so the one that was kept first goes.
+  // 14 MiB fit neither; at most 50 of 64 MiB may stay, so the oldest kept mapping is removed.
   const Tensor c = bytes_of(14 * kMiB);
   const MemoryCounts now = memory_counts();
   EXPECT_EQ(now.in_use - start_.in_use, 14 * kMiB);
@@ -104,7 +104,7 @@ TEST_F(MemoryTest, BytesComeFromTheSamePlace) {
   EXPECT_EQ(reinterpret_cast<uintptr_t>(second.get()) % 64, 0u);
 }
 
-// Every thread fills what it holds with its own number and finds it again.
+// Every thread fills its memory with its own number and reads it back.
 TEST_F(MemoryTest, ThreadsDoNotMeet) {
   std::vector<std::thread> threads;
   std::atomic<int> wrong = 0;

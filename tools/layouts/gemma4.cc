@@ -6,7 +6,7 @@
 namespace quern::layouts {
 namespace {
 
-// A linear of the towers comes with the bounds of its input and output.
+// A linear of the towers has bounds for its input and output.
 void add_clipped(Layout& layout, const std::string& name, std::vector<int64_t> shape) {
   layout.add(name + ".linear.weight", std::move(shape));
   for (const char* side : {"input", "output"}) {
@@ -109,7 +109,7 @@ void add_audio(Layout& layout, const Json& c) {
   layout.add(sub + "layer0.norm.weight", {channels[0]}, Fill::norm);
   layout.add(sub + "layer1.conv.weight", {channels[1], channels[0], 3, 3}, Fill::convolution);
   layout.add(sub + "layer1.norm.weight", {channels[1]}, Fill::norm);
-  // Two convolutions of stride 2 leave a quarter of as many mel bins as there are channels.
+  // Two convolutions with stride 2 divide the mel bins, as many as channels[0], by four.
   layout.add(sub + "input_proj_linear.weight", {hidden, channels[0] / 4 * channels[1]});
   for (int64_t i = 0; i < c.get<int64_t>("num_hidden_layers"); ++i)
     add_audio_layer(layout, fmt::format("{}layers.{}.", prefix, i), c);

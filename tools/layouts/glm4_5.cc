@@ -31,7 +31,7 @@ void add_layer(Layout& layout, const std::string& prefix, const Json& c, bool de
   layout.add_mlp(prefix + "mlp.shared_experts", hidden, inner * c.get<int64_t>("n_shared_experts"));
 }
 
-// The draft layer is stored as one more layer, with an embedding and a head of its own.
+// The draft layer is stored as one more layer, with its own embedding and head.
 void add_draft(Layout& layout, const std::string& prefix, const Json& c) {
   const int64_t hidden = c.get<int64_t>("hidden_size"), vocabulary = c.get<int64_t>("vocab_size");
   add_layer(layout, prefix, c, /*dense=*/false);

@@ -1,5 +1,5 @@
-// A checkpoint of which only the headers take room on the disk: files of the real size that hold no
-// data. For everything that asks what is in a model, not what it computes.
+// A checkpoint with headers only: sparse files of the real size without data. For tests of a
+// model's tensors that do not compute with them.
 #pragma once
 
 #include <filesystem>
@@ -8,7 +8,7 @@
 
 namespace quern::layouts {
 
-// Shards, index and config.json into an empty folder.
+// Writes shards, index and config.json to an empty folder.
 void write_headers(const Layout& layout, const JsonValue& config,
                    const std::filesystem::path& folder, size_t max_shard_bytes = 5'000'000'000);
 

@@ -28,7 +28,7 @@ Layout layout_of(const Json& config, const LayoutOptions& options) {
   else if (name == "SarvamMoEForCausalLM")
     add_sarvam(layout, config);
   else
-    fail("{}: no layout is known for the architecture {}", config.path(), name);
+    fail("{}: there is no layout for the architecture {}", config.path(), name);
   return layout;
 }
 

@@ -1,6 +1,6 @@
 // The tensors of published checkpoints as a function of their config.json: names, dtypes, shapes,
-// and what kind of values they hold. Sources: the models' published tensor lists; what a fixture
-// exists for is held against it by `make_synthetic --check`.
+// and the kind of their values. Sources: the models' published tensor lists; `make_synthetic
+// --check` compares layouts with fixtures.
 #pragma once
 
 #include <nlohmann/json.hpp>
@@ -22,8 +22,8 @@ enum class Fill {
   decay,  // of the delta net, A_log
   step,   // of the delta net, dt_bias
   one,    // a factor
-  low,    // a bound from below that nothing reaches
-  high,   // and one from above
+  low,    // a lower bound that no value reaches
+  high,   // an upper bound that no value reaches
 };
 
 struct LayoutTensor {
@@ -52,10 +52,10 @@ class Layout {
 
 struct LayoutOptions {
   bool split_experts = false;  // Qwen3.6: a tensor for each expert instead of stacks
-  bool draft = true;           // GLM-4.5: with the layer behind the last
+  bool draft = true;           // GLM-4.5: include the layer after the last one
 };
 
-// By the first of the config's architectures; fails on one that is not known here.
+// Chooses by the first entry of the config's architectures; fails on an unknown one.
 Layout layout_of(const Json& config, const LayoutOptions& options = {});
 
 void add_qwen3_6(Layout& layout, const Json& config, const LayoutOptions& options);
@@ -66,10 +66,11 @@ void add_sarvam(Layout& layout, const Json& config);
 // "qwen3.6", "glm4.5", "gemma4", "sarvam"
 std::vector<std::string> families();
 // The settings of Qwen3.6-35B-A3B, GLM-4.5-Air, Gemma-4-E4B-it or sarvam-30b as published; with
-// only so many blocks, if blocks > 0, of every kind if there are two.
+// only `blocks` blocks if blocks > 0, including both kinds of block if there are two.
 JsonValue published_config(const std::string& family, int blocks = 0);
 
-// How the published model takes pictures: a file of its folder. No name for one that takes none.
+// The image processor's file of the published model. The name is empty for a model without
+// pictures.
 struct ProcessorFile {
   std::string name;
   JsonValue content;

@@ -1,4 +1,4 @@
-// The settings of four published models. Facts, gathered from their config.json.
+// The settings of four published models, from their config.json.
 #include <nlohmann/json.hpp>
 
 #include "base/error.h"
@@ -142,7 +142,7 @@ JsonValue layer_types(int blocks, int interval, const char* other) {
   return types;
 }
 
-// Blocks that share keys need one of each kind before them.
+// Blocks that share keys need an earlier block of each kind.
 void shorten_gemma4(JsonValue& text, int blocks) {
   const int shared = blocks < 4 ? 0 : blocks * 18 / 42;
   text["num_kv_shared_layers"] = shared;

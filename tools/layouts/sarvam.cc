@@ -1,4 +1,4 @@
-// sarvam-30b, which is published in fp32 throughout.
+// sarvam-30b, published entirely in fp32.
 #include <fmt/format.h>
 
 #include "layouts/layout.h"
@@ -11,7 +11,7 @@ void add_sarvam(Layout& layout, const Json& c) {
                 kv_heads = c.get<int64_t>("num_key_value_heads"),
                 inner = c.get<int64_t>("moe_intermediate_size"),
                 experts = c.get<int64_t>("num_experts");
-  // Fixtures keep their matrices in bf16.
+  // The matrices of fixtures are in bf16.
   const bool single = c.get<std::string>("torch_dtype", "float32") == "float32";
   const DType dtype = single ? at::kFloat : at::kBFloat16;
   auto add = [&](const std::string& name, std::vector<int64_t> shape, Fill fill = Fill::matrix) {

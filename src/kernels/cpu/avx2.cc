@@ -1,8 +1,8 @@
-// AVX2: pairs of 16-bit activations and codes are multiplied by vpmaddwd, whose sums are exact.
+// AVX2: vpmaddwd multiplies pairs of 16-bit activations and codes; its sums are exact.
 //
-// Words of two activations lie in panels of up to 4 tokens: [panel][columns / 2][tokens]. Columns
-// 8i + j and 8i + 4 + j make word 4i + j, because shifting a word of codes by j nibbles leaves
-// those two in its 16-bit halves.
+// Words of two activations are stored in panels of up to 4 tokens: [panel][columns / 2][tokens].
+// Columns 8i + j and 8i + 4 + j make word 4i + j, because shifting a word of codes by j nibbles
+// leaves these two codes in its 16-bit halves.
 #include <immintrin.h>
 
 #include "kernels/cpu/compensate_loops.h"
@@ -22,7 +22,7 @@ namespace {
 
 // 16 rows x 4 tokens fill 8 of the 16 registers.
 constexpr int64_t kPanel = 4, kHalf = 16;
-// Memory is fetched this far ahead of its use, in bytes.
+// Prefetch distance in bytes.
 constexpr int64_t kPrefetch = 4096;
 
 int64_t smaller(int64_t a, int64_t b) { return a < b ? a : b; }
@@ -54,7 +54,7 @@ uint32_t largest_magnitude(const float* x, int64_t length) {
 int32_t round_piece(const float* x, int64_t length, float inverse, int64_t stride, int32_t* words) {
   __m256i sum = _mm256_setzero_si256();
   for (int64_t k = 0; k < length; k += 8) {
-    // A piece that is zero or not finite has inverse 0, and a NaN must not become a number.
+    // The inverse of a piece that is zero or not finite is 0; a NaN must stay a NaN.
     const __m256 scaled = _mm256_mul_ps(_mm256_loadu_ps(x + k), _mm256_set1_ps(inverse));
     const __m256i value = inverse == 0 ? _mm256_setzero_si256() : _mm256_cvtps_epi32(scaled);
     const __m128i pairs =
@@ -89,7 +89,7 @@ void quantize_activations(const Int4Shape& shape, const float* x, int64_t begin,
   }
 }
 
-// Scales [groups, 32], zeros and codes of 16 of a block's rows.
+// The scales of 16 rows of a block for one group.
 Avx2Lanes::Floats group_scales(const Int4Shape& shape, const Int4Block& block, int64_t group,
                                int64_t half) {
   const int64_t at = group * kInt4RowBlock + half * kHalf;

@@ -1,9 +1,9 @@
-// AVX-512 with VNNI. An activation is split into two signed bytes, x = 256 * high + low, and each
-// plane is multiplied with the unsigned codes by vpdpbusd, whose sums of four products are exact.
+// AVX-512 with VNNI. An activation is split into two signed bytes, x = 256 * high + low, and
+// vpdpbusd multiplies each plane with the unsigned codes; its sums of four products are exact.
 //
-// Words of four activations lie in panels of up to 12 tokens: [plane][panel][columns / 4][tokens].
-// Columns 8i, 8i + 2, 8i + 4, 8i + 6 make a word and the odd ones the next, because the low nibbles
-// of a word of codes are the even columns.
+// Words of four activations are stored in panels of up to 12 tokens: [plane][panel][columns /
+// 4][tokens]. Columns 8i, 8i + 2, 8i + 4, 8i + 6 make a word and the odd columns the next, because
+// the low nibbles of a word of codes are the even columns.
 #include <immintrin.h>
 
 #include <utility>
@@ -23,17 +23,17 @@
 namespace quern::kernels {
 namespace {
 
-// The 32 rows of a block are two registers; with 12 tokens they fill 24 of the 32.
+// The 32 rows of a block fill two registers; 12 tokens fill 24 of the 32 registers.
 constexpr int64_t kPanel = 12;
 constexpr int kHalves = 2, kHalf = 16;
-// Tokens whose sums stay in the cache beside the activations that make them.
+// Tokens whose sums stay in the cache together with their activations.
 constexpr int64_t kTokenChunk = 8 * kPanel;
-// Memory is fetched this far ahead of its use, in bytes; twice as much evicts the activations.
+// Prefetch distance in bytes; twice the distance evicts the activations.
 constexpr int64_t kPrefetch = 4096;
 
 int64_t smaller(int64_t a, int64_t b) { return a < b ? a : b; }
 
-// One product: what every function below works on.
+// The arguments of one product, for every function below.
 struct Product {
   const Int4Shape& shape;
   Int4Layout layout;
@@ -107,7 +107,7 @@ void quantize_activations(const Int4Shape& shape, const float* x, int64_t begin,
   }
 }
 
-// ---- what a piece adds to the sums
+// ---- the contribution of a piece to the sums
 
 __m512 group_scales(const Int4Shape& shape, const Int4Block& block, int64_t group, int half) {
   const int64_t at = group * kInt4RowBlock + half * kHalf;
@@ -139,11 +139,11 @@ void store_rows(const Int4Shape& shape, int64_t block, int half, int64_t token, 
   _mm512_mask_storeu_ps(out + token * shape.rows + row, mask, total);
 }
 
-// ---- up to 4 tokens: one pass over the codes, as fast as memory delivers them
+// ---- up to 4 tokens: one pass over the codes, limited by memory bandwidth
 
-// What a row block and kTokens tokens of a piece add up to; high and low are the planes. A single
-// token has a sum each for even and odd columns, because an instruction that waits for the one
-// before it costs a sixth of the speed.
+// The sums of a row block and kTokens tokens over a piece; high and low are the planes. A single
+// token has separate sums for even and odd columns, because one dependency chain costs a sixth of
+// the speed.
 template <int kTokens>
 struct Dots {
   static constexpr int kChains = kTokens == 1 ? 2 : 1, kSums = kHalves * kTokens;
@@ -195,8 +195,8 @@ void stream(const Product& product, int64_t index) {
   const int32_t* high = panel.high;
   const int32_t* low = panel.low;
   const uint8_t* codes = block.codes;
-  // Runs through all of the block while the codes do, scales and zeros included: a gap of a few
-  // lines would cost a full trip to memory in every block.
+  // The prefetch pointer covers the whole block, with scales and zeros: a gap of a few lines would
+  // cost a memory access with full latency in every block.
   const uint8_t* ahead = block.scales + kPrefetch;
   const int64_t header = layout.scale_bytes + layout.zero_bytes;
   const int64_t header_of_piece = (header / 64 + layout.pieces - 1) / layout.pieces * 64;
@@ -232,7 +232,7 @@ void stream(const Product& product, int64_t index) {
   });
 }
 
-// ---- many tokens: codes are unpacked once a piece and reused for a chunk of tokens
+// ---- many tokens: codes are unpacked once per piece and reused for a chunk of tokens
 
 // Bytes [k / 4][32 rows][4], in the order of the words of activations.
 void unpack(const uint8_t* codes, int64_t length, uint8_t* bytes) {
@@ -264,14 +264,14 @@ template <int kTokens>
   }
 }
 
-// One piece of the rows of a block.
+// One piece of the rows of a block, unpacked.
 struct UnpackedPiece {
   const uint8_t* bytes;
   Int4Block block;
   int64_t group, first, length, index;
 };
 
-// totals [tokens of the panel][32 rows] += the piece, for one panel.
+// totals [tokens of the panel][32 rows] += the contribution of the piece, for one panel.
 template <int kTokens>
 void multiply_panel(const Product& product, const UnpackedPiece& piece, const Panel& panel,
                     float* totals) {

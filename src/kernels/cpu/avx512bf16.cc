@@ -1,6 +1,6 @@
 // Matrix products by vdpbf16ps, which adds two products of bf16 numbers to an fp32 sum in each of
-// its 16 lanes. A pair of elements is one word of 32 bits, so arranging a factor is moving words:
-// pairing two rows, and transposing squares of 16 by 16 words in registers.
+// its 16 lanes. A pair of elements is one 32-bit word, so a factor is arranged by moving words: two
+// rows are paired, and squares of 16 by 16 words are transposed in registers.
 #include <immintrin.h>
 
 #include "kernels/bf16_matrix.h"
@@ -12,10 +12,9 @@ namespace quern::kernels {
 namespace {
 
 constexpr int kLanes = 16;
-// 12 rows by 2 registers of columns are 24 sums, which leaves registers for what is multiplied.
+// 12 rows by 2 registers of columns are 24 sums, which leaves registers for the factors.
 constexpr int kRows = 12;
-// Words of a panel that are multiplied at a time: 16 KB of it stay in the first cache while all
-// rows pass.
+// Words of a panel that are multiplied at a time: 16 KB, which stay in L1 for all rows.
 constexpr int64_t kWordsAtOnce = 128;
 
 int64_t smaller(int64_t a, int64_t b) { return a < b ? a : b; }
@@ -31,7 +30,7 @@ __m512i words_of(__m512 low, __m512 high) {
                          _mm512_slli_epi32(_mm512_cvtepu16_epi32(high_half), 16));
 }
 
-// Words of elements k and k + 1 of `count` neighbouring columns. `more`: row k + 1 exists.
+// Words with elements k and k + 1 of `count` neighbouring columns. `more`: row k + 1 exists.
 __m512i pair_rows(MatrixPlace<float> from, int64_t k, int64_t column, int64_t count, bool more) {
   const __mmask16 mask = first(count);
   const float* row = from.data + k * from.stride + column;
@@ -80,7 +79,7 @@ void left_transposed(MatrixPlace<float> from, int64_t rows, int64_t inner, uint1
   }
 }
 
-// Rows of `from` are the inner dimension: pairing two of them makes the words.
+// Rows of `from` are the inner dimension: two paired rows make the words.
 template <class T>
 void right(MatrixPlace<T> from, int64_t inner, int64_t columns, uint16_t* arranged) {
   const int64_t words = bf16_padded(inner) / 2;
@@ -117,7 +116,7 @@ void right_bf16_transposed(MatrixPlace<uint16_t> from, int64_t inner, int64_t co
   }
 }
 
-// Some rows of the left factor and one panel.
+// A range of rows of the left factor and one panel.
 struct Tile {
   const uint16_t* left;  // at its first word
   int64_t left_stride;   // in words

@@ -1,5 +1,5 @@
 // The kernels of delta_chunk.h over 16 lanes, written once for all instruction sets: `L` supplies
-// the vector of 16 floats. Matrix products are those of float_matrix_lanes.h.
+// the vector of 16 floats. Matrix products come from float_matrix_lanes.h.
 #pragma once
 
 #include "kernels/cpu/float_matrix_lanes.h"
@@ -33,7 +33,7 @@ struct DeltaChunkKernels {
     gradient_of_scores(c, g, work);
     gradient_of_keys_to_end(c, g, work);
     gradient_through_state(c, g, work);
-    // A decay is part of the sums of its token and of all after it.
+    // A decay is part of the sums of its token and of all later tokens.
     float later = 0;
     for (int64_t i = c.tokens - 1; i >= 0; --i) {
       later += work.d_total[i];
@@ -113,7 +113,7 @@ struct DeltaChunkKernels {
     return L::sum(sum);
   }
 
-  // ---- what both directions begin with: everything up to U
+  // ---- shared by both directions: everything up to U
 
   static void prepare(const DeltaChunk& c, const float* state, const Work& work) {
     sum_decays(c, work);
@@ -159,7 +159,7 @@ struct DeltaChunkKernels {
       work.between[row + j] = work.l[row + j] = work.m[row + j] = 0;
   }
 
-  // u, from X: u_i -= sum over j < i of L_ij u_j.
+  // Computes U from X: u_i -= sum over j < i of L_ij u_j.
   static void solve(const DeltaChunk& c, const Work& work) {
     by_columns(c.value_width, [&](auto vectors, int64_t column) {
       for (int64_t i = 1; i < c.tokens; ++i)
@@ -167,7 +167,7 @@ struct DeltaChunkKernels {
     });
   }
 
-  // dX, from dU: dx_i -= sum over j > i of L_ji dx_j.
+  // Computes dX from dU: dx_i -= sum over j > i of L_ji dx_j.
   static void solve_transposed(const DeltaChunk& c, const Work& work) {
     by_columns(c.value_width, [&](auto vectors, int64_t column) {
       for (int64_t i = c.tokens - 2; i >= 0; --i)
@@ -201,7 +201,7 @@ struct DeltaChunkKernels {
 
   // ---- the gradient
 
-  // dU = M^T dO + exp(G_last - G) K dS'; dO beside it.
+  // Computes dU = M^T dO + exp(G_last - G) K dS', next to dO.
   static void gradient_of_u(const DeltaChunk& c, const DeltaChunkGradient& g, const Work& work) {
     float* d_out = work.d_xo + c.tokens * c.value_width;
     for (int64_t i = 0; i < c.tokens; ++i)
@@ -212,7 +212,7 @@ struct DeltaChunkKernels {
              {g.d_state, c.value_width}, work.d_xo, c.value_width, true, work);
   }
 
-  // d_lm = dX U^T and dO U^T, of which dL = -dX U^T and dM = dO U^T.
+  // d_lm = dX U^T and dO U^T; dL = -dX U^T and dM = dO U^T.
   static void products_with_u(const DeltaChunk& c, const DeltaChunkGradient& g, const Work& work) {
     multiply(2 * c.tokens, c.tokens, c.value_width, {work.d_xo, c.value_width},
              {work.u, c.value_width, true}, work.d_lm, kTokens, false, work);
@@ -231,7 +231,7 @@ struct DeltaChunkKernels {
     }
   }
 
-  // From L and M to kk, qk, beta and G: a G_i - G_j that grows makes both larger.
+  // Propagates the gradients of L and M to kk, qk, beta and G; L and M increase with G_i - G_j.
   static void gradient_of_scores(const DeltaChunk& c, const DeltaChunkGradient& g,
                                  const Work& work) {
     Floats columns[kTokens / 16];
@@ -243,7 +243,7 @@ struct DeltaChunkKernels {
       repeat<kTokens / 16>([&](auto v) {
         const int64_t at = row + 16 * v;
         const Floats between = L::load(work.between + at), l = L::load(work.l + at);
-        // L has nothing on the diagonal, where `between` is 1.
+        // The diagonal of L is zero, but `between` is 1 there.
         const Floats d_l = L::mul(L::splat(-1), below_diagonal(work.d_lm + at, i, 16 * v));
         const Floats d_m = L::load(d_m_row + 16 * v);
         const Floats d_l_between = L::mul(d_l, between);
@@ -270,7 +270,7 @@ struct DeltaChunkKernels {
     return L::load(kept);
   }
 
-  // From exp(G_last - G_j) k_j to k_j and G.
+  // Propagates the gradient of exp(G_last - G_j) k_j to k_j and G.
   static void gradient_of_keys_to_end(const DeltaChunk& c, const DeltaChunkGradient& g,
                                       const Work& work) {
     float sum = 0;
@@ -284,7 +284,8 @@ struct DeltaChunkKernels {
     work.d_total[c.tokens - 1] += sum;
   }
 
-  // From what came out of the state, and from S', to the keys and queries, to S and to G.
+  // Propagates the gradients of the state's outputs and of S' to the keys and queries, to S and to
+  // G.
   static void gradient_through_state(const DeltaChunk& c, const DeltaChunkGradient& g,
                                      const Work& work) {
     const int64_t last = c.tokens - 1, elements = c.key_width * c.value_width;

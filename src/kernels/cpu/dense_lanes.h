@@ -11,8 +11,8 @@ namespace quern::kernels {
 
 template <class L>
 struct DenseKernels {
-  // Rows hide the latency of the multiply-adds of one token, and tokens share a load; all sums of a
-  // tile stay in registers. The bits do not depend on the tile.
+  // Several rows hide the latency of multiply-adds, and tokens share loads; all sums of a tile stay
+  // in registers. The bits do not depend on the size of the tile.
   static constexpr int kRows = L::kDenseTile, kTokens = L::kDenseTile;
 
   static void convert_bf16(const uint16_t* values, int64_t count, float* out) {
@@ -81,7 +81,7 @@ struct DenseKernels {
     });
   }
 
-  // The last columns, fewer than 16, padded with zeros.
+  // The remaining columns, fewer than 16, padded with zeros.
   template <FloatType kType, int kR, int kT>
   static void add_rest(int64_t columns, int64_t whole, const void* weight, const float* x,
                        Floats* sums) {
@@ -98,9 +98,10 @@ struct DenseKernels {
     });
   }
 
-  // The rows of a tile are read side by side, but memory delivers one stream fastest: what comes
-  // next is fetched front to back, a line for a line, into L2 because it would not all fit into L1.
-  // In elements: never within the tile at hand, 512 lines at least.
+  // The prefetch distance in elements: at least 512 lines, and always beyond the current tile. The
+  // rows of a tile are read in parallel, but memory delivers one stream fastest, so the next rows
+  // are prefetched front to back, one line per line read, into L2, because L1 is too small for all
+  // of them.
   static int64_t prefetch_distance(int64_t tile, int64_t line) {
     return tile < 512 * line ? 512 * line : tile;
   }

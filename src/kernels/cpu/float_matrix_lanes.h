@@ -1,5 +1,5 @@
 // Products of fp32 matrices over 16 lanes, written once for all instruction sets: `L` supplies the
-// vector of 16 floats and says how many of them a tile of c has.
+// vector of 16 floats and the size of a tile of c.
 #pragma once
 
 #include <utility>
@@ -34,12 +34,12 @@ struct FloatMatrixKernels {
 
  private:
   using Floats = typename L::Floats;
-  // A tile of c is so many rows by so many vectors of columns. All its sums stay in registers.
+  // A tile of c has kRows rows and kVectors vectors of columns. All its sums stay in registers.
   static constexpr int kRows = L::kProductRows, kVectors = L::kProductVectors;
   static constexpr int64_t kPanel = 16 * kVectors;
   static_assert(kFloatRows % kRows == 0 && kFloatColumns % kPanel == 0);
 
-  // Factors that are copied, and their place in c.
+  // Copied parts of the factors, and their place in c.
   struct Part {
     int64_t rows, columns, inner;
     const float *a, *b;
@@ -55,7 +55,7 @@ struct FloatMatrixKernels {
       for (int64_t j = 0; j < p.columns; ++j) p.c[i * p.c_stride + j] = 0;
   }
 
-  // Of a: rows, kFloatRowStride apart; of a transposed a: tiles of kRows rows, [inner, kRows].
+  // Copies a: rows, kFloatRowStride apart; a transposed a: tiles of kRows rows, [inner, kRows].
   static void copy_rows(const FloatMatrix& from, int64_t i, int64_t rows, int64_t k, int64_t inner,
                         float* out) {
     if (from.transposed) {
@@ -75,7 +75,7 @@ struct FloatMatrixKernels {
     }
   }
 
-  // Of b: panels [inner, kPanel], the last one padded with zeros.
+  // Copies b: panels [inner, kPanel], the last one padded with zeros.
   static void copy_panels(const FloatMatrix& from, int64_t k, int64_t inner, int64_t j,
                           int64_t columns, float* out) {
     for (int64_t first = 0; first < columns; first += kPanel, out += kPanel * inner) {
@@ -102,7 +102,7 @@ struct FloatMatrixKernels {
     }
   }
 
-  // Columns of b that lie as rows: in squares of 16 by 16.
+  // Copies columns of b that are stored as rows, in squares of 16 by 16.
   static void copy_turned(const float* from, int64_t stride, int64_t inner, int64_t count,
                           float* out) {
     int64_t n = 0;
@@ -116,7 +116,7 @@ struct FloatMatrixKernels {
       for (int64_t c = 0; c < 16; ++c) out[n * kPanel + c] = c < count ? from[c * stride + n] : 0;
   }
 
-  // A tile's rows stay in the first cache while all panels pass.
+  // A tile's rows stay in L1 for all panels.
   template <bool kTurned>
   static void multiply_part(const Part& part) {
     for (int64_t row = 0; row < part.rows; row += kRows) {
@@ -138,7 +138,7 @@ struct FloatMatrixKernels {
   using Multiply = void (*)(const float* a, const float* b, int64_t inner, float* c,
                             int64_t c_stride, bool accumulate);
 
-  // A tile that ends beyond c's last column goes through memory of its own.
+  // A tile that extends beyond c's last column uses a separate buffer.
   static void multiply_edge(Multiply multiply, const Part& part, const float* a, const float* b,
                             int64_t rows, int64_t columns, float* c) {
     float whole[kRows * kPanel] = {};

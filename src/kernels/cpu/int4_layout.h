@@ -1,5 +1,5 @@
-// Where things lie in an arranged weight, and the grid of a piece of activations: what the int4
-// kernels of all instruction sets share.
+// The layout of an arranged weight and the grid of a piece of activations, for the int4 kernels of
+// all instruction sets.
 #pragma once
 
 #include "kernels/floats.h"
@@ -13,7 +13,7 @@ struct Int4Block {
   const uint8_t* codes;
 };
 
-// Sizes that follow from a shape by divisions, which a kernel makes once.
+// Sizes derived from a shape by divisions, computed once per kernel call.
 struct Int4Layout {
   int64_t pieces;
   int64_t scale_bytes, zero_bytes, block_bytes;
@@ -51,13 +51,15 @@ void for_each_piece(const Int4Shape& shape, Body body) {
 }
 
 struct PieceGrid {
-  float scale;    // of one step; not a number if an activation is not finite
+  float scale;    // the size of one step; NaN if an activation is not finite
   float inverse;  // steps per unit; 0: every value is 0
 };
 
-// `largest`: the bits of the largest magnitude, which compare like integers, a NaN above all.
+// `largest`: the bits of the largest magnitude; they compare as integers, with NaN above all
+// numbers.
 [[maybe_unused]] static PieceGrid piece_grid(uint32_t largest) {
-  constexpr float kSteps = 32500, kSmallest = 1e-30f;  // below it, kSteps / magnitude overflows
+  constexpr float kSteps = 32500,
+                  kSmallest = 1e-30f;  // below kSmallest, kSteps / magnitude overflows
   if (largest >= 0x7f800000) return {float_from_bits(0x7fc00000), 0};
   const float magnitude = float_from_bits(largest);
   if (magnitude < kSmallest) return {0, 0};

@@ -1,5 +1,5 @@
-// Sixteen floats in two AVX2 registers, for the kernels that are written once over lanes. Only
-// avx2.cc includes this.
+// Sixteen floats in two AVX2 registers, for the kernels written over lanes. Only avx2.cc includes
+// this.
 #pragma once
 
 #include <immintrin.h>
@@ -17,9 +17,9 @@ struct Avx2Lanes {
   struct Ints {
     __m256i low, high;
   };
-  using Mask = Floats;  // all bits of a lane set, or none
+  using Mask = Floats;  // all bits of a lane are set, or none
   static constexpr int kDenseTile = 2;
-  // 12 sums, 2 registers of b and a number of a: of 16 registers.
+  // 12 sums, 2 registers of b and one of a, out of 16 registers.
   static constexpr int kProductRows = 6, kProductVectors = 1;
 
   static constexpr int kNearest = _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC;
@@ -141,7 +141,7 @@ struct Avx2Lanes {
     return _mm_cvtss_f32(_mm_max_ss(two, _mm_shuffle_ps(two, two, 1)));
   }
   static void transpose(Floats (&square)[16]) {
-    __m256 quarters[4][8];  // low and high halves of the first 8 rows, then of the others
+    __m256 quarters[4][8];  // low and high halves of the first 8 rows, then of the last 8
     repeat<8>([&](auto i) {
       quarters[0][i] = square[i].low;
       quarters[1][i] = square[i].high;
@@ -157,7 +157,7 @@ struct Avx2Lanes {
   static void prefetch(const void* p) { _mm_prefetch(static_cast<const char*>(p), _MM_HINT_T0); }
 
  private:
-  // Rows become columns, in three rounds that each exchange halves: of 1, 2 and 4 words.
+  // Transposes in three rounds that exchange halves of 1, 2 and 4 words.
   static void transpose(__m256 (&w)[8]) {
     __m256 t[8];
     repeat<4>([&](auto i) {
@@ -176,8 +176,8 @@ struct Avx2Lanes {
     });
     repeat<8>([&](auto i) { w[i] = t[i]; });
   }
-  // As sixteen int16. Packing interleaves the halves of both registers; the permutation puts them
-  // in order.
+  // Packs to sixteen int16. Packing interleaves the halves of both registers; the permutation
+  // restores the order.
   static __m256i halves_in_order(Ints a) {
     return _mm256_permute4x64_epi64(_mm256_packs_epi32(a.low, a.high), 0xd8);
   }

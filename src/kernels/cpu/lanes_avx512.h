@@ -1,5 +1,5 @@
-// Sixteen floats in one AVX-512 register, for the kernels that are written once over lanes. Only
-// avx512.cc includes this.
+// Sixteen floats in one AVX-512 register, for the kernels written over lanes. Only avx512.cc
+// includes this.
 #pragma once
 
 #include <immintrin.h>
@@ -16,7 +16,7 @@ struct Avx512Lanes {
   using Ints = __m512i;
   using Mask = __mmask16;
   static constexpr int kDenseTile = 4;
-  // 24 sums, 2 vectors of b and a number of a: of 32 registers.
+  // 24 sums, 2 registers of b and one of a, out of 32 registers.
   static constexpr int kProductRows = 12, kProductVectors = 2;
 
   static Floats splat(float x) { return _mm512_set1_ps(x); }

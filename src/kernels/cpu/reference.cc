@@ -1,4 +1,4 @@
-// The definition of every kernel in plain C++: what the other tables must equal bit for bit.
+// The definition of every kernel in plain C++; the other tables must equal it bit for bit.
 #include <cmath>
 
 #include "kernels/cpu/compensate_loops.h"
@@ -65,7 +65,7 @@ struct PlainLanes {
   static Floats fma(const Floats& a, const Floats& b, const Floats& c) {
     return each([&](int i) { return std::fma(a.v[i], b.v[i], c.v[i]); });
   }
-  // The second operand where the comparison fails, as the vector instructions do with a NaN.
+  // Returns the second operand if the comparison fails, as the vector instructions do for NaN.
   static Floats min(const Floats& a, const Floats& b) {
     return each([&](int i) { return a.v[i] < b.v[i] ? a.v[i] : b.v[i]; });
   }
@@ -153,7 +153,7 @@ struct PlainLanes {
   static void prefetch(const void*) {}
 };
 
-// Activations are kept as int16 [tokens, columns].
+// Activations are stored as int16 [tokens, columns].
 void quantize_activations(const Int4Shape& shape, const float* x, int64_t begin, int64_t end,
                           const Int4Activations& out) {
   for (int64_t t = begin; t < end; ++t) {

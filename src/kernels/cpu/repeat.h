@@ -1,5 +1,5 @@
-// Loops that are unrolled while compiling. Arrays that are indexed by nothing else stay in
-// registers, which neither compiler promises for an ordinary loop.
+// Loops unrolled at compile time. Arrays with only such indexes stay in registers, which neither
+// compiler guarantees for an ordinary loop.
 #pragma once
 
 #include <utility>
@@ -11,7 +11,7 @@ template <class Body, int... kIndex>
   (body(std::integral_constant<int, kIndex>()), ...);
 }
 
-// body(0), ..., body(kTimes - 1), each index a compile-time constant.
+// Calls body(0), ..., body(kTimes - 1); each index is a compile-time constant.
 template <int kTimes, class Body>
 [[gnu::always_inline]] inline void repeat(Body body) {
   repeat(std::make_integer_sequence<int, kTimes>(), body);

@@ -13,11 +13,11 @@ static float clamp01(float x) { return x < 0 ? 0.0f : x > 1 ? 1.0f : x; }
 
 static float sign(float x) { return static_cast<float>((x > 0) - (x < 0)); }
 
-// The grid of one group in its present state.
+// The grid of one group in its current state.
 struct RoundingGrid {
   float scale, zero;
   float a, b;  // -low * alpha and high * beta
-  bool held;   // epsilon held the scale, which therefore has no gradient
+  bool held;   // epsilon bounded the scale, so it has no gradient
 
   // The range of q.
   float lowest, highest;
@@ -39,7 +39,7 @@ RoundingGrid rounding_grid(const Rounding& rounding, const RoundingGroup& group)
   return {used, L::round(a / used), a, b, held, 0, 15};
 }
 
-// round(w / s + V) + zero for 16 weights, not clamped yet.
+// round(w / s + V) + zero for 16 weights, before clamping.
 template <class L>
 typename L::Floats rounded(typename L::Floats ratio, typename L::Ints offsets, float delta,
                            float zero) {
@@ -79,7 +79,7 @@ struct ScaleGradient {
   float clamped = 0;  // dL/dc, the sum of G where q was clamped
 };
 
-// One sign step of the offsets of a group; returns the gradient that alpha and beta need.
+// One sign step of the offsets of a group; returns the gradients for alpha and beta.
 template <class L, FloatType kWeight, class Offset>
 ScaleGradient step_offsets(const RoundingGrid& grid, float delta, const RoundingStep& step,
                            int64_t columns, const void* weight, const float* gradient,
@@ -134,7 +134,7 @@ static void step_factors(const Rounding& rounding, const RoundingGrid& grid,
   group.beta = clamp01(group.beta) - step.minmax_step * sign(beta_gradient);
 }
 
-// Calls body(index of the group, index of its first weight) for every group of `rows` rows.
+// Calls body(index of the group, index of its first weight) for every group in `rows` rows.
 template <class Body>
 void for_each_group(const Rounding& rounding, int64_t rows, Body body) {
   const int64_t count = rows * rounding.groups();
@@ -151,7 +151,7 @@ struct RoundingOf {
   static bool start(const Rounding& rounding, const RoundingRows& state) {
     bool finite = true;
     for_each_group(rounding, state.rows, [&](int64_t g, int64_t first) {
-      // A finite number less itself is 0, infinity and NaN give NaN, which low and high pass over.
+      // x - x is 0 for a finite number and NaN otherwise; min and max would ignore a NaN.
       auto low = L::splat(0), high = L::splat(0), none = L::splat(0);
       for (int64_t k = first; k < first + rounding.group; k += kLanes) {
         const auto w = L::template load_as<kWeight>(state.weight, k);
@@ -209,7 +209,7 @@ struct RoundingOf {
   }
 };
 
-// What a table points at: the types of the weight and of its offsets are chosen once a call.
+// The table's functions; they dispatch on the types of weights and offsets once per call.
 template <class L>
 struct RoundingKernels {
   template <FloatType kWeight, class Call>

@@ -1,4 +1,4 @@
-// Picks the table of kernels for this processor, once.
+// Chooses the table of kernels for this processor, once.
 #include <cstdlib>
 #include <string_view>
 
@@ -20,7 +20,7 @@ bool has_avx512() {
          __builtin_cpu_supports("avx512vnni");
 }
 
-// All of AVX-512's functions, and matrix products in bf16.
+// The functions of AVX-512, and matrix products in bf16.
 const CpuKernels& avx512bf16_kernels() {
   static const CpuKernels table = [] {
     CpuKernels kernels = kAvx512Kernels;
@@ -49,8 +49,9 @@ const CpuKernels& choose_cpu_kernels(const char* wanted) {
   std::string names;
   for (const CpuKernels* table : tables)
     names += (names.empty() ? "" : ", ") + std::string(table->name);
-  fail(Exit::usage, "QUERN_CPU_ISA={}: this processor can run {}; name one of them or unset it",
-       wanted, names);
+  fail(Exit::usage,
+       "QUERN_CPU_ISA={}: this processor can run {}; set it to one of them or unset it", wanted,
+       names);
 }
 
 const CpuKernels& cpu_kernels() {

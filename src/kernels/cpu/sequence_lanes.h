@@ -12,7 +12,7 @@ template <class L>
 typename L::Floats exp_of(typename L::Floats x) {
   const typename L::Floats least = L::splat(-87.0f), most = L::splat(88.0f);
   const typename L::Mask nothing = L::at_most(x, least);
-  x = L::min(most, L::max(least, x));  // in this order a NaN stays
+  x = L::min(most, L::max(least, x));  // this order keeps a NaN
   const typename L::Floats n = L::round(L::mul(x, L::splat(1.44269504088896341f)));
   typename L::Floats r = L::fma(n, L::splat(-0.693359375f), x);
   r = L::fma(n, L::splat(2.12194440e-4f), r);
@@ -46,7 +46,7 @@ struct SequenceKernels {
 
   // ---- linear attention
 
-  // Columns of the state are independent, so a few of them stay in the cache for all tokens.
+  // Columns of the state are independent: a few columns at a time stay in the cache for all tokens.
   static void delta_rule(const DeltaHead& head) {
     int64_t column = 0;
     for (; column + 4 * 16 <= head.value_width; column += 4 * 16) delta_columns<4>(head, column);
@@ -112,7 +112,7 @@ struct SequenceKernels {
   static constexpr int kRows = 4;
   static constexpr int64_t kTokens = KvBlock::kTokens;
 
-  // The values of a block, and which tokens of it count.
+  // The values of a block, and the range of its tokens that count.
   struct Values {
     const uint8_t* data;
     int64_t begin, end;
@@ -151,8 +151,7 @@ struct SequenceKernels {
     float p[kR][kTokens], factor[kR];
     scores<kType, kR>(shape, block, rows.q, p);
     for (int r = 0; r < kR; ++r) factor[r] = weigh(p[r], begin[r], end[r], rows, r);
-    // Beyond what some row sees lies what another sequence has left; even times zero it could be a
-    // NaN.
+    // Tokens that no row sees may hold data of another sequence; zero times a NaN would be NaN.
     Values values{block + shape.key_bytes(), kTokens, 0};
     for (int r = 0; r < kR; ++r) {
       if (begin[r] >= end[r]) continue;
@@ -166,7 +165,8 @@ struct SequenceKernels {
       add_values<kType, kR, 1>(shape, values, column, p, factor, rows.weighted);
   }
 
-  // Two chains of sums, even and odd numbers of the width: one alone would wait for itself.
+  // Two chains of sums, for even and odd elements of the width; a single chain would be limited by
+  // latency.
   template <KvType kType, int kR>
   static void scores(const KvBlock& shape, const uint8_t* keys, const float* q,
                      float (*out)[kTokens]) {
@@ -183,7 +183,8 @@ struct SequenceKernels {
     repeat<kR>([&](auto r) { L::store(out[r], L::add(even[r], odd[r])); });
   }
 
-  // Scores -> weights of the seen keys, zero for the others. Returns what older sums shrink by.
+  // Replaces scores with weights of the visible keys, zero for the others. Returns the factor for
+  // earlier sums.
   static float weigh(float* p, int32_t begin, int32_t end, const AttentionRows& rows, int r) {
     if (begin >= end) {
       for (int64_t i = 0; i < kTokens; ++i) p[i] = 0;

@@ -8,7 +8,7 @@
 namespace quern::kernels {
 namespace {
 
-// Rows become columns, in four rounds that each exchange halves: of 1, 2, 4 and 8 words.
+// Transposes in four rounds that exchange halves of 1, 2, 4 and 8 words.
 [[maybe_unused]] void transpose(__m512i (&w)[16]) {
   __m512i t[16];
   repeat<8>([&](auto i) {
