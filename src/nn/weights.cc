@@ -43,8 +43,8 @@ std::optional<quant::QuantizationConfig> read_quantization(const checkpoint::Fil
 // Sizes come from config.json, so a tensor of another shape contradicts it.
 void expect_shape(const std::string& name, at::IntArrayRef found, at::IntArrayRef wanted) {
   if (found == wanted) return;
-  fail("{}: its shape is {}, but config.json implies {}; the files belong to different models",
-       name, shape_text(found), shape_text(wanted));
+  fail("{}: shape {}, but config.json implies {}; the files belong to different models", name,
+       shape_text(found), shape_text(wanted));
 }
 
 FusedPlace fused_place(const std::string& projection, int64_t rows) {

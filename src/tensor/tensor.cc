@@ -28,8 +28,7 @@ void check_shape(const Tensor& x, std::initializer_list<int64_t> shape, const st
     ++i;
   }
   if (!equal)
-    fail("{}: the shape is {}, expected {}", name, shape_text(x),
-         shape_text(at::IntArrayRef(shape)));
+    fail("{}: shape {}, expected {}", name, shape_text(x), shape_text(at::IntArrayRef(shape)));
 }
 
 }  // namespace quern

@@ -170,7 +170,7 @@ TEST(Checkpoint, ALinkCannotLeadOutOfTheFolder) {
     Sharded sharded;
     fs::remove(sharded.scratch / "two.safetensors");
     fs::create_symlink(target, sharded.scratch / "two.safetensors");
-    EXPECT_NE(sharded.refusal().find("two.safetensors: leads out of the model's folder"),
+    EXPECT_NE(sharded.refusal().find("two.safetensors: the link leads out of the model's folder"),
               std::string::npos)
         << target;
   }
@@ -202,7 +202,7 @@ TEST(Checkpoint, JsonFilesOfTheFolderFollowNoLinkOutOfIt) {
   EXPECT_EQ(model.text("inside.json"), R"({"key": 2})");
   for (const auto& read : std::initializer_list<std::function<void()>>{
            [&] { model.json("linked.json"); }, [&] { model.text("linked.json"); }})
-    EXPECT_NE(error_of(read).find("linked.json: leads out of the model's folder"),
+    EXPECT_NE(error_of(read).find("linked.json: the link leads out of the model's folder"),
               std::string::npos);
 }
 
