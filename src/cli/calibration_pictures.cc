@@ -11,10 +11,10 @@ constexpr size_t kMostBytes = 64u << 20;
 }  // namespace
 
 CalibrationPictures::CalibrationPictures(const std::shared_ptr<const nn::Source>& model,
-                                         const std::vector<data::Source>& sources,
+                                         const std::vector<data::RowSource>& sources,
                                          const data::Mixture& rows)
     : rows_(rows) {
-  for (const data::Source& source : sources) {
+  for (const data::RowSource& source : sources) {
     const std::filesystem::path folder = source.file.parent_path();
     folders_.emplace_back(folder.empty() ? "." : folder);
   }

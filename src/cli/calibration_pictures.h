@@ -17,7 +17,7 @@ class CalibrationPictures {
  public:
   // `rows` are the rows of `sources`; keeps a reference.
   CalibrationPictures(const std::shared_ptr<const nn::Source>& model,
-                      const std::vector<data::Source>& sources, const data::Mixture& rows);
+                      const std::vector<data::RowSource>& sources, const data::Mixture& rows);
 
   CalibrationPictures(const CalibrationPictures&) = delete;
   CalibrationPictures& operator=(const CalibrationPictures&) = delete;

@@ -67,7 +67,7 @@ size_t parse_size(const std::string& text) {
 JsonValue manifest(const CompressCommand& command, const compress::CalibrationReport& report) {
   JsonValue sources = JsonValue::array();
   for (const std::string& text : command.data) {
-    const data::Source source = data::parse_source(text);
+    const data::RowSource source = data::parse_source(text);
     JsonValue entry = {{"file", source.file.filename().string()},
                        {"sha256", sha256_of_file(source.file)}};
     if (source.count) entry["rows"] = *source.count;
@@ -115,7 +115,7 @@ compress::Calibration read_calibration(const CompressCommand& command,
   if (command.shuffle) options.shuffle_seed = command.seed;
   options.vocabulary = models::make_model(source->files.config())->vocabulary();
 
-  std::vector<data::Source> sources;
+  std::vector<data::RowSource> sources;
   for (const std::string& text : command.data) sources.push_back(data::parse_source(text));
   const data::Mixture rows(sources, options.shuffle_seed);
   const prompt::Tokenizer tokenizer(command.source);

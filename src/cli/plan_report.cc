@@ -28,18 +28,17 @@ std::string step_text(const compress::Step& step) {
 }
 
 // The tensors of one quantized matrix, with names relative to the module.
-std::vector<quant::PlannedTensor> tensors_of(const nn::LinearSite& site,
-                                             const quant::Scheme& scheme,
-                                             const quant::Format& format) {
+std::vector<quant::DiskTensor> tensors_of(const nn::LinearSite& site, const quant::Scheme& scheme,
+                                          const quant::Format& format) {
   auto tensors =
       quant::planned(site.name, site.weight.rows(), site.weight.columns(), scheme, format);
-  for (quant::PlannedTensor& tensor : tensors) tensor.name.erase(0, site.name.size() + 1);
+  for (quant::DiskTensor& tensor : tensors) tensor.name.erase(0, site.name.size() + 1);
   return tensors;
 }
 
-size_t bytes_of(const std::vector<quant::PlannedTensor>& tensors) {
+size_t bytes_of(const std::vector<quant::DiskTensor>& tensors) {
   size_t bytes = 0;
-  for (const quant::PlannedTensor& tensor : tensors)
+  for (const quant::DiskTensor& tensor : tensors)
     bytes += checkpoint::bytes_of(tensor.shape, tensor.dtype, tensor.name);
   return bytes;
 }
@@ -125,7 +124,7 @@ void count_other_files(const nn::Source& source, PlanReport& report) {
 
 std::string becomes(const LinearGroup& group) {
   std::string text;
-  for (const quant::PlannedTensor& tensor : group.tensors)
+  for (const quant::DiskTensor& tensor : group.tensors)
     text += fmt::format("{}{} {} {}", text.empty() ? "" : ", ", tensor.name,
                         checkpoint::dtype_name(tensor.dtype), shape_text(tensor.shape));
   return group.pruned ? text + "; pruned first" : text;
@@ -252,7 +251,7 @@ JsonValue group_json(const LinearGroup& group) {
                     {"source_bytes", group.source_bytes},
                     {"output_bytes", group.output_bytes},
                     {"tensors", JsonValue::array()}};
-  for (const quant::PlannedTensor& tensor : group.tensors)
+  for (const quant::DiskTensor& tensor : group.tensors)
     json["tensors"].push_back({{"name", tensor.name},
                                {"dtype", checkpoint::dtype_name(tensor.dtype)},
                                {"shape", shape_json(tensor.shape)}});

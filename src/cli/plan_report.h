@@ -22,7 +22,7 @@ struct LinearGroup {
   int64_t rows = 0, columns = 0, linears = 0;
   size_t source_bytes = 0, output_bytes = 0;
   // The tensors of the first quantized linear, with names relative to the module. Empty if kept.
-  std::vector<quant::PlannedTensor> tensors;
+  std::vector<quant::DiskTensor> tensors;
 };
 
 // Tensors other than linears: embeddings, norms, biases.

@@ -19,22 +19,22 @@ namespace {
 // Elements in one partial sum of squares.
 constexpr int64_t kPiece = 64 * 1024;
 
-using Rounding = std::shared_ptr<ops::RoundingStack>;
+using TunedStack = std::shared_ptr<ops::RoundingStack>;
 
 double learning_rate(const AutoRoundSettings& settings) {
   return settings.lr.value_or(1.0 / settings.iters);
 }
 
-std::vector<Rounding> start_rounding(const std::vector<Task>& tasks,
-                                     const AutoRoundSettings& settings,
-                                     const AutoRoundOptions& options) {
+std::vector<TunedStack> start_rounding(const std::vector<Task>& tasks,
+                                       const AutoRoundSettings& settings,
+                                       const AutoRoundOptions& options) {
   ops::RoundingOptions rounding;
   rounding.iterations = settings.iters;
   rounding.lr = learning_rate(settings);
   rounding.minmax_lr = options.minmax_lr.value_or(rounding.lr);
   rounding.momentum = options.momentum;
   rounding.tune_minmax = options.tune_minmax;
-  std::vector<Rounding> started;
+  std::vector<TunedStack> started;
   for (const Task& task : tasks) {
     auto state =
         std::make_shared<ops::RoundingStack>(task.weight.dense()->all(), task.scheme, rounding);
@@ -128,15 +128,15 @@ std::vector<int64_t> SampleOrder::next() {
 
 Loss tune_rounding(const BlockWork& work, const AutoRoundSettings& settings,
                    const AutoRoundOptions& options) {
-  const std::vector<Rounding> roundings = start_rounding(work.tasks, settings, options);
+  const std::vector<TunedStack> stacks = start_rounding(work.tasks, settings, options);
   const int64_t batch_size = settings.batch_size;
   SampleOrder order(work.input.count(), batch_size * options.gradient_accumulation, work.random);
   Loss loss{0, std::numeric_limits<double>::infinity(), 0};
   for (int iteration = 0; iteration < settings.iters; ++iteration) {
     const std::vector<int64_t> chosen = order.next();
     const int64_t count = std::ssize(chosen), micro_batches = (count + batch_size - 1) / batch_size;
-    for (const Rounding& rounding : roundings)
-      rounding->begin_iteration(iteration, static_cast<int>(micro_batches));
+    for (const TunedStack& stack : stacks)
+      stack->begin_iteration(iteration, static_cast<int>(micro_batches));
 
     double sum = 0, elements = 0;
     for (int64_t i = 0; i < micro_batches; ++i) {
@@ -154,9 +154,9 @@ Loss tune_rounding(const BlockWork& work, const AutoRoundSettings& settings,
         loss.after = sum / elements;
         loss.best_iteration = iteration;
       }
-      for (const Rounding& rounding : roundings) rounding->keep_this(best);
+      for (const TunedStack& stack : stacks) stack->keep_this(best);
       send_back(forward, static_cast<double>(forward.difference.numel()));
-      for (const Rounding& rounding : roundings) rounding->end_micro_batch();
+      for (const TunedStack& stack : stacks) stack->end_micro_batch();
     }
     if (iteration == 0) loss.before = sum / elements;
     if (work.iteration_done) work.iteration_done(iteration, settings.iters);

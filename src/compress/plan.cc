@@ -99,8 +99,8 @@ std::vector<checkpoint::PlannedTensor> plan_tensors(const nn::Source& source,
     }
     for (const nn::LinearSite* site : parts->second) {
       const quant::Scheme& scheme = *plan.quantized(site->name)->scheme;
-      for (quant::PlannedTensor& made : quant::planned(site->name, site->weight.rows(),
-                                                       site->weight.columns(), scheme, format)) {
+      for (quant::DiskTensor& made : quant::planned(site->name, site->weight.rows(),
+                                                    site->weight.columns(), scheme, format)) {
         tensors.push_back({std::move(made.name), made.dtype, std::move(made.shape),
                            checkpoint::Fate::quantized, name});
       }

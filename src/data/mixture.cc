@@ -14,7 +14,7 @@ namespace quern::data {
 namespace {
 
 // The number of rows from each source; -1: all.
-std::vector<int64_t> plan(const std::vector<Source>& sources,
+std::vector<int64_t> plan(const std::vector<RowSource>& sources,
                           const std::vector<std::unique_ptr<RowFile>>& files) {
   std::vector<int64_t> takes;
   double most = std::numeric_limits<double>::infinity();  // rows for a share of 1
@@ -22,7 +22,7 @@ std::vector<int64_t> plan(const std::vector<Source>& sources,
     if (sources[i].share)
       most = std::min(most, static_cast<double>(files[i]->size()) / *sources[i].share);
   }
-  for (const Source& source : sources) {
+  for (const RowSource& source : sources) {
     const int64_t share = source.share ? std::llround(std::floor(most * *source.share)) : -1;
     takes.push_back(source.count.value_or(share));
   }
@@ -41,7 +41,7 @@ std::vector<int64_t> choose(int64_t rows, int64_t take, std::optional<uint64_t> 
 }
 
 // Opens a source. Rows beyond those needed are not indexed.
-std::unique_ptr<RowFile> open_source(const Source& source, bool shuffled) {
+std::unique_ptr<RowFile> open_source(const RowSource& source, bool shuffled) {
   RowLimits limits;
   if (source.count && !shuffled) limits.rows = *source.count;
   return open_rows(source.file, limits);
@@ -49,10 +49,10 @@ std::unique_ptr<RowFile> open_source(const Source& source, bool shuffled) {
 
 }  // namespace
 
-Source parse_source(const std::string& text) {
+RowSource parse_source(const std::string& text) {
   const size_t mark = text.rfind('=');
   if (mark == std::string::npos || std::filesystem::exists(text)) return {.file = text};
-  Source source{.file = text.substr(0, mark)};
+  RowSource source{.file = text.substr(0, mark)};
   const std::string amount = text.substr(mark + 1);
   const char* end = amount.data() + amount.size();
   int64_t count = 0;
@@ -69,10 +69,10 @@ Source parse_source(const std::string& text) {
   return source;
 }
 
-Mixture::Mixture(const std::vector<Source>& sources, std::optional<uint64_t> seed,
+Mixture::Mixture(const std::vector<RowSource>& sources, std::optional<uint64_t> seed,
                  size_t held_bytes) {
   std::vector<std::unique_ptr<RowFile>> files;
-  for (const Source& source : sources) files.push_back(open_source(source, seed.has_value()));
+  for (const RowSource& source : sources) files.push_back(open_source(source, seed.has_value()));
   const std::vector<int64_t> takes = plan(sources, files);
   int64_t begin = 0;
   for (size_t i = 0; i < sources.size(); ++i) {

@@ -12,14 +12,14 @@
 
 namespace quern::data {
 
-struct Source {
+struct RowSource {
   std::filesystem::path file;
   std::optional<int64_t> count = {};  // the most rows to take
   std::optional<double> share = {};   // its weight among all files with a share
 };
 
 // "a.jsonl", "a.jsonl=200" (a count) or "a.jsonl=0.5" (a share, written with a decimal point).
-Source parse_source(const std::string& text);
+RowSource parse_source(const std::string& text);
 
 constexpr size_t kHeldBytes = size_t{2} << 30;
 
@@ -29,7 +29,7 @@ constexpr size_t kHeldBytes = size_t{2} << 30;
 // rows that must be held in memory (of parquet files) take more than `held_bytes`.
 class Mixture : public Rows {
  public:
-  Mixture(const std::vector<Source>& sources, std::optional<uint64_t> seed,
+  Mixture(const std::vector<RowSource>& sources, std::optional<uint64_t> seed,
           size_t held_bytes = kHeldBytes);
 
   int64_t size() const override;

@@ -21,7 +21,7 @@ struct ModuleScheme;
 struct ConfigDetails;
 
 // A tensor on disk.
-struct PlannedTensor {
+struct DiskTensor {
   std::string name;
   DType dtype;
   std::vector<int64_t> shape;
@@ -63,8 +63,8 @@ struct Format {
   std::string (*refusal)(const Scheme& scheme, int64_t rows, int64_t columns);
   // Names, dtypes and shapes of the tensors of one matrix, and the tensors themselves in this
   // order.
-  std::vector<PlannedTensor> (*planned)(const std::string& module, int64_t rows, int64_t columns,
-                                        const Scheme& scheme);
+  std::vector<DiskTensor> (*planned)(const std::string& module, int64_t rows, int64_t columns,
+                                     const Scheme& scheme);
   std::vector<Tensor> (*to_disk)(const QuantWeight& weight);
   QuantWeight (*from_disk)(const std::string& module, const Scheme& scheme, const Lookup& lookup);
 
@@ -84,8 +84,8 @@ bool is_packed(const std::string& module, const std::function<bool(const std::st
 std::optional<std::string> packed_module(std::string_view tensor);
 
 // Format::planned. Fails, naming the module, when the format cannot hold the matrix.
-std::vector<PlannedTensor> planned(const std::string& module, int64_t rows, int64_t columns,
-                                   const Scheme& scheme, const Format& format);
+std::vector<DiskTensor> planned(const std::string& module, int64_t rows, int64_t columns,
+                                const Scheme& scheme, const Format& format);
 
 // The tensors of one matrix; a stack is written one expert at a time. Tensors may share the
 // weight's memory.

@@ -34,11 +34,11 @@ std::string refusal(const Scheme& scheme, int64_t, int64_t) {
                      scheme.element->name);
 }
 
-std::vector<PlannedTensor> planned(const std::string& module, int64_t rows, int64_t columns,
-                                   const Scheme& scheme) {
+std::vector<DiskTensor> planned(const std::string& module, int64_t rows, int64_t columns,
+                                const Scheme& scheme) {
   const Element& element = *scheme.element;
   const int64_t groups = scheme.groups(columns);
-  std::vector<PlannedTensor> tensors = {
+  std::vector<DiskTensor> tensors = {
       {module + ".weight_packed", at::kInt, {rows, words(element, columns)}},
       {module + ".weight_scale", scheme.scale_dtype, {rows, groups}},
       {module + ".weight_shape", at::kLong, {2}}};

@@ -17,8 +17,8 @@ constexpr std::string_view kMethods[] = {"gptq"};
 
 // ---- tensors
 
-std::vector<PlannedTensor> planned(const std::string& module, int64_t rows, int64_t columns,
-                                   const Scheme& scheme) {
+std::vector<DiskTensor> planned(const std::string& module, int64_t rows, int64_t columns,
+                                const Scheme& scheme) {
   auto tensors = gptq_layout::planned(module, rows, columns, scheme);
   tensors.push_back({module + ".g_idx", at::kInt, {columns}});
   return tensors;

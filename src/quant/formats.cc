@@ -45,8 +45,8 @@ std::optional<std::string> packed_module(std::string_view tensor) {
   return std::nullopt;
 }
 
-std::vector<PlannedTensor> planned(const std::string& module, int64_t rows, int64_t columns,
-                                   const Scheme& scheme, const Format& format) {
+std::vector<DiskTensor> planned(const std::string& module, int64_t rows, int64_t columns,
+                                const Scheme& scheme, const Format& format) {
   if (scheme.group_size != -1 && columns % scheme.group_size != 0) {
     fail(Exit::infeasible, "{}: {} input columns do not divide into groups of {}", module, columns,
          scheme.group_size);

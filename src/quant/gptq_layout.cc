@@ -33,8 +33,8 @@ std::string refusal(const Scheme& scheme, int64_t rows, int64_t columns) {
       rows, columns, in_word, in_word);
 }
 
-std::vector<PlannedTensor> planned(const std::string& module, int64_t rows, int64_t columns,
-                                   const Scheme& scheme) {
+std::vector<DiskTensor> planned(const std::string& module, int64_t rows, int64_t columns,
+                                const Scheme& scheme) {
   const Element& element = *scheme.element;
   const int64_t groups = scheme.groups(columns);
   return {{module + ".qweight", at::kInt, {words(element, columns), rows}},

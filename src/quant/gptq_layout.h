@@ -13,8 +13,8 @@ inline constexpr std::string_view kParts[] = {"qweight", "scales", "qzeros", "g_
 DType scale_dtype(DType weight_dtype);
 std::string refusal(const Scheme& scheme, int64_t rows, int64_t columns);
 // All except .g_idx.
-std::vector<PlannedTensor> planned(const std::string& module, int64_t rows, int64_t columns,
-                                   const Scheme& scheme);
+std::vector<DiskTensor> planned(const std::string& module, int64_t rows, int64_t columns,
+                                const Scheme& scheme);
 std::vector<Tensor> to_disk(const QuantWeight& weight);
 // .g_idx is optional.
 QuantWeight from_disk(const std::string& module, const Scheme& scheme, const Lookup& lookup);

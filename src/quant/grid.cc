@@ -16,42 +16,42 @@ namespace {
 DType promoted(DType a, DType b) { return a == b ? a : at::kFloat; }
 
 // llm-compressor's scale and zero: each operation is rounded to the weight's dtype.
-Step compressed_tensors_step(const Scheme& scheme, DType dtype, float low, float high) {
+GridPoint compressed_tensors_point(const Scheme& scheme, DType dtype, float low, float high) {
   auto rounded = [dtype](float x) { return round_to(dtype, x); };
   const auto steps = static_cast<float>(scheme.element->codes() - 1);
   const int middle = scheme.element->middle();
-  Step step{.zero = middle};
+  GridPoint point{.zero = middle};
   if (scheme.symmetric) {
-    step.scale = rounded(std::max(-low, high) / (steps / 2));
+    point.scale = rounded(std::max(-low, high) / (steps / 2));
   } else {
-    step.scale = rounded(rounded(high - low) / steps);
+    point.scale = rounded(rounded(high - low) / steps);
     // A group of zeros: 0 / 0 becomes the code 0 in the peer's conversion to integers.
     const auto least = static_cast<float>(-middle);
-    float zero = step.scale == 0 ? 0 : rounded(least - rounded(low / step.scale));
-    step.zero = middle + static_cast<int>(std::nearbyint(std::clamp(zero, least, -least - 1)));
+    float zero = point.scale == 0 ? 0 : rounded(least - rounded(low / point.scale));
+    point.zero = middle + static_cast<int>(std::nearbyint(std::clamp(zero, least, -least - 1)));
   }
-  step.scale = round_to(scheme.scale_dtype, step.scale);
-  if (step.scale == 0) step.scale = epsilon(scheme.scale_dtype);
-  return step;
+  point.scale = round_to(scheme.scale_dtype, point.scale);
+  if (point.scale == 0) point.scale = epsilon(scheme.scale_dtype);
+  return point;
 }
 
 // auto-round's scale and zero: the range is divided in the weight's dtype, the scale is rounded to
 // its own dtype.
-Step auto_round_step(const Scheme& scheme, DType dtype, float low, float high) {
+GridPoint auto_round_point(const Scheme& scheme, DType dtype, float low, float high) {
   auto rounded = [dtype](float x) { return round_to(dtype, x); };
   const int middle = scheme.element->middle();
-  Step step{.zero = middle};
+  GridPoint point{.zero = middle};
   if (scheme.symmetric) {
     float extreme = high < -low ? -low : -high;  // ties give a negative scale
-    step.scale = away_from_zero(scheme.scale_dtype,
-                                round_to(scheme.scale_dtype, extreme / static_cast<float>(middle)));
+    point.scale = away_from_zero(
+        scheme.scale_dtype, round_to(scheme.scale_dtype, extreme / static_cast<float>(middle)));
   } else {
     float scale = rounded(rounded(high - low) / static_cast<float>(scheme.element->codes() - 1));
-    step.scale = away_from_zero(scheme.scale_dtype, round_to(scheme.scale_dtype, scale));
-    float zero = round_to(promoted(dtype, scheme.scale_dtype), -low / step.scale);
-    step.zero = static_cast<int>(std::nearbyint(zero));
+    point.scale = away_from_zero(scheme.scale_dtype, round_to(scheme.scale_dtype, scale));
+    float zero = round_to(promoted(dtype, scheme.scale_dtype), -low / point.scale);
+    point.zero = static_cast<int>(std::nearbyint(zero));
   }
-  return step;
+  return point;
 }
 
 // Rounds one weight: its inputs and the rows of the result.
@@ -112,18 +112,18 @@ class Rounder {
     }
     for (int64_t g = 0; g < groups_; ++g) {
       float* x = numbers + g * group_;
-      Step step = step_of(x, row, g);
-      if (!std::isfinite(step.scale)) {
+      GridPoint point = point_of(x, row, g);
+      if (!std::isfinite(point.scale)) {
         fail("{}: row {}, group {}: the scale overflows {}", options_.name, row, g,
              at::toString(scheme_.scale_dtype));
       }
-      const Encoding encoding = {.scale = step.scale,
-                                 .zero = step.zero,
+      const Encoding encoding = {.scale = point.scale,
+                                 .zero = point.zero,
                                  .add_zero_first = options_.grid == Grid::compressed_tensors,
                                  .quotient_dtype = promoted(dtype_, scheme_.scale_dtype)};
       scheme_.element->encode(*scheme_.element, x, group_, encoding, codes + g * group_);
-      scales[g] = step.scale;
-      if (zeros_) zeros_[row * groups_ + g] = static_cast<uint8_t>(step.zero);
+      scales[g] = point.scale;
+      if (zeros_) zeros_[row * groups_ + g] = static_cast<uint8_t>(point.zero);
     }
     narrow(scales, groups_, scheme_.scale_dtype,
            scales_ + row * groups_ * out_.scales.element_size());
@@ -131,7 +131,7 @@ class Rounder {
                           codes_ + row * scheme_.element->bytes(rows_.columns()));
   }
 
-  Step step_of(const float* x, int64_t row, int64_t g) const {
+  GridPoint point_of(const float* x, int64_t row, int64_t g) const {
     if (options_.search_scale) {
       return {.scale = searched_scale(scheme_, x, importance_.data() + g * group_, group_),
               .zero = scheme_.element->middle()};
@@ -139,7 +139,7 @@ class Rounder {
     Range range = range_of(x, group_);
     if (!shrinks_.empty())
       range = shrunk(range, options_.shrink, shrinks_[row * groups_ + g], dtype_);
-    return minmax_step(options_.grid, scheme_, dtype_, range.low, range.high);
+    return minmax_point(options_.grid, scheme_, dtype_, range.low, range.high);
   }
 
   MatrixRows rows_;
@@ -165,9 +165,9 @@ std::optional<Observer> observer_named(std::string_view name) {
   return std::nullopt;
 }
 
-Step minmax_step(Grid grid, const Scheme& scheme, DType weight_dtype, float low, float high) {
-  return grid == Grid::auto_round ? auto_round_step(scheme, weight_dtype, low, high)
-                                  : compressed_tensors_step(scheme, weight_dtype, low, high);
+GridPoint minmax_point(Grid grid, const Scheme& scheme, DType weight_dtype, float low, float high) {
+  return grid == Grid::auto_round ? auto_round_point(scheme, weight_dtype, low, high)
+                                  : compressed_tensors_point(scheme, weight_dtype, low, high);
 }
 
 QuantWeight round_to_nearest(const Tensor& weight, const Scheme& scheme,

@@ -54,11 +54,11 @@ struct RtnOptions {
 
 // The scale and zero of one group, and how its codes are made (quant/rows.h), for callers with
 // their own rounding. `low` <= 0 <= `high` are the extremes of the group.
-struct Step {
+struct GridPoint {
   float scale = 1;
   int zero = 0;
 };
-Step minmax_step(Grid grid, const Scheme& scheme, DType weight_dtype, float low, float high);
+GridPoint minmax_point(Grid grid, const Scheme& scheme, DType weight_dtype, float low, float high);
 
 // weight: bf16, fp16 or fp32 [out, in] or [experts, out, in], with contiguous rows (it may be a
 // view, or mapped memory). Scales are rounded to the scheme's scale_dtype. Fails, with the name, on

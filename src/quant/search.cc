@@ -11,18 +11,18 @@
 namespace quern::quant {
 namespace {
 
-// The sum of |dequantized - x|^norm for `step`; the dequantized numbers are rounded to the dtype of
-// the scale, as in llm-compressor.
-float shrink_error(const float* x, int64_t count, const Step& step, const Scheme& scheme,
+// The sum of |dequantized - x|^norm for `point`; the dequantized numbers are rounded to the dtype
+// of the scale, as in llm-compressor.
+float shrink_error(const float* x, int64_t count, const GridPoint& point, const Scheme& scheme,
                    DType quotient_dtype, double norm, uint8_t* codes) {
   const Encoding encoding = {
-      .scale = step.scale, .zero = step.zero, .quotient_dtype = quotient_dtype};
+      .scale = point.scale, .zero = point.zero, .quotient_dtype = quotient_dtype};
   scheme.element->encode(*scheme.element, x, count, encoding, codes);
   auto power = static_cast<float>(norm);
   float sum = 0;
   for (int64_t i = 0; i < count; ++i) {
     float number =
-        round_to(scheme.scale_dtype, step.scale * static_cast<float>(codes[i] - step.zero));
+        round_to(scheme.scale_dtype, point.scale * static_cast<float>(codes[i] - point.zero));
     sum += std::pow(std::abs(number - x[i]), power);
   }
   return sum;
@@ -42,27 +42,29 @@ std::vector<int> search_shrinks(const Tensor& weight, const Scheme& scheme,
   DType dtype = weight.scalar_type();
   DType quotient = dtype == scheme.scale_dtype ? dtype : at::kFloat;
   std::vector<int> best(rows.count() * groups, 0);
-  parallel_pieces(
-      rows.count(), std::max<int64_t>(1, rows.piece() / 16), [&](int64_t begin, int64_t end) {
-        std::vector<float> numbers(rows.columns());
-        std::vector<uint8_t> codes(group);
-        for (int64_t i = begin * groups; i < end * groups; ++i) {
-          if (i % groups == 0) widen(rows[i / groups], dtype, rows.columns(), numbers.data());
-          const float* x = numbers.data() + (i % groups) * group;
-          Range range = range_of(x, group);
-          float least = std::numeric_limits<float>::max();
-          for (int step = 0; step < limit; ++step) {
-            Range smaller = shrunk(range, options.shrink, step, dtype);
-            Step parameters = minmax_step(options.grid, scheme, dtype, smaller.low, smaller.high);
-            float error = shrink_error(x, group, parameters, scheme, quotient, options.shrink.norm,
-                                       codes.data());
-            if (!(error < least)) continue;
-            least = error;
-            best[i] = step;
-            improved[step] = true;
-          }
-        }
-      });
+  parallel_pieces(rows.count(), std::max<int64_t>(1, rows.piece() / 16),
+                  [&](int64_t begin, int64_t end) {
+                    std::vector<float> numbers(rows.columns());
+                    std::vector<uint8_t> codes(group);
+                    for (int64_t i = begin * groups; i < end * groups; ++i) {
+                      if (i % groups == 0)
+                        widen(rows[i / groups], dtype, rows.columns(), numbers.data());
+                      const float* x = numbers.data() + (i % groups) * group;
+                      Range range = range_of(x, group);
+                      float least = std::numeric_limits<float>::max();
+                      for (int step = 0; step < limit; ++step) {
+                        Range smaller = shrunk(range, options.shrink, step, dtype);
+                        GridPoint parameters =
+                            minmax_point(options.grid, scheme, dtype, smaller.low, smaller.high);
+                        float error = shrink_error(x, group, parameters, scheme, quotient,
+                                                   options.shrink.norm, codes.data());
+                        if (!(error < least)) continue;
+                        least = error;
+                        best[i] = step;
+                        improved[step] = true;
+                      }
+                    }
+                  });
   return best;
 }
 

@@ -31,7 +31,7 @@ class MixtureTest : public testing::Test {
 
   static std::string mix(const std::vector<std::string>& texts,
                          std::optional<uint64_t> seed = std::nullopt) {
-    std::vector<Source> sources;
+    std::vector<RowSource> sources;
     for (const std::string& text : texts) sources.push_back(parse_source(text));
     std::vector<std::string> names;
     const Mixture rows(sources, seed);

@@ -149,9 +149,9 @@ TEST(CompressedTensorsGrid, ParametersOfGivenExtremes) {
     Tensor low = golden.tensor(one, "min"), high = golden.tensor(one, "max");
     Scheme scheme{.symmetric = one["params"]["symmetric"], .scale_dtype = low.scalar_type()};
     for (int64_t i = 0; i < low.size(1); ++i) {
-      Step step = minmax_step(Grid::compressed_tensors, scheme, low.scalar_type(),
-                              std::min(0.0f, low[0][i].item<float>()),
-                              std::max(0.0f, high[0][i].item<float>()));
+      GridPoint step = minmax_point(Grid::compressed_tensors, scheme, low.scalar_type(),
+                                    std::min(0.0f, low[0][i].item<float>()),
+                                    std::max(0.0f, high[0][i].item<float>()));
       EXPECT_EQ(step.scale, golden.tensor(one, "scale")[0][i].item<float>()) << i;
       EXPECT_EQ(step.zero - 8, golden.tensor(one, "zero_point")[0][i].item<int>()) << i;
     }
