@@ -10,7 +10,9 @@ export CCACHE_NOHASHDIR ?= true
 
 # Code that reads untrusted bytes or does arithmetic on raw pointers is also tested under
 # AddressSanitizer and UndefinedBehaviorSanitizer.
-SANITIZED := base checkpoint prompt data quant kernels serve
+SANITIZED := base checkpoint prompt data quant kernels engine serve
+# What several threads share is tested under ThreadSanitizer too.
+RACED := base engine serve
 # Seconds for each fuzz target: short for a person, long in continuous integration, where CI=true.
 export FUZZ_SECONDS ?= $(if $(filter true,$(CI))$(filter fuzz,$(MAKECMDGOALS)),60,3)
 
@@ -27,13 +29,14 @@ build: setup build/build.ninja  ## build/quern
 demo: build       ## compress and verify the tiny Qwen3.6 checkpoint in tests/data, and ask it a question
 	@tools/demo build/quern build/demo
 
-test: setup build/build.ninja build-dev/build.ninja  ## build all, run all tests, parsers and kernels also under sanitizers; fuzz
+test: setup build/build.ninja build-dev/build.ninja build-tsan/build.ninja  ## build all, run all tests, some also under sanitizers; fuzz
 	cmake --build build -j $(JOBS)
 	cmake --build build-dev -j $(JOBS) --target $(SANITIZED:%=%_tests) fuzz_targets
+	cmake --build build-tsan -j $(JOBS) --target $(RACED:%=%_tests)
 	@tools/setup_clients
 	@tools/setup_readers
 	@tools/setup clang-format-19 || true  # without it the test `format` is skipped
-	@python3 tools/run_tests.py build build-dev='$(SANITIZED) fuzz'
+	@python3 tools/run_tests.py build build-dev='$(SANITIZED) fuzz' build-tsan='$(RACED)'
 
 bench: setup build/build.ninja  ## build and run the benchmarks; each prints one JSON line per figure
 	cmake --build build -j $(JOBS) --target benchmarks make_synthetic
@@ -54,9 +57,11 @@ fuzz: setup build-dev/build.ninja  ## fuzz every parser for FUZZ_SECONDS (60), f
 	@FUZZ_SEED=0 python3 tools/run_tests.py build-dev=fuzz
 
 clean:            ## remove the build folders; keeps the cache outside the tree
-	rm -rf build build-dev build-tidy
+	rm -rf build build-dev build-tsan build-tidy
 
 build/build.ninja: CMakePresets.json | setup
 	cmake --preset release >/dev/null && touch $@
 build-dev/build.ninja: CMakePresets.json | setup
 	cmake --preset dev >/dev/null && touch $@
+build-tsan/build.ninja: CMakePresets.json | setup
+	cmake --preset tsan >/dev/null && touch $@

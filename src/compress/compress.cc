@@ -82,7 +82,7 @@ class Run {
  private:
   const Step& step_of(const Verdict& verdict) const { return recipe_.steps[verdict.step]; }
   bool calibrated(const Verdict& verdict) const {
-    return verdict.scheme && step_of(verdict).method->needs_data;
+    return verdict.scheme && (step_of(verdict).method->needs_data || verdict.pruned_by);
   }
 
   void stop_if_asked() const {
@@ -124,6 +124,7 @@ class Run {
       work(report);
       source_->files.release_all();
     }));
+    std::ranges::copy(report_.blocks.back().warnings, std::back_inserter(report_.warnings));
   }
 
   // The original block's output replaces its input. Then the packed block runs on the output of the

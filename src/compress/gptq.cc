@@ -58,7 +58,7 @@ double share_of_zeros(const Tensor& weight) {
   return weight.eq(0).sum().item<double>() / static_cast<double>(weight.numel());
 }
 
-// The matrices of the tasks of one input, by its Gram matrix: those of one number have one factor.
+// Rounds the matrices of the tasks of one input: those of one number share a factor.
 class Solver {
  public:
   Solver(const Step& step, const BlockWork& work, SharedInput& input)
@@ -66,64 +66,61 @@ class Solver {
         settings_(step.as<GptqSettings>()),
         windows_(work.input.count()),
         input_(input),
-        warnings_(static_cast<size_t>(input.grams->matrices())) {
-    // Scales are chosen before any error is handed on.
+        solved_(static_cast<size_t>(input.grams->matrices())) {
+    // Scales are chosen before any error moves a weight.
     for (const Task& task : input.tasks) {
       outcomes_.push_back(nearest(task, step, work.options.format));
       outcomes_.back().bound = {};
     }
   }
 
-  void run(Results& results) {
-    parallel_for(input_.grams->matrices(), [&](int64_t matrix) { solve(matrix); });
-    for (std::string& warning : warnings_)
-      if (!warning.empty()) results.warnings.push_back(std::move(warning));
-    std::ranges::move(outcomes_, std::back_inserter(results.outcomes));
+  std::vector<Outcome> run(SolvedMatrices& report) {
+    parallel_for(std::ssize(solved_),
+                 [&](int64_t matrix) { solved_[static_cast<size_t>(matrix)] = solve(matrix); });
+    for (size_t matrix = 0; matrix < solved_.size(); ++matrix)
+      for (const Task& task : input_.tasks) report.add(task.modules[matrix], solved_[matrix]);
+    return std::move(outcomes_);
   }
 
  private:
-  void solve(int64_t matrix) {
-    const std::string& name = input_.tasks[0].modules[static_cast<size_t>(matrix)];
-    std::string& warning = warnings_[static_cast<size_t>(matrix)];
+  Solved solve(int64_t matrix) {
     const Tensor gram = input_.grams->take(matrix, windows_);
-    if (!gram.defined()) {
-      warning = fmt::format("{}: no calibration token reached it; rounded to nearest", name);
-      return;
-    }
-    // Schemes of one input may order columns in two ways.
+    if (!gram.defined()) return Solved::without_tokens;
+    const double dampening = settings_.hessian.dampening;
+    // Schemes of one input may order the columns in two ways.
     std::optional<ops::InverseFactor> factors[2];
+    Solved solved = Solved::well;
     for (size_t i = 0; i < input_.tasks.size(); ++i) {
       const Task& task = input_.tasks[i];
       const ActOrder order = step_.groups.empty() ? settings_.order : task.verdict->act_order;
       const bool by_activation = order == ActOrder::by_activation;
       auto& factor = factors[by_activation ? 1 : 0];
-      if (!factor) factor = ops::inverse_factor(gram, settings_.hessian.dampening, by_activation);
+      if (!factor) factor = ops::inverse_factor(gram, dampening, by_activation);
+      solved = solved_by(*factor, dampening);
       const Tensor weight = task.weight.dense()->matrix(matrix);
       quant::QuantWeight& made = outcomes_[i].matrices[static_cast<size_t>(matrix)];
       made = ops::compensated_codes(weight, *factor, made,
                                     {.block = settings_.hessian.block_size,
                                      .keep_zeros = share_of_zeros(weight) >= kPrunedShare})
                  .weight;
-      if (factor->dampening > settings_.hessian.dampening)
-        warning = fmt::format("{}: needed a dampening of {}", name, factor->dampening);
-      if (factor->dampening == 0)
-        warning = fmt::format(
-            "{}: its inputs leave nothing to solve, whatever the dampening; rounded to nearest",
-            name);
     }
+    return solved;
   }
 
   const Step& step_;
   const GptqSettings& settings_;
   int64_t windows_;
   SharedInput& input_;
-  std::vector<Outcome> outcomes_;      // of its tasks
-  std::vector<std::string> warnings_;  // of each matrix
+  std::vector<Outcome> outcomes_;  // of its tasks
+  std::vector<Solved> solved_;     // of each matrix
 };
 
 Results run(const Step& step, const BlockWork& work) {
   Results results;
-  for (SharedInput& input : gather_grams(work)) Solver(step, work, input).run(results);
+  SolvedMatrices report;
+  for (SharedInput& input : gather_grams(work))
+    std::ranges::move(Solver(step, work, input).run(report), std::back_inserter(results.outcomes));
+  results.warnings = report.warnings("rounded to nearest");
   return results;
 }
 

@@ -1,5 +1,7 @@
 #include "compress/grams.h"
 
+#include <fmt/format.h>
+
 #include <algorithm>
 
 #include "base/error.h"
@@ -74,6 +76,31 @@ std::vector<SharedInput> gather_grams(const BlockWork& work) {
   }
   look_at_block(work.block, work.input);
   return inputs;
+}
+
+void SolvedMatrices::add(const std::string& module, Solved solved) {
+  if (solved != Solved::well) modules_[solved].push_back(module);
+}
+
+std::vector<std::string> SolvedMatrices::warnings(std::string_view fallback) const {
+  std::vector<std::string> texts;
+  for (const auto& [solved, modules] : modules_) {
+    std::string text = modules[0];
+    if (modules.size() > 1) text += fmt::format(" and {} more", modules.size() - 1);
+    if (solved == Solved::with_more_dampening)
+      texts.push_back(text + ": needed more dampening than the recipe states");
+    else if (solved == Solved::not_at_all)
+      texts.push_back(
+          fmt::format("{}: the Gram matrix of the inputs has no inverse; {}", text, fallback));
+    else
+      texts.push_back(fmt::format("{}: no calibration token reached it; {}", text, fallback));
+  }
+  return texts;
+}
+
+Solved solved_by(const ops::InverseFactor& factor, double dampening) {
+  if (factor.dampening == 0) return Solved::not_at_all;
+  return factor.dampening > dampening ? Solved::with_more_dampening : Solved::well;
 }
 
 }  // namespace quern::compress

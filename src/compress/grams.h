@@ -5,10 +5,12 @@
 #include <map>
 #include <memory>
 #include <string>
+#include <string_view>
 #include <vector>
 
 #include "compress/method.h"
 #include "ops/input_tap.h"
+#include "ops/inverse_factor.h"
 
 namespace quern::compress {
 
@@ -42,5 +44,23 @@ struct SharedInput {
 
 // Runs the block once over all samples. In the order of the tasks.
 std::vector<SharedInput> gather_grams(const BlockWork& work);
+
+// How well a matrix could be solved.
+enum class Solved { well, with_more_dampening, not_at_all, without_tokens };
+
+// Collects the matrices of a block that were not solved well. Not thread-safe.
+class SolvedMatrices {
+ public:
+  void add(const std::string& module, Solved solved);
+  // One warning for each kind, with the first module and the number of the others. `fallback`: what
+  // becomes of a matrix that was not solved, "rounded to nearest".
+  std::vector<std::string> warnings(std::string_view fallback) const;
+
+ private:
+  std::map<Solved, std::vector<std::string>> modules_;
+};
+
+// Of the factor that ops::inverse_factor found.
+Solved solved_by(const ops::InverseFactor& factor, double dampening);
 
 }  // namespace quern::compress

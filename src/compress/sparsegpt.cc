@@ -78,40 +78,36 @@ std::string refusal(const Step& step, int64_t columns, const quant::Scheme&) {
   return fmt::format("{} columns do not divide into patterns of {}", columns, settings.of);
 }
 
-// The matrices of the tasks of one input become pruned ones, of the checkpoint's dtype. Those that
-// no token reached stay as they are.
+// The matrices of the tasks of one input become pruned ones, of the checkpoint's dtype.
 void prune(const SparseGptSettings& settings, int64_t windows, SharedInput& input,
-           Results& results) {
-  const int64_t matrices = input.grams->matrices();
+           SolvedMatrices& report) {
   std::vector<std::vector<Tensor>> made;
   for (const Task& task : input.tasks) made.push_back(task.weight.dense()->all());
-  std::vector<std::string> warnings(static_cast<size_t>(matrices));
-  parallel_for(matrices, [&](int64_t matrix) {
+  std::vector<Solved> solved(static_cast<size_t>(input.grams->matrices()), Solved::without_tokens);
+  parallel_for(std::ssize(solved), [&](int64_t matrix) {
     const auto m = static_cast<size_t>(matrix);
     const Tensor gram = input.grams->take(matrix, windows);
-    if (!gram.defined()) {
-      warnings[m] =
-          fmt::format("{}: no calibration token reached it; not pruned", input.tasks[0].modules[m]);
-      return;
-    }
-    const ops::InverseFactor factor =
-        ops::inverse_factor(gram, settings.hessian.dampening, /*by_activation=*/false);
+    if (!gram.defined()) return;
+    const double dampening = settings.hessian.dampening;
+    const ops::InverseFactor factor = ops::inverse_factor(gram, dampening, /*by_activation=*/false);
+    solved[m] = solved_by(factor, dampening);
     for (std::vector<Tensor>& of_task : made)
       of_task[m] = ops::pruned(of_task[m], factor, {settings.share, settings.zeros, settings.of},
                                {.block = settings.hessian.block_size})
                        .weight;
   });
-  for (size_t i = 0; i < made.size(); ++i)
-    input.tasks[i].weight.become(std::make_shared<ops::DenseStack>(std::move(made[i])));
-  for (std::string& warning : warnings)
-    if (!warning.empty()) results.warnings.push_back(std::move(warning));
+  for (size_t i = 0; i < made.size(); ++i) {
+    const Task& task = input.tasks[i];
+    task.weight.become(std::make_shared<ops::DenseStack>(std::move(made[i])));
+    for (size_t m = 0; m < solved.size(); ++m) report.add(task.modules[m], solved[m]);
+  }
 }
 
 Results run(const Step& step, const BlockWork& work) {
-  Results results;
-  for (SharedInput& input : gather_grams(work))
-    prune(step.as<SparseGptSettings>(), work.input.count(), input, results);
-  return results;
+  const auto& settings = step.as<SparseGptSettings>();
+  SolvedMatrices report;
+  for (SharedInput& input : gather_grams(work)) prune(settings, work.input.count(), input, report);
+  return {.outcomes = {}, .loss = {}, .warnings = report.warnings("not pruned by its inputs")};
 }
 
 Footprint footprint(const Step&, const CompressOptions&) { return {.grams = true}; }
