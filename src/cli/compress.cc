@@ -132,7 +132,7 @@ void check(const CompressCommand& command, const compress::Recipe& recipe) {
   compress::check_methods(recipe);
   if (compress::needs_data(recipe) && command.data.empty())
     fail(Exit::usage,
-         "AutoRound needs calibration texts: add --data FILE (jsonl, json, csv, txt or parquet), "
+         "the method needs calibration texts: add --data FILE (jsonl, json, csv, txt or parquet), "
          "or choose --method rtn, which needs none");
   if (!compress::needs_data(recipe) && !command.data.empty())
     log_warning("round-to-nearest uses no data; --data is ignored");

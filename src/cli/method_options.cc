@@ -16,8 +16,18 @@ std::vector<std::string> format_names() {
   return names;
 }
 
+void check_tuning_options(const MethodOptions& options) {
+  const compress::RecipeOptions defaults, &given = options.recipe;
+  if (options.method == defaults.method ||
+      (given.iters == defaults.iters && given.batch_size == defaults.batch_size && !given.lr))
+    return;
+  fail(Exit::usage, "--iters, --lr and --batch-size belong to --method {}; remove them for {}",
+       defaults.method, options.method);
+}
+
 compress::Recipe read_or_make(const MethodOptions& options) {
   if (!options.recipe_file.empty()) return compress::read_recipe(options.recipe_file);
+  check_tuning_options(options);
   compress::RecipeOptions recipe = options.recipe;
   recipe.method = options.method;
   for (const std::string& rule : options.layer_rules)

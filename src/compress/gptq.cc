@@ -84,7 +84,8 @@ class Solver {
 
  private:
   Solved solve(int64_t matrix) {
-    const Tensor gram = input_.grams->take(matrix, windows_);
+    const Tensor gram =
+        input_.grams->take(matrix, windows_, input_.tasks[0].modules[static_cast<size_t>(matrix)]);
     if (!gram.defined()) return Solved::without_tokens;
     const double dampening = settings_.hessian.dampening;
     // Schemes of one input may order the columns in two ways.

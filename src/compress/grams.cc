@@ -42,9 +42,14 @@ void Grams::see(int64_t matrix, const Tensor& x, const Tensor& /*factors*/) {
   });
 }
 
-Tensor Grams::take(int64_t matrix, int64_t windows) {
+Tensor Grams::take(int64_t matrix, int64_t windows, const std::string& module) {
   Tensor sum = std::move(sums_[static_cast<size_t>(matrix)]);
   if (!sum.defined()) return sum;
+  if (!sum.diagonal().isfinite().all().item<bool>())
+    fail(
+        "{}: its inputs are not finite, or too large for the sum of their squares: the checkpoint "
+        "or the calibration data hold NaN, infinity or very large numbers",
+        module);
   const float scale = 2.0f / static_cast<float>(windows);
   parallel_pieces(columns_, kRows, [&](int64_t begin, int64_t end) {
     for (int64_t row = begin; row < end; ++row) {

@@ -86,7 +86,7 @@ void prune(const SparseGptSettings& settings, int64_t windows, SharedInput& inpu
   std::vector<Solved> solved(static_cast<size_t>(input.grams->matrices()), Solved::without_tokens);
   parallel_for(std::ssize(solved), [&](int64_t matrix) {
     const auto m = static_cast<size_t>(matrix);
-    const Tensor gram = input.grams->take(matrix, windows);
+    const Tensor gram = input.grams->take(matrix, windows, input.tasks[0].modules[m]);
     if (!gram.defined()) return;
     const double dampening = settings.hessian.dampening;
     const ops::InverseFactor factor = ops::inverse_factor(gram, dampening, /*by_activation=*/false);

@@ -135,6 +135,12 @@ class Tile {
   std::vector<float> lanes_, errors_, changes_;  // scratch; errors [rows, block], negative
 };
 
+CompensatedOptions within(CompensatedOptions options, int64_t columns) {
+  QUERN_CHECK(options.block > 0);
+  options.block = std::min(options.block, columns);
+  return options;
+}
+
 Tile tile_of(const Tensor& weight, const InverseFactor& factor, const CompensatedOptions& options,
              int64_t first, int64_t last) {
   const quant::MatrixRows rows(weight, "weight");
@@ -190,12 +196,13 @@ class GridLanes {
 
 CompensatedCodes compensated_codes(const Tensor& weight, const InverseFactor& factor,
                                    const quant::QuantWeight& start,
-                                   const CompensatedOptions& options) {
+                                   const CompensatedOptions& given) {
   QUERN_CHECK(weight.dim() == 2 && std::ssize(factor.order) == weight.size(1) &&
               start.rows() == weight.size(0) && start.columns == weight.size(1));
   const quant::Element& element = *start.scheme.element;
   const int64_t rows = weight.size(0), columns = weight.size(1),
                 tiles = (rows + kTileRows - 1) / kTileRows;
+  const CompensatedOptions options = within(given, columns);
   CompensatedCodes out{start, 0};
   out.weight.codes = at::empty_like(start.codes);
   std::vector<double> losses(static_cast<size_t>(tiles));
@@ -266,12 +273,13 @@ void mark(const std::vector<float>& costs, float most, const Tile::Block& block,
 }  // namespace
 
 PrunedWeight pruned(const Tensor& weight, const InverseFactor& factor, const Pruning& pruning,
-                    const CompensatedOptions& options) {
+                    const CompensatedOptions& given) {
   QUERN_CHECK(weight.dim() == 2 && std::ssize(factor.order) == weight.size(1));
   QUERN_CHECK(
       pruning.of <= kernels::kMaxPattern &&
-      (pruning.of == 0 || (options.block % pruning.of == 0 && weight.size(1) % pruning.of == 0)));
+      (pruning.of == 0 || (given.block % pruning.of == 0 && weight.size(1) % pruning.of == 0)));
   const int64_t rows = weight.size(0), columns = weight.size(1);
+  const CompensatedOptions options = within(given, columns);
   std::vector<Tile> tiles;
   for (int64_t first = 0; first < rows; first += kTileRows)
     tiles.push_back(tile_of(weight, factor, options, first, std::min(rows, first + kTileRows)));

@@ -11,7 +11,7 @@
 namespace quern::ops {
 
 struct CompensatedOptions {
-  int64_t block = 128;  // columns before the rest of a row is brought up to date
+  int64_t block = 128;  // columns before the rest of a row is updated; all, if there are fewer
   // Weights that are zero stay so: no error reaches them.
   bool keep_zeros = false;
 };

@@ -36,14 +36,14 @@ class NotFiniteTest : public CompressTest {
     return copy;
   }
 
-  std::string message(const fs::path& source, const Calibration& data) {
+  std::string message(const fs::path& source, const Calibration& data,
+                      const RecipeOptions& recipe = auto_round_options(2)) {
     fs::remove_all(folder_ / "out");
     fs::create_directories(folder_ / "out");
     CompressOptions options;
     options.output = folder_ / "out";
     try {
-      compress(std::make_shared<nn::Source>(source), make_recipe(auto_round_options(2)), data,
-               options, {});
+      compress(std::make_shared<nn::Source>(source), make_recipe(recipe), data, options, {});
       return "";
     } catch (const Error& error) {
       EXPECT_EQ(error.code(), Exit::invalid_input);
@@ -51,6 +51,15 @@ class NotFiniteTest : public CompressTest {
     }
   }
 };
+
+// Token 32 is the first of the calibration.
+TEST_F(NotFiniteTest, TheInputsOfGptq) {
+  const fs::path source =
+      damaged("qwen36", "model.language_model.embed_tokens.weight", 32 * 256 + 7);
+  const std::string text = message(source, calibration(2, 16, 512), {.method = "gptq"});
+  EXPECT_NE(text.find("layers.0"), std::string::npos) << text;
+  EXPECT_NE(text.find("inputs are not finite"), std::string::npos) << text;
+}
 
 // Two tokens reach four of the eight experts at most.
 TEST_F(NotFiniteTest, AnExpertThatNoTokenReaches) {
