@@ -3,6 +3,7 @@
 
 #include "base/error.h"
 #include "base/yaml.h"
+#include "checkpoint/checkpoint.h"
 #include "compress/recipe_read.h"
 #include "models/models.h"
 #include "tests/compress/job.h"
@@ -64,9 +65,14 @@ class GptqTest : public CompressTest {
   }
 };
 
-constexpr const char* kGptq = "GPTQModifier: {scheme: W4A16, targets: [Linear], ignore: [lm_head]}";
-constexpr const char* kNearest =
-    "QuantizationModifier: {scheme: W4A16, targets: [Linear], ignore: [lm_head]}";
+// Groups of 32, which divide the columns of every fixture.
+std::string rounding(const std::string& modifier, const std::string& ignore = "lm_head") {
+  return modifier +
+         ": {config_groups: {g: {targets: [Linear], weights: {num_bits: 4, type: int, symmetric: "
+         "true, strategy: group, group_size: 32}}}, ignore: [" +
+         ignore + "]}";
+}
+const std::string kGptq = rounding("GPTQModifier"), kNearest = rounding("QuantizationModifier");
 
 TEST_F(GptqTest, BeatsRoundToNearestInEveryFamily) {
   for (const char* model : {"qwen36", "glm45", "gemma4", "sarvam", "qwen3", "llama"}) {
@@ -92,8 +98,8 @@ TEST_F(GptqTest, SameBytesForEveryNumberOfThreads) {
 
 // A token reaches two of eight experts: with one window of a few tokens some see none.
 TEST_F(GptqTest, ExpertsWithoutTokensAreRoundedToNearestAndNamed) {
-  const auto few = [&](const char* modifiers, const std::string& out) {
-    const std::string yaml = "a_stage: {a_modifiers: {" + std::string(modifiers) + "}}";
+  const auto few = [&](const std::string& modifiers, const std::string& out) {
+    const std::string yaml = "a_stage: {a_modifiers: {" + modifiers + "}}";
     return run("qwen36", parse_recipe(parse_yaml(yaml, "r.yaml"), "r.yaml"), calibration(1, 2, 512),
                out, kCompressedTensors);
   };
@@ -139,8 +145,8 @@ TEST_F(GptqTest, RefusesWhatItCannotWrite) {
     }
     return "";
   };
-  EXPECT_NE(refused("SparseGPTModifier: {sparsity: 0.5, targets: [Linear]}, GPTQModifier: {scheme: "
-                    "W4A16, targets: [Linear], ignore: ['re:.*o_proj', lm_head]}")
+  EXPECT_NE(refused("SparseGPTModifier: {sparsity: 0.5, targets: [Linear]}, " +
+                    rounding("GPTQModifier", "'re:.*o_proj', lm_head"))
                 .find("pruned and then kept"),
             std::string::npos);
   EXPECT_NE(refused(std::string("SparseGPTModifier: {sparsity: 0.5, mask_structure: '20:40', "
