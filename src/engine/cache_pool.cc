@@ -232,6 +232,16 @@ void CachePool::forget(Lease& lease) {
   }
 }
 
+void CachePool::forget_path(Lease& lease) {
+  QUERN_CHECK(lease.open_);
+  for (const Node node : std::span(lease.path_).subspan(1)) {  // the root holds nothing
+    for (Shelf& shelf : groups_)
+      if (const int32_t item = item_of(shelf, node); item != Lease::kGone) detach(shelf, item);
+    if (const int32_t item = item_of(states_, node); item != Lease::kGone) detach(states_, item);
+    tree_.bury(node);
+  }
+}
+
 void CachePool::close(Lease& lease) {
   QUERN_CHECK(lease.open_);
   // The end of a prompt is needed less often than its beginning, so it is reused first.

@@ -86,6 +86,9 @@ class CachePool {
   // A pass has made the caches hold `tokens`, all from the first on: full blocks can be found from
   // now on, and blocks that the layers forget are given back.
   void commit(Lease& lease, std::span<const int32_t> tokens);
+  // What the lease holds, and what others made after it, is never found again: it may be damaged.
+  // Leases that are open keep what they hold, and nobody finds what they add.
+  void forget_path(Lease& lease);
   // Gives everything back.
   void close(Lease& lease);
 

@@ -76,7 +76,6 @@ std::span<const float> row_of(const Tensor& logits, int64_t row) {
 struct ModelEngine::Drawing {
   Sequence* sequence;
   Sampler::Drawn drawn = {};
-  std::string error = {};
 };
 
 // ---- start
@@ -311,6 +310,10 @@ void ModelEngine::run(const std::vector<Slice>& slices, std::vector<Update>& upd
     state_.recomputed_tokens += sequence.preempted && !slice.last() ? slice.tokens : 0;
     scheduler_->computed(slice);
   }
+  std::erase_if(drawings, [this](const Drawing& drawing) {
+    return active_.at(drawing.sequence->id).error.has_value();
+  });
+  for (const Slice& slice : slices) end_failed(*slice.sequence, updates);
   for (Drawing& drawing : drawings) deliver(drawing, updates);
 }
 
@@ -339,29 +342,45 @@ Tensor ModelEngine::logits_of(const Tensor& hidden, const std::vector<int64_t>& 
       .contiguous();
 }
 
-// The logits after token t say how likely token t + 1 was.
+void ModelEngine::guarded(Active& active, const std::function<void()>& work) {
+  try {
+    work();
+  } catch (const std::exception& error) {
+    active.error = error.what();
+    active.corrupted = dynamic_cast<const CorruptedLogits*>(&error) != nullptr;
+  }
+}
+
 void ModelEngine::report_prompts(const std::vector<Slice>& slices, const Tensor& hidden) {
   int64_t first = 0;  // row of the slice
-  for (const auto& [sequence, count] : slices) {
-    const Request& request = sequence->request;
-    std::vector<TokenReport>& reports = active_.at(sequence->id).prompt_reports;
-    const int64_t begin = sequence->computed,
-                  end = std::min(begin + count, std::ssize(request.tokens) - 1);
-    // After a preemption they are there already.
-    for (int64_t t = begin; request.prompt_logprobs && std::ssize(reports) == t && t < end;) {
-      const int64_t rows = std::min(kReportedRows, end - t);
-      std::vector<int64_t> wanted;
-      for (int64_t i = 0; i < rows; ++i) wanted.push_back(first + t - begin + i);
-      const Tensor logits = logits_of(hidden, wanted);
-      reports.resize(static_cast<size_t>(t + rows));
-      parallel_for(rows, [&, t](int64_t i) {
-        reports[static_cast<size_t>(t + i)] =
-            report(row_of(logits, i), request.tokens[static_cast<size_t>(t + i + 1)],
-                   *request.prompt_logprobs, options_.logprobs_mode);
-      });
-      t += rows;
-    }
-    first += count;
+  for (const Slice& slice : slices) {
+    Active& active = active_.at(slice.sequence->id);
+    if (slice.sequence->request.prompt_logprobs)
+      guarded(active, [&] { report_prompt(slice, first, hidden, active); });
+    first += slice.tokens;
+  }
+}
+
+// The logits after token t say how likely token t + 1 was.
+void ModelEngine::report_prompt(const Slice& slice, int64_t first_row, const Tensor& hidden,
+                                Active& active) {
+  const Request& request = slice.sequence->request;
+  std::vector<TokenReport>& reports = active.prompt_reports;
+  const int64_t begin = slice.sequence->computed,
+                end = std::min(begin + slice.tokens, std::ssize(request.tokens) - 1);
+  // After a preemption they are there already.
+  for (int64_t t = begin; std::ssize(reports) == t && t < end;) {
+    const int64_t rows = std::min(kReportedRows, end - t);
+    std::vector<int64_t> wanted;
+    for (int64_t i = 0; i < rows; ++i) wanted.push_back(first_row + t - begin + i);
+    const Tensor logits = logits_of(hidden, wanted);
+    reports.resize(static_cast<size_t>(t + rows));
+    parallel_for(rows, [&, t](int64_t i) {
+      reports[static_cast<size_t>(t + i)] =
+          report(row_of(logits, i), request.tokens[static_cast<size_t>(t + i + 1)],
+                 *request.prompt_logprobs, options_.logprobs_mode);
+    });
+    t += rows;
   }
 }
 
@@ -380,32 +399,41 @@ std::vector<ModelEngine::Drawing> ModelEngine::draw(const std::vector<Slice>& sl
   const Tensor logits = logits_of(hidden, rows);
   parallel_for(std::ssize(rows), [&](int64_t i) {
     Drawing& drawing = drawings[static_cast<size_t>(i)];
-    try {
-      drawing.drawn = active_.at(drawing.sequence->id)
-                          .sampler.next(row_of(logits, i), drawing.sequence->answer());
-    } catch (const std::exception& error) {  // the others have done nothing wrong
-      drawing.error = error.what();
-    }
+    Active& active = active_.at(drawing.sequence->id);
+    guarded(active, [&] {
+      drawing.drawn = active.sampler.next(row_of(logits, i), drawing.sequence->answer());
+    });
   });
   return drawings;
 }
 
 void ModelEngine::deliver(Drawing& drawing, std::vector<Update>& updates) {
   Sequence& sequence = *drawing.sequence;
+  Active& active = active_.at(sequence.id);
   Update& update = update_of(sequence.id, updates);
-  if (drawing.error.empty()) {
-    sequence.tokens.push_back(drawing.drawn.token);
-    ++state_.new_tokens;
-    update.tokens = {drawing.drawn.token};
-    if (drawing.drawn.report) update.reports = {std::move(*drawing.drawn.report)};
-    if (sequence.answer().size() == 1)
-      update.prompt_reports = std::move(active_.at(sequence.id).prompt_reports);
-    update.finish = sequence.finish(limits_.max_model_len);
-  } else {
-    update.finish = Finish::error;
-    update.error = drawing.error;
-  }
+  sequence.tokens.push_back(drawing.drawn.token);
+  ++state_.new_tokens;
+  state_.corrupted_in_a_row = 0;
+  update.tokens = {drawing.drawn.token};
+  if (drawing.drawn.report) update.reports = {std::move(*drawing.drawn.report)};
+  if (sequence.answer().size() == 1) update.prompt_reports = std::move(active.prompt_reports);
+  update.finish = sequence.finish(limits_.max_model_len);
   if (update.finish) end(sequence.id);
+}
+
+void ModelEngine::end_failed(Sequence& sequence, std::vector<Update>& updates) {
+  const Active& active = active_.at(sequence.id);
+  if (!active.error) return;
+  if (active.corrupted) {
+    // The fault may pass with this step; what it has left in the caches must not outlive it.
+    pool_->forget_path(sequence.lease);
+    ++state_.corrupted_requests;
+    ++state_.corrupted_in_a_row;
+  }
+  Update& update = update_of(sequence.id, updates);
+  update.finish = Finish::error;
+  update.error = *active.error;
+  end(sequence.id);
 }
 
 EngineState ModelEngine::state() const {

@@ -2,6 +2,7 @@
 // the model and the memory of its caches.
 #pragma once
 
+#include <functional>
 #include <map>
 #include <memory>
 #include <optional>
@@ -76,6 +77,8 @@ class ModelEngine : public Engine {
     SequenceImages images;
     std::vector<TokenReport> prompt_reports;
     bool cancelled = false;
+    std::optional<std::string> error = std::nullopt;  // why this step ends it
+    bool corrupted = false;                           // by logits that are not numbers
   };
   struct Drawing;
 
@@ -90,9 +93,14 @@ class ModelEngine : public Engine {
   void see_pictures(std::vector<Slice>& slices, std::vector<Update>& updates);
   void run(const std::vector<Slice>& slices, std::vector<Update>& updates);
   nn::Pass pass_of(const std::vector<Slice>& slices);
+  // Work for one request, whose failure ends that one alone.
+  void guarded(Active& active, const std::function<void()>& work);
   void report_prompts(const std::vector<Slice>& slices, const Tensor& hidden);
+  void report_prompt(const Slice& slice, int64_t first_row, const Tensor& hidden, Active& active);
   std::vector<Drawing> draw(const std::vector<Slice>& slices, const Tensor& hidden);
   void deliver(Drawing& drawing, std::vector<Update>& updates);
+  // Ends the request if it has failed in this step.
+  void end_failed(Sequence& sequence, std::vector<Update>& updates);
   void end(int64_t request);
   void end_with(const std::exception& error, int64_t request, std::vector<Update>& updates);
 

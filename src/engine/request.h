@@ -116,6 +116,9 @@ struct EngineState {
   int64_t step_tokens = 0;   // of the last step
   double step_seconds = 0;   // of the last step
   int64_t failed_steps = 0;  // whose requests ended with Finish::error
+  // Requests that ended because their logits were not numbers: all, and those since one drew a
+  // token.
+  int64_t corrupted_requests = 0, corrupted_in_a_row = 0;
 };
 
 }  // namespace quern::engine

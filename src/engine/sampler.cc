@@ -6,7 +6,6 @@
 #include <limits>
 #include <nlohmann/json.hpp>
 
-#include "base/error.h"
 #include "base/json.h"
 
 namespace quern::engine {
@@ -99,16 +98,18 @@ size_t likeliest(std::span<const float> logits) {
     numbers &= logits[i] < std::numeric_limits<float>::infinity();  // false for a NaN too
     if (logits[i] > logits[best]) best = i;
   }
-  if (!numbers)
-    fail(
-        "the model's logits are not numbers; its weights are damaged: `quern verify` says which "
-        "ones");
+  if (!numbers) throw CorruptedLogits();
   if (logits[best] == kForbidden)
     fail(Exit::usage, "the request's rules leave no token: its allowed ids are all forbidden");
   return best;
 }
 
 }  // namespace
+
+CorruptedLogits::CorruptedLogits()
+    : Error(Exit::invalid_input,
+            "the model's logits are not numbers; if it happens again, its weights are damaged: "
+            "`quern verify` says which ones") {}
 
 Sampling recommended_sampling(const std::filesystem::path& folder) {
   Sampling sampling;

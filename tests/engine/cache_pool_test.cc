@@ -114,6 +114,35 @@ TEST(CachePoolTest, KnowsWholeBlocksButTheLastToken) {
   EXPECT_EQ(memory.pool().free_blocks(0), 8);
 }
 
+TEST(CachePoolTest, ForgetsAPathAndWhatFollowsIt) {
+  Memory memory({.groups = {{.blocks = 20}, {.window = 18, .blocks = 20}}, .states = 6});
+  CachePool& pool = memory.pool();
+  const int64_t free = memory.free_everywhere();
+  const auto compute = [&](Lease& lease, const std::vector<int32_t>& tokens, int64_t seen,
+                           int64_t end) {
+    ASSERT_TRUE(pool.grow(lease, end));
+    memory.compute(lease, tokens, seen, end);
+    pool.commit(lease, std::span(tokens).first(static_cast<size_t>(end)));
+  };
+  const std::vector<int32_t> tokens = counted(100);
+  visit(memory, counted(40, 500));
+  Lease lease, other;
+  const auto first = std::span(tokens).first(33);  // the state is kept before its last token
+  EXPECT_EQ(pool.open(lease, first, "", CachePool::Lookup::yes), 0);
+  compute(lease, tokens, 0, 32);
+  compute(lease, tokens, 32, 40);
+  EXPECT_EQ(pool.open(other, first, "", CachePool::Lookup::yes), 32);
+  pool.forget_path(lease);
+  EXPECT_EQ(visit(memory, tokens), 0) << "found again while it is open";
+  pool.forget_path(lease);  // nothing happens to what came after
+  pool.close(lease);
+  compute(other, tokens, 32, 48);  // goes on, found by nobody
+  pool.close(other);
+  EXPECT_EQ(visit(memory, tokens), 96);
+  EXPECT_EQ(visit(memory, counted(40, 500)), 32);
+  EXPECT_EQ(memory.free_everywhere(), free);
+}
+
 TEST(CachePoolTest, KnowsNothingWhenNotAsked) {
   Memory off({.groups = {{.blocks = 8}}, .prefix_caching = false});
   visit(off, counted(40));

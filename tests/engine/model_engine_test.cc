@@ -293,11 +293,12 @@ class DamagedEngine : public ModelEngine {
  public:
   using ModelEngine::ModelEngine;
   bool damaged = false;
+  mutable int damaged_calls = 0;
 
  protected:
   Tensor logits_of(const Tensor& hidden, const std::vector<int64_t>& rows) const override {
     Tensor logits = ModelEngine::logits_of(hidden, rows);
-    if (damaged) logits[0].fill_(NAN);
+    if (damaged || damaged_calls-- > 0) logits[0].fill_(NAN);
     return logits;
   }
 };
@@ -315,6 +316,47 @@ TEST_F(EngineTest, LogitsThatAreNoNumbersEndTheirOwnRequest) {
   EXPECT_NE(answers.at(0).error.find("not numbers"), std::string::npos);
   EXPECT_EQ(answers.at(1).tokens, expected(1));
   EXPECT_EQ(answers.at(2).tokens, expected(2));
+}
+
+// What the fault may have left in the caches is not served to whoever asks the same.
+TEST_F(EngineTest, NobodyFindsWhatLogitsThatAreNoNumbersLeft) {
+  DamagedEngine engine(std::make_shared<nn::Source>(fixture()), kExact);
+  const int64_t blocks = engine.pool().free_blocks(0), states = engine.pool().free_states();
+  engine.damaged = true;
+  for (int64_t failed = 1; failed <= 2; ++failed) {
+    const int64_t request = engine.submit(greedy(2));
+    EXPECT_EQ(run(engine).at(request).finish, Finish::error);
+    EXPECT_EQ(engine.state().corrupted_requests, failed);
+    EXPECT_EQ(engine.state().corrupted_in_a_row, failed);
+  }
+  EXPECT_EQ(engine.pool().known_blocks(), 0);
+  engine.damaged = false;
+  for (int64_t cached : {0, 64}) {
+    const int64_t request = engine.submit(greedy(2));
+    const Answer answer = run(engine).at(request);
+    EXPECT_EQ(answer.cached_tokens, cached);
+    EXPECT_EQ(answer.tokens, expected(2));
+  }
+  EXPECT_EQ(engine.state().corrupted_requests, 2);
+  EXPECT_EQ(engine.state().corrupted_in_a_row, 0);
+  EXPECT_EQ(engine.pool().free_blocks(0), blocks);
+  EXPECT_EQ(engine.pool().free_states(), states);
+}
+
+// Reports of a prompt read logits too.
+TEST_F(EngineTest, AReportThatFailsEndsItsOwnRequest) {
+  DamagedEngine engine(std::make_shared<nn::Source>(fixture()), kExact);
+  Request reported = greedy(0);
+  reported.prompt_logprobs = 0;
+  engine.submit(greedy(1));
+  std::map<int64_t, Answer> answers;
+  take(engine.step(), answers);
+  engine.submit(reported);
+  engine.damaged_calls = 1;  // the first one of the step is for the report
+  while (!engine.idle()) take(engine.step(), answers);
+  EXPECT_EQ(answers.at(1).finish, Finish::error);
+  EXPECT_EQ(answers.at(0).tokens, expected(1));
+  EXPECT_EQ(engine.state().failed_steps, 0);
 }
 
 TEST_F(EngineTest, RefusesLengthsThatTheModelOrTheMemoryDoesNotAllow) {
