@@ -53,6 +53,16 @@ std::deque<std::unique_ptr<Sequence>>* WaitingQueue::next_queue() {
   return &turns_.front().sequences;
 }
 
+bool WaitingQueue::rivals(const Sequence& running) const {
+  if (policy_ == Policy::priority) {
+    const auto urgent = [&](const auto& waiting) { return earlier(*waiting, running); };
+    return std::ranges::any_of(again_, urgent) ||
+           (!turns_.empty() && urgent(turns_.front().sequences.front()));
+  }
+  const std::string& key = running.request.fairness_key;
+  return std::ranges::any_of(turns_, [&](const Turn& turn) { return turn.key != key; });
+}
+
 Sequence* WaitingQueue::front() {
   auto* queue = next_queue();
   return queue ? queue->front().get() : nullptr;

@@ -1,6 +1,6 @@
 // Requests that wait for their turn. First come, first served among those of one key; keys take
 // turns by the work that they ask for (deficit round robin: Shreedhar and Varghese, 1995), so that
-// who sends much delays nobody but himself.
+// a key that sends much delays its own requests and no others.
 #pragma once
 
 #include <deque>
@@ -28,6 +28,9 @@ class WaitingQueue {
   std::unique_ptr<Sequence> pop();
   // Null if it does not wait here.
   std::unique_ptr<Sequence> remove(int64_t id);
+  // Whether somebody waits who is not to be kept out by the running one: of another key, or under
+  // Policy::priority a more urgent one.
+  bool rivals(const Sequence& running) const;
   int64_t size() const { return size_; }
 
  private:

@@ -46,8 +46,9 @@ class Harness {
       scheduler_.computed(slice);
       EXPECT_EQ(slice.sequence->missing() == 0, draws);
       if (!draws) continue;
+      drawn.insert(id);
       slice.sequence->tokens.push_back(static_cast<int32_t>(slice.sequence->length()));
-      if (slice.sequence->finish(1000)) answers[id] = scheduler_.remove(id)->tokens;
+      if (slice.sequence->finish(5000)) answers[id] = scheduler_.remove(id)->tokens;
     }
     EXPECT_LE(total, options_.max_num_batched_tokens);
     EXPECT_LE(scheduler_.running(), options_.max_num_seqs);
@@ -58,6 +59,7 @@ class Harness {
   Scheduler scheduler_;
   std::map<int64_t, std::vector<int32_t>> answers;
   std::vector<int64_t> order;  // of all slices
+  std::set<int64_t> drawn;     // whose answers have begun
 
  private:
   Scheduler::Options options_;
@@ -142,6 +144,54 @@ TEST(SchedulerTest, KeysTakeTurns) {
   }
   EXPECT_EQ(std::ranges::count(turns, 'g'), 8);
   EXPECT_LE(turns.rfind('m'), 6u) << turns << ": whoever asks for little waits for the other";
+}
+
+// Steps until the answers of all these have begun.
+int64_t steps_until_begun(Harness& harness, const std::vector<int64_t>& ids) {
+  std::set<int64_t> waiting(ids.begin(), ids.end());
+  for (int64_t steps = 1;; ++steps) {
+    harness.step();
+    std::erase_if(waiting, [&](int64_t id) { return harness.drawn.contains(id); });
+    if (waiting.empty() || steps > 1000) return steps;
+  }
+}
+
+TEST(SchedulerTest, ALongPromptDelaysNobodyElse) {
+  for (const char* key : {"b", "a"}) {  // of another key, and of its own
+    Harness harness({.max_num_batched_tokens = 64}, {.groups = {{.blocks = 400}}});
+    const int64_t longest =
+        harness.add({.tokens = counted(3900), .max_tokens = 1, .fairness_key = "a"});
+    harness.step();
+    std::vector<int64_t> short_ones;
+    for (int i = 0; i < 5; ++i)
+      short_ones.push_back(
+          harness.add({.tokens = counted(8, 5000 + 10 * i), .max_tokens = 4, .fairness_key = key}));
+    EXPECT_LE(steps_until_begun(harness, short_ones), 3) << key;
+    EXPECT_LE(steps_until_begun(harness, {longest}), 3900 / 64 + 4) << "and loses little by it";
+  }
+}
+
+// Long prompts of one key that run already do not stand before what another key asks next.
+TEST(SchedulerTest, PromptsThatRunShareEachPass) {
+  Harness harness({.max_num_batched_tokens = 64}, {.groups = {{.blocks = 400}}});
+  for (int i = 0; i < 4; ++i)
+    harness.add({.tokens = counted(1000, 5000 * i), .max_tokens = 1, .fairness_key = "a"});
+  for (int i = 0; i < 6; ++i) harness.step();
+  const int64_t late = harness.add({.tokens = counted(300, 50'000), .fairness_key = "b"});
+  // Half of each pass at least, but for what the first pass keeps for beginnings.
+  EXPECT_LE(steps_until_begun(harness, {late}), 300 / 32 + 2);
+}
+
+// Others that keep coming, with less to read, do not keep a prompt from coming to its end.
+TEST(SchedulerTest, ALongPromptComesToItsEnd) {
+  Harness harness({.max_num_seqs = 8, .max_num_batched_tokens = 64}, {.groups = {{.blocks = 400}}});
+  const int64_t longest = harness.add({.tokens = counted(1600), .max_tokens = 1});
+  for (int step = 0; step < 1600 / 16 + 1; ++step) {
+    for (int i = 0; i < 2; ++i)
+      harness.add({.tokens = counted(60, 5000 + 1000 * (2 * step + i)), .max_tokens = 1});
+    harness.step();
+  }
+  EXPECT_TRUE(harness.answers.contains(longest));
 }
 
 TEST(SchedulerTest, EqualPromptsAreComputedOnce) {
