@@ -42,11 +42,8 @@ int32_t FreeList::pop_front() {
   return item;
 }
 
-CachePool::CachePool(const Options& options, PrefixTree tree, CopyState copy_state)
-    : options_(options),
-      tree_(std::move(tree)),
-      copy_state_(std::move(copy_state)),
-      states_(options.states) {
+CachePool::CachePool(const Options& options, PrefixTree tree)
+    : options_(options), tree_(std::move(tree)), states_(options.states) {
   for (const Group& group : options_.groups) groups_.emplace_back(group.blocks);
   const int64_t block = options_.block_tokens;
   options_.snapshot_tokens = (options_.snapshot_tokens + block - 1) / block * block;
@@ -150,7 +147,7 @@ void CachePool::open_state(Lease& lease, int32_t snapshot) {
 
 void CachePool::fill_state(Lease& lease) {
   if (!lease.fresh_) return;
-  copy_state_(lease.restored_, lease.state);
+  copies_.push_back({lease.restored_, lease.state});
   if (lease.restored_ != Lease::kGone) give_back(states_, lease.restored_);
   lease.fresh_ = false;
   lease.restored_ = Lease::kGone;
@@ -254,6 +251,10 @@ void CachePool::close(Lease& lease) {
   lease = Lease();
 }
 
+void CachePool::forget_states(std::span<const StateCopy> copies) {
+  for (const StateCopy& copy : copies) detach(states_, copy.to);
+}
+
 // ---- snapshots of recurrent state
 
 // Where a prompt is likely to be taken up again: before its last token, where another prompt
@@ -295,7 +296,7 @@ void CachePool::snapshot(Lease& lease) {
   }
   if (states_.free.size() == 0) return;
   const int32_t slot = take(states_);
-  copy_state_(lease.state, slot);
+  copies_.push_back({lease.state, slot});
   attach(states_, slot, node);
   give_back(states_, slot);
   if (answer) lease.rolling_ = node;

@@ -5,12 +5,13 @@
 #pragma once
 
 #include <cstdint>
-#include <functional>
 #include <optional>
 #include <span>
 #include <string>
+#include <utility>
 #include <vector>
 
+#include "engine/batch.h"
 #include "engine/prefix_tree.h"
 
 namespace quern::engine {
@@ -68,10 +69,8 @@ class CachePool {
     // Prompts longer than this leave a snapshot every so many tokens, rounded up to whole blocks.
     int64_t snapshot_tokens = 2048;
   };
-  // Copies a slot of recurrent state; `from` == Lease::kGone: fills `to` with zeros.
-  using CopyState = std::function<void(int32_t from, int32_t to)>;
 
-  CachePool(const Options& options, PrefixTree tree, CopyState copy_state);
+  CachePool(const Options& options, PrefixTree tree);
 
   // Takes over the longest known beginning of `tokens` but the last, in whole blocks, and returns
   // its length; a lookup that is not wanted finds nothing. Nothing if no state slot is left.
@@ -91,6 +90,12 @@ class CachePool {
   void forget_path(Lease& lease);
   // Gives everything back.
   void close(Lease& lease);
+
+  // What is to be done with slots of recurrent state, in this order, before anything is computed on
+  // what the leases hold now. Each copy is handed out once.
+  std::vector<StateCopy> take_copies() { return std::exchange(copies_, {}); }
+  // Copies that may not have been done: nobody finds what was to be kept by them.
+  void forget_states(std::span<const StateCopy> copies);
 
   int64_t block_tokens() const { return options_.block_tokens; }
   bool prefix_caching() const { return options_.prefix_caching; }
@@ -131,7 +136,7 @@ class CachePool {
 
   Options options_;
   PrefixTree tree_;
-  CopyState copy_state_;
+  std::vector<StateCopy> copies_;
   std::vector<Shelf> groups_;
   Shelf states_;
 };

@@ -8,6 +8,7 @@
 #include <utility>
 #include <vector>
 
+#include "engine/options.h"
 #include "prompt/media.h"
 
 namespace quern::engine {
@@ -57,10 +58,6 @@ enum class Finish { stop, length, cancelled, error };
 
 // "stop", "length", "cancelled", "error".
 const char* name_of(Finish finish);
-
-// What the numbers of a report are: log-probabilities or logits, as the model gave them, or after
-// all rules of the sampling but the draw.
-enum class LogprobsMode { raw_logprobs, raw_logits, processed_logprobs, processed_logits };
 
 struct Likely {
   int32_t id = 0;

@@ -4,9 +4,6 @@
 #include <cmath>
 #include <functional>
 #include <limits>
-#include <nlohmann/json.hpp>
-
-#include "base/json.h"
 
 namespace quern::engine {
 namespace {
@@ -264,21 +261,6 @@ CorruptedLogits::CorruptedLogits()
     : Error(Exit::invalid_input,
             "the model's logits are not numbers; if it happens again, its weights are damaged: "
             "`quern verify` says which ones") {}
-
-Sampling recommended_sampling(const std::filesystem::path& folder) {
-  Sampling sampling;
-  const std::filesystem::path file = folder / "generation_config.json";
-  if (!std::filesystem::exists(file)) return sampling;
-  const JsonValue document = read_json(file);
-  const Json config(document, file.string());
-  if (!config.is_object()) fail("{}: must hold an object", file.string());
-  sampling.temperature = config.get("temperature", sampling.temperature);
-  sampling.top_k = config.get("top_k", sampling.top_k);
-  sampling.top_p = config.get("top_p", sampling.top_p);
-  sampling.min_p = config.get("min_p", sampling.min_p);
-  sampling.repetition_penalty = config.get("repetition_penalty", sampling.repetition_penalty);
-  return sampling;
-}
 
 namespace {
 

@@ -4,7 +4,6 @@
 #pragma once
 
 #include <cstdint>
-#include <filesystem>
 #include <span>
 #include <unordered_map>
 #include <unordered_set>
@@ -15,10 +14,6 @@
 #include "engine/request.h"
 
 namespace quern::engine {
-
-// What generation_config.json of a model folder recommends; what it does not say stays as it is
-// made. As in vLLM, `do_sample` is not looked at.
-Sampling recommended_sampling(const std::filesystem::path& folder);
 
 // Logits with a NaN or an infinity above: the model's arithmetic or its memory is at fault, and
 // what the request has left in the caches may be damaged too.

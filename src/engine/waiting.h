@@ -8,11 +8,10 @@
 #include <memory>
 #include <string>
 
+#include "engine/options.h"
 #include "engine/sequence.h"
 
 namespace quern::engine {
-
-enum class Policy { fcfs, priority };
 
 class WaitingQueue {
  public:

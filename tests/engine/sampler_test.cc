@@ -9,7 +9,6 @@
 #include <map>
 
 #include "base/error.h"
-#include "base/file.h"
 #include "base/random.h"
 
 namespace quern::engine {
@@ -367,16 +366,6 @@ TEST(SamplerTest, SettingsOutOfRange) {
   EXPECT_NE(refused({.min_p = 1.5}), "");
   EXPECT_NE(refused({.repetition_penalty = 0}), "");
   EXPECT_NE(refused({.temperature = std::nan("")}), "");
-}
-
-TEST(SamplerTest, RecommendedByTheModel) {
-  const auto data = std::filesystem::path(QUERN_SOURCE_DIR) / "tests/data";
-  const Sampling sampling = recommended_sampling(data / "tiny-qwen3.6");
-  EXPECT_EQ(sampling.temperature, 1.0);
-  EXPECT_EQ(sampling.top_k, 20);
-  EXPECT_EQ(sampling.top_p, 0.95);
-  EXPECT_EQ(sampling.repetition_penalty, 1.0);
-  EXPECT_EQ(recommended_sampling(data / "rows").top_k, 0);  // no generation_config.json
 }
 
 }  // namespace

@@ -22,7 +22,7 @@ std::vector<int32_t> counted(int64_t tokens, int32_t first = 0) {
 class Harness {
  public:
   Harness(const Scheduler::Options& options, const CachePool::Options& pool)
-      : pool_(pool, PrefixTree(pool.block_tokens, PrefixTree::Key{1, 2}), [](int32_t, int32_t) {}),
+      : pool_(pool, PrefixTree(pool.block_tokens, PrefixTree::Key{1, 2})),
         scheduler_(options, pool_),
         options_(options) {}
 
@@ -35,7 +35,9 @@ class Harness {
   std::map<int64_t, int64_t> step() {
     std::map<int64_t, int64_t> tokens;
     int64_t total = 0;
-    for (const Slice& slice : scheduler_.next()) {
+    const auto slices = scheduler_.next();
+    pool_.take_copies();
+    for (const Slice& slice : slices) {
       const int64_t id = slice.sequence->id;
       EXPECT_FALSE(tokens.contains(id)) << "two slices of one sequence";
       EXPECT_GT(slice.tokens, 0);
