@@ -1,5 +1,5 @@
-// One pass of a model in plain numbers: whoever computes it needs no other knowledge of requests,
-// and may be another process.
+// One pass of a model in plain numbers. A runner needs no other knowledge of the requests, so it
+// may be another process.
 #pragma once
 
 #include <cstdint>

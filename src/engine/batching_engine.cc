@@ -49,6 +49,7 @@ BatchingEngine::BatchingEngine(std::unique_ptr<Runner> runner, const EngineOptio
     : runner_(std::move(runner)),
       options_(options),
       needs_(runner_->needs()),
+      budget_(options.target_itl_ms / 1000, options.max_num_batched_tokens),
       seed_(options.seed.value_or(random_word())) {
   options_.check(needs_.longest);
   const int64_t vocabulary = runner_->vocabulary();
@@ -86,7 +87,7 @@ void BatchingEngine::make_pool() {
                           .prefix_caching = options_.prefix_caching};
   for (size_t g = 0; g < needs_.windows.size(); ++g)
     pool.groups.push_back({needs_.windows[g], plan_.blocks[g]});
-  // Never from the seed: who knows it could find prompts that collide.
+  // Not made from the seed: a client that knows the seed could find prompts that collide.
   const PrefixTree::Key secret = {random_word(), random_word()};
   pool_ = std::make_unique<CachePool>(pool, PrefixTree(plan_.block_tokens, secret));
   scheduler_ = std::make_unique<Scheduler>(
@@ -157,11 +158,16 @@ std::vector<Update> BatchingEngine::step() {
   const auto start = std::chrono::steady_clock::now();
   Step step;
   end_cancelled(step);
-  step.slices = scheduler_->next();
+  step.slices = scheduler_->next(budget_.tokens());
   see_pictures(step);
   if (step.slices.empty()) return std::move(step.updates);
   std::vector<int64_t> requests;  // by number, because some may have ended before something fails
-  for (const Slice& slice : step.slices) requests.push_back(slice.sequence->id);
+  const int64_t failed = state_.failed_steps;
+  int64_t answers = 0;
+  for (const Slice& slice : step.slices) {
+    requests.push_back(slice.sequence->id);
+    answers += slice.tokens == 1 && slice.last();
+  }
   try {
     run(step);
   } catch (const std::exception& error) {
@@ -177,6 +183,8 @@ std::vector<Update> BatchingEngine::step() {
   ++state_.steps;
   state_.step_seconds =
       std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
+  if (state_.failed_steps == failed)
+    budget_.took(state_.step_seconds, answers, step.batch.tokens() - answers);
   return std::move(step.updates);
 }
 
@@ -296,7 +304,8 @@ bool BatchingEngine::end_failed(Sequence& sequence, Active& active, Step& step) 
 }
 
 void BatchingEngine::deliver(Sequence& sequence, Active& active, Step& step) {
-  Sampler::Drawn drawn = *std::exchange(active.drawn, std::nullopt);
+  Sampler::Drawn drawn = std::move(*active.drawn);
+  active.drawn.reset();
   Update& update = update_of(sequence.id, active, step);
   sequence.tokens.push_back(drawn.token);
   ++state_.new_tokens;

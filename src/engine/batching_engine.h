@@ -1,6 +1,6 @@
-// Requests of many clients as batches for a Runner: who is computed when, on which blocks of the
-// caches, and which tokens are drawn from the logits. No tensors and no model: a runner may be
-// anything that computes batches.
+// Turns the requests of many clients into batches for a Runner: which request is computed when, on
+// which blocks of the caches, and which tokens are drawn from the logits. It has no tensors and no
+// model: a runner may be anything that computes batches.
 #pragma once
 
 #include <exception>
@@ -10,6 +10,7 @@
 
 #include "engine/engine.h"
 #include "engine/options.h"
+#include "engine/pass_budget.h"
 #include "engine/runner.h"
 #include "engine/sampler.h"
 #include "engine/scheduler.h"
@@ -68,6 +69,7 @@ class BatchingEngine : public Engine {
   MemoryPlan plan_;
   std::unique_ptr<CachePool> pool_;
   std::unique_ptr<Scheduler> scheduler_;
+  PassBudget budget_;
   std::unordered_map<int64_t, Active> active_;
   std::vector<int64_t> cancelled_;  // since the last step
   Limits limits_;

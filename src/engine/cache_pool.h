@@ -1,7 +1,7 @@
 // Who owns which piece of the caches' memory: blocks of keys and values, in groups of layers that
-// forget at the same pace, and slots for the states of recurrent layers. What nobody uses any more
-// stays findable by its tokens until the room is needed. Pure bookkeeping: the memory itself is
-// nn's.
+// forget at the same pace, and slots for the states of recurrent layers. What is no longer in use
+// can be found by its tokens until its room is needed. This is bookkeeping only: the memory itself
+// belongs to nn.
 #pragma once
 
 #include <cstdint>
@@ -16,7 +16,7 @@
 
 namespace quern::engine {
 
-// Blocks nobody uses, least recently used first: a doubly linked list in an array.
+// Unused blocks, the least recently used first: a doubly linked list in an array.
 class FreeList {
  public:
   explicit FreeList(int64_t items);
@@ -85,8 +85,8 @@ class CachePool {
   // A pass has made the caches hold `tokens`, all from the first on: full blocks can be found from
   // now on, and blocks that the layers forget are given back.
   void commit(Lease& lease, std::span<const int32_t> tokens);
-  // What the lease holds, and what others made after it, is never found again: it may be damaged.
-  // Leases that are open keep what they hold, and nobody finds what they add.
+  // What the lease holds, and what other sequences computed after it, may be damaged: no lookup
+  // finds it again. Open leases keep what they hold, and no lookup finds what they add.
   void forget_path(Lease& lease);
   // Gives everything back.
   void close(Lease& lease);
@@ -94,7 +94,7 @@ class CachePool {
   // What is to be done with slots of recurrent state, in this order, before anything is computed on
   // what the leases hold now. Each copy is handed out once.
   std::vector<StateCopy> take_copies() { return std::exchange(copies_, {}); }
-  // Copies that may not have been done: nobody finds what was to be kept by them.
+  // These copies may not have been done: no lookup finds the snapshots that they were to make.
   void forget_states(std::span<const StateCopy> copies);
 
   int64_t block_tokens() const { return options_.block_tokens; }
@@ -111,7 +111,7 @@ class CachePool {
         : free(items), users(static_cast<size_t>(items)), node(static_cast<size_t>(items), -1) {}
     FreeList free;
     std::vector<int32_t> users;
-    std::vector<PrefixTree::Node> node;  // whose tokens the item holds; kNone: nobody knows it
+    std::vector<PrefixTree::Node> node;  // whose tokens the item holds; kNone: no lookup finds it
     std::vector<int32_t> by_node;        // the item that holds them, or kGone
   };
 

@@ -1,4 +1,4 @@
-// What whoever starts an engine decides; plain values, which a command line can hold.
+// The options of an engine: plain values, which a command line can hold.
 #pragma once
 
 #include <cstdint>
@@ -8,8 +8,8 @@
 
 namespace quern::engine {
 
-// Who goes first when not all find room: whoever came first, by turns between keys; or the smallest
-// Request::priority.
+// Which request goes first when there is no room for all: the earliest, with turns between keys; or
+// the one with the smallest Request::priority.
 enum class Policy { fcfs, priority };
 
 // What the numbers of a report are: log-probabilities or logits, as the model gave them, or after
@@ -23,6 +23,9 @@ struct EngineOptions {
   // Tokens of a pass: more are no faster and their activations take more memory.
   int64_t max_num_batched_tokens = 512;
   int64_t long_prefill_tokens = 0;  // of one prompt in a pass; 0: all that there is room for
+  // The time that a pass with answers may take: it computes fewer tokens of prompts to end in time.
+  // 0: no limit.
+  double target_itl_ms = 250;
   Policy policy = Policy::fcfs;
   bool prefix_caching = true;
   // Unset: what the model's weights are stored in.

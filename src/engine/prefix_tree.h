@@ -66,8 +66,8 @@ class PrefixTree {
   std::unordered_map<std::string, Node> roots_;
 };
 
-// SipHash-2-4 (Aumasson and Bernstein, 2012) of bytes under a secret key: who does not know the key
-// cannot choose inputs that collide.
+// SipHash-2-4 (Aumasson and Bernstein, 2012) of bytes under a secret key: a client that does not
+// know the key cannot choose inputs that collide.
 uint64_t siphash(std::span<const uint8_t> bytes, PrefixTree::Key key);
 
 }  // namespace quern::engine

@@ -15,6 +15,8 @@ constexpr double kGreedyBelow = 1e-5;
 const double kNegligible = 40 * std::log(2.0);
 // Below this the rounding of a logit is no longer small beside the temperature.
 constexpr double kCoarse = 0.01;
+// Numbers that loops over rows treat side by side, so that compilers make vectors of them.
+constexpr size_t kLanes = 8;
 // A heap of so many is faster than a selection among all.
 constexpr size_t kHeap = 1024;
 
@@ -143,13 +145,15 @@ class Contest {
     id_ = id;
     score_ = score;
   }
-  // False only if no token of this logit or a smaller one wins with this word or a smaller one.
-  bool may_win(double logit, uint32_t word) const {
+  // No token of this logit or a smaller one wins with a word below it; kNever: with none at all.
+  uint32_t least_word(double logit) const {
     const double behind = kSteps * (score_ - logit);
-    if (behind < 0) return true;
-    return behind < static_cast<double>(kThresholds.size()) &&
-           word >= kThresholds[static_cast<size_t>(behind)];
+    if (behind < 0) return 0;
+    return behind < static_cast<double>(kThresholds.size())
+               ? kThresholds[static_cast<size_t>(behind)]
+               : kNever;
   }
+  static constexpr uint32_t kNever = std::numeric_limits<uint32_t>::max();
   int32_t id() const { return id_; }
 
  private:
@@ -181,7 +185,8 @@ int32_t draw(std::span<const Choice> choices, const Noise& noise, int64_t positi
   return contest.id();
 }
 
-// The same from the row itself: nearly all tokens are told from their words alone, four at a time.
+// The same from the row itself: nearly all tokens are told from their words alone, and stretch by
+// stretch.
 class RowContest {
  public:
   RowContest(std::span<const float> logits, Cut cut, double temperature)
@@ -197,35 +202,32 @@ class RowContest {
   }
 
  private:
-  static constexpr size_t kGroup = 4, kGroups = Noise::kStretch / kGroup;
-
   void enter(size_t id, double noise) {
     if (cut_.keeps(logits_[id], static_cast<int32_t>(id)))
       contest_.enter(static_cast<int32_t>(id), double{logits_[id]} / temperature_, noise);
   }
 
+  static float largest_of(const float* row) {
+    std::array<float, kLanes> lanes;
+    std::copy_n(row, kLanes, lanes.begin());
+    for (size_t first = kLanes; first < Noise::kStretch; first += kLanes)
+      for (size_t lane = 0; lane < kLanes; ++lane)
+        lanes[lane] = row[first + lane] > lanes[lane] ? row[first + lane] : lanes[lane];
+    return std::ranges::max(lanes);
+  }
+
   void stretch(size_t first, const Noise& noise, int64_t position) {
-    const float* row = logits_.data() + first;
-    std::array<float, kGroups> largest;
-    bool any = false;
-    for (size_t g = 0; g < kGroups; ++g, row += kGroup) {
-      const float left = row[0] > row[1] ? row[0] : row[1],
-                  right = row[2] > row[3] ? row[2] : row[3];
-      largest[g] = left > right ? left : right;
-      any |= largest[g] >= cut_.least;
-    }
-    if (!any) return;
+    const float largest = largest_of(logits_.data() + first);
+    if (largest < cut_.least) return;
+    const uint32_t least = contest_.least_word(double{largest} * factor_);
+    if (least == Contest::kNever) return;
     const Noise::Words words =
         noise.words(position, static_cast<uint32_t>(first / Noise::kStretch));
-    for (size_t g = 0; g < kGroups; ++g) {
-      if (largest[g] < cut_.least) continue;
-      const uint32_t* of = words.data() + kGroup * g;
-      if (!contest_.may_win(double{largest[g]} * factor_,
-                            std::max(std::max(of[0], of[1]), std::max(of[2], of[3]))))
-        continue;
-      for (size_t i = 0; i < kGroup; ++i)
-        enter(first + kGroup * g + i, Noise::exponential_of(of[i]));
-    }
+    uint32_t enough = 0;
+    for (const uint32_t word : words) enough += word >= least;
+    if (enough == 0) return;
+    for (size_t i = 0; i < words.size(); ++i)
+      if (words[i] >= least) enter(first + i, Noise::exponential_of(words[i]));
   }
 
   std::span<const float> logits_;
@@ -243,16 +245,28 @@ double log_sum(std::span<const float> values, float largest) {
 // The number of the likeliest logit, of equal ones the first.
 size_t likeliest(std::span<const float> logits) {
   QUERN_CHECK(!logits.empty());
-  size_t best = 0;
-  bool numbers = true;
-  for (size_t i = 0; i < logits.size(); ++i) {
-    numbers &= logits[i] < std::numeric_limits<float>::infinity();  // false for a NaN too
-    if (logits[i] > logits[best]) best = i;
+  // In lanes, as compilers make vectors of them.
+  std::array<float, kLanes> lanes;
+  lanes.fill(kForbidden);
+  std::array<int32_t, kLanes> numbers;
+  numbers.fill(1);
+  const size_t whole = logits.size() / kLanes * kLanes;
+  for (size_t first = 0; first < whole; first += kLanes) {
+    for (size_t lane = 0; lane < kLanes; ++lane) {
+      const float logit = logits[first + lane];
+      numbers[lane] &= logit < std::numeric_limits<float>::infinity();  // false for a NaN too
+      lanes[lane] = logit > lanes[lane] ? logit : lanes[lane];
+    }
   }
-  if (!numbers) throw CorruptedLogits();
-  if (logits[best] == kForbidden)
+  for (const float logit : logits.subspan(whole)) {
+    numbers[0] &= logit < std::numeric_limits<float>::infinity();
+    lanes[0] = logit > lanes[0] ? logit : lanes[0];
+  }
+  if (std::ranges::count(numbers, 0) > 0) throw CorruptedLogits();
+  const float largest = std::ranges::max(lanes);
+  if (largest == kForbidden)
     fail(Exit::usage, "the request's rules leave no token: its allowed ids are all forbidden");
-  return best;
+  return static_cast<size_t>(std::ranges::find(logits, largest) - logits.begin());
 }
 
 }  // namespace

@@ -11,6 +11,8 @@ namespace {
 
 // Tokens that are kept for each waiting sequence to begin with: the rest follows in the next pass.
 constexpr int64_t kFirstChunk = 16;
+// Waiting ones that a pass looks at in vain: each look reads a prompt.
+constexpr int64_t kMostDeferred = 16;
 
 }  // namespace
 
@@ -85,7 +87,7 @@ bool Scheduler::make_room(Sequence& sequence, int64_t tokens, Pass& pass) {
   return true;
 }
 
-// ---- who gets how much of a pass
+// ---- the shares of a pass
 
 int64_t Scheduler::wanted(const Sequence& sequence, int64_t most) const {
   int64_t tokens = std::min(sequence.missing(), most);
@@ -98,13 +100,12 @@ int64_t Scheduler::kept_room(const Sequence& sequence, const Pass& pass, bool fi
   // A prompt that comes to its end is out of the way of those behind it.
   const bool yields = options_.policy == Policy::priority || finishes;
   if (yields && !waiting_.rivals(sequence)) return 0;
-  return std::min(pass.places * kFirstChunk,
-                  std::max<int64_t>(1, options_.max_num_batched_tokens / 2));
+  return std::min(pass.places * kFirstChunk, std::max<int64_t>(1, pass.whole / 2));
 }
 
 int64_t Scheduler::allowance(const Sequence& sequence, const Pass& pass) const {
-  const int64_t half = std::max<int64_t>(1, options_.max_num_batched_tokens / 2),
-                quarter = std::max<int64_t>(1, options_.max_num_batched_tokens / 4);
+  const int64_t half = std::max<int64_t>(1, pass.whole / 2),
+                quarter = std::max<int64_t>(1, pass.whole / 4);
   const bool earliest = pass.earliest == &sequence;
   const int64_t promised = earliest ? std::min(quarter, pass.budget) : 0;
   const int64_t left =
@@ -187,13 +188,15 @@ bool Scheduler::admit(Pass& pass) {
   pass.places = std::min(waiting_.size(), options_.max_num_seqs - running()) - 1;
   pass.prompts.push_back(next);
   const int64_t tokens = wanted(*next, std::max<int64_t>(1, allowance(*next, pass)));
-  if ((!reports && pool_.prefix_caching() && worth_waiting(*next, pass.slices)) ||
-      !pool_.grow(next->lease, next->computed + tokens)) {
+  const bool waits = !reports && pool_.prefix_caching() && worth_waiting(*next, pass.slices);
+  if (waits || !pool_.grow(next->lease, next->computed + tokens)) {
     pass.prompts.pop_back();
     pool_.close(next->lease);
     next->computed = 0;
     QUERN_CHECK(!running_.empty());
-    return false;
+    if (!waits || ++pass.deferred > kMostDeferred) return false;
+    waiting_.defer();
+    return true;
   }
   if (!reports) prefix_queries_ += next->length();
   prefix_hits_ += *known;
@@ -229,13 +232,16 @@ void Scheduler::charge(const Pass& pass) {
     if (sequence->missing() > 1) shares_.at(sequence->request.fairness_key).read += tokens;
 }
 
-std::vector<Slice> Scheduler::next() {
+std::vector<Slice> Scheduler::next(int64_t prompts) {
   Pass pass{.budget = options_.max_num_batched_tokens};
   const int64_t before = preemptions_;
   add_answers(pass);
+  if (!pass.slices.empty()) pass.budget = std::min(pass.budget, prompts);
+  pass.whole = pass.budget;
   add_prompts(pass);
   while (preemptions_ == before && pass.budget > 0 && admit(pass)) {
   }
+  waiting_.recall();
   spread_rest(pass);
   charge(pass);
   return std::move(pass.slices);

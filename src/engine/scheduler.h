@@ -4,11 +4,12 @@
 // pieces as it takes. When the caches are full, the latest sequence gives back all it holds and is
 // computed again later. Knows tokens and blocks, and nothing of models.
 //
-// A prompt that a pass cannot finish takes at most half of it while others want to be read. Keys
-// whose prompts have been read least go first, and of one key the prompt that lacks least; the
-// earliest prompt gets a quarter of a pass whatever the order, so that it always comes to its end.
+// A prompt that a pass cannot finish takes at most half of the pass while other prompts wait or
+// run. The key with the fewest tokens read goes first, and within a key the prompt with the fewest
+// tokens left. The earliest prompt always gets a quarter of a pass, so that it is never starved.
 #pragma once
 
+#include <limits>
 #include <map>
 #include <memory>
 #include <string>
@@ -41,8 +42,8 @@ class Scheduler {
 
   void add(std::unique_ptr<Sequence> sequence) { waiting_.push(std::move(sequence)); }
   // One slice of each sequence at most; leases have room for them. Empty only when nothing is
-  // running or waiting.
-  std::vector<Slice> next();
+  // running or waiting. A pass with answers reads no more than `prompts` tokens of prompts.
+  std::vector<Slice> next(int64_t prompts = std::numeric_limits<int64_t>::max());
   // The caches hold the slice from now on.
   void computed(const Slice& slice);
   // Takes a sequence out, wherever it stands, and gives its lease back. Null if it is not here.
@@ -57,11 +58,13 @@ class Scheduler {
  private:
   // A pass while it is filled.
   struct Pass {
-    int64_t budget;  // tokens that still find room
+    int64_t budget;     // tokens that still find room
+    int64_t whole = 0;  // of it, what prompts share
     std::vector<Slice> slices = {};
     std::vector<Sequence*> prompts = {};  // in the order of their turns
     const Sequence* earliest = nullptr;   // of the prompts, until it has its share
     int64_t places = 0;                   // waiting ones that could begin
+    int64_t deferred = 0;                 // waiting ones that wait for a slice of this pass
   };
   // What has been done for a key.
   struct Share {
@@ -78,9 +81,10 @@ class Scheduler {
 
   void add_answers(Pass& pass);
   void add_prompts(Pass& pass);
-  // Starts the sequence whose turn it is, if there is room.
+  // Starts the sequence whose turn it is, if there is room, or lets it wait for what this pass
+  // computes; false if no other could begin either.
   bool admit(Pass& pass);
-  // Gives prompts what nobody else has taken.
+  // Gives prompts the tokens of the pass that are left over.
   void spread_rest(Pass& pass);
   void charge(const Pass& pass);
 

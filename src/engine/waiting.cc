@@ -1,6 +1,7 @@
 #include "engine/waiting.h"
 
 #include <algorithm>
+#include <utility>
 
 #include "base/error.h"
 
@@ -80,6 +81,24 @@ std::unique_ptr<Sequence> WaitingQueue::pop() {
   turn.credit = turns_.size() > 1 ? turn.credit - work(*sequence) : 0;
   if (turn.sequences.empty()) turns_.pop_front();
   return sequence;
+}
+
+void WaitingQueue::defer() {
+  auto* queue = next_queue();
+  QUERN_CHECK(queue);
+  deferred_.push_back(std::move(queue->front()));
+  queue->pop_front();
+  if (queue != &again_ && queue->empty()) turns_.pop_front();
+}
+
+void WaitingQueue::recall() {
+  for (auto& sequence : std::exchange(deferred_, {})) {
+    --size_;
+    if (sequence->preempted)
+      push_again(std::move(sequence));
+    else
+      push(std::move(sequence));
+  }
 }
 
 std::unique_ptr<Sequence> WaitingQueue::remove(int64_t id) {

@@ -35,7 +35,7 @@ class Harness {
   std::map<int64_t, int64_t> step() {
     std::map<int64_t, int64_t> tokens;
     int64_t total = 0;
-    const auto slices = scheduler_.next();
+    const auto slices = scheduler_.next(prompts);
     pool_.take_copies();
     for (const Slice& slice : slices) {
       const int64_t id = slice.sequence->id;
@@ -62,6 +62,7 @@ class Harness {
   std::map<int64_t, std::vector<int32_t>> answers;
   std::vector<int64_t> order;  // of all slices
   std::set<int64_t> drawn;     // whose answers have begun
+  int64_t prompts = 1 << 20;   // tokens of prompts in a pass with answers
 
  private:
   Scheduler::Options options_;
@@ -173,6 +174,17 @@ TEST(SchedulerTest, ALongPromptDelaysNobodyElse) {
   }
 }
 
+// Whoever reads an answer waits no longer for it than a pass of so many tokens takes.
+TEST(SchedulerTest, APassWithAnswersReadsNoMoreThanItMay) {
+  Harness harness({.max_num_batched_tokens = 512}, {.groups = {{.blocks = 400}}});
+  harness.prompts = 40;
+  harness.add({.tokens = counted(20), .max_tokens = 5});
+  EXPECT_EQ(harness.step(), (Tokens{{0, 20}}));
+  const int64_t longest = harness.add({.tokens = counted(2000, 5000), .max_tokens = 1});
+  for (int i = 0; i < 4; ++i) EXPECT_EQ(harness.step(), (Tokens{{0, 1}, {longest, 40}}));
+  EXPECT_EQ(harness.step(), (Tokens{{longest, 512}})) << "nobody waits for an answer";
+}
+
 // Long prompts of one key that run already do not stand before what another key asks next.
 TEST(SchedulerTest, PromptsThatRunShareEachPass) {
   Harness harness({.max_num_batched_tokens = 64}, {.groups = {{.blocks = 400}}});
@@ -209,6 +221,20 @@ TEST(SchedulerTest, EqualPromptsAreComputedOnce) {
   const Tokens both = harness.step();
   EXPECT_EQ(both.at(3), 70);
   EXPECT_EQ(both.at(4), 70);
+}
+
+TEST(SchedulerTest, NobodyElseWaitsForATwin) {
+  Harness harness({.max_num_batched_tokens = 64}, {.groups = {{.blocks = 400}}});
+  harness.add({.tokens = counted(1000), .fairness_key = "a"});
+  harness.step();
+  const int64_t twin = harness.add({.tokens = counted(1000), .fairness_key = "a"});
+  const int64_t other = harness.add({.tokens = counted(8, 5000), .fairness_key = "a"});
+  const Tokens pass = harness.step();
+  EXPECT_FALSE(pass.contains(twin));
+  EXPECT_EQ(pass.at(other), 8);
+  EXPECT_EQ(harness.scheduler_.waiting(), 1);
+  EXPECT_TRUE(harness.scheduler_.remove(twin));
+  EXPECT_EQ(harness.scheduler_.waiting(), 0);
 }
 
 TEST(SchedulerTest, RemovedWhereverItStands) {
