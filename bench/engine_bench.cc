@@ -1,7 +1,8 @@
-// Tokens per second of the engine with several requests at once, the share of a step outside the
-// model's arithmetic, and the bytes that a step reads relative to the memory bandwidth of the
-// machine. engine_bench MODEL [--batch 1 8 32] [--prompt 64] [--tokens 64] [--threads 2] [--kv
-// fp8_e4m3] Prints one JSON line for each batch.
+// Tokens per second of the engine with several requests at once, the share of a step that is not
+// the model's arithmetic, and what a step reads against what this machine's memory delivers.
+//   engine_bench MODEL [--batch 1 8 32] [--prompt 64] [--tokens 64] [--threads 2] [--kv fp8_e4m3]
+// Prints one JSON line for each batch. Without MODEL: what the engine itself takes of a step, by
+// the number of sequences.
 #include <CLI/CLI.hpp>
 #include <chrono>
 #include <map>
@@ -21,27 +22,98 @@ double seconds_since(Clock::time_point start) {
   return std::chrono::duration<double>(Clock::now() - start).count();
 }
 
-class TimedEngine : public engine::ModelEngine {
+// A model whose arithmetic is timed.
+class TimedRunner : public engine::ModelRunner {
  public:
-  using ModelEngine::ModelEngine;
-  mutable double arithmetic_seconds = 0;
+  TimedRunner(const std::shared_ptr<const nn::Source>& source, const engine::EngineOptions& options,
+              double& seconds)
+      : ModelRunner(source, options), seconds_(seconds) {}
 
- protected:
-  Tensor forward(const Tensor& ids, nn::Pass& pass) const override {
+  Ticket launch(const engine::Batch& batch) override {
     const auto start = Clock::now();
-    Tensor hidden = ModelEngine::forward(ids, pass);
-    arithmetic_seconds += seconds_since(start);
-    return hidden;
+    const Ticket ticket = ModelRunner::launch(batch);
+    seconds_ += seconds_since(start);
+    return ticket;
   }
-  Tensor logits_of(const Tensor& hidden, const std::vector<int64_t>& rows) const override {
-    const auto start = Clock::now();
-    Tensor logits = ModelEngine::logits_of(hidden, rows);
-    arithmetic_seconds += seconds_since(start);
-    return logits;
+  void collect(Ticket ticket, const Reader& read) override {
+    auto start = Clock::now();
+    ModelRunner::collect(ticket, [&](int64_t first, const engine::Logits& logits) {
+      seconds_ += seconds_since(start);
+      read(first, logits);
+      start = Clock::now();
+    });
+    seconds_ += seconds_since(start);
   }
+
+ private:
+  double& seconds_;
 };
 
-// Read bandwidth of all threads together, in bytes per second, for uncached memory.
+// No arithmetic at all: what is left of a step is the engine itself. Shaped like a model with
+// layers that see all, layers with a window, and recurrent ones.
+class NoModel : public engine::Runner {
+ public:
+  explicit NoModel(int64_t most_rows)
+      : logits_(static_cast<size_t>(most_rows * kVocabulary), 0.0f) {
+    for (size_t i = 7; i < logits_.size(); i += kVocabulary) logits_[i] = 1;
+  }
+
+  int64_t vocabulary() const override { return kVocabulary; }
+  engine::MemoryNeeds needs() const override {
+    return {.windows = {0, 1024},
+            .block_bytes = {1, 1},
+            .state_bytes = 1,
+            .longest = 1 << 20,
+            .weights = 1,
+            .mapped_weights = 0,
+            .activations = 1};
+  }
+  void make_caches(const engine::MemoryPlan&) override {}
+  Ticket launch(const engine::Batch& batch) override {
+    rows_ = batch.rows.size();
+    return {};
+  }
+  void collect(Ticket, const Reader& read) override {
+    read(0, {std::span(logits_).first(rows_ * kVocabulary), kVocabulary});
+  }
+  void add_pictures(int64_t, std::vector<prompt::ImagePrompt::Image>) override {}
+  void see_pictures(int64_t) override {}
+  void drop_pictures(int64_t) override {}
+
+ private:
+  static constexpr int64_t kVocabulary = 64;
+  std::vector<float> logits_;
+  size_t rows_ = 0;
+};
+
+// Microseconds that a step takes outside of the model for each sequence that gets a token.
+void measure_overhead(int64_t batch) {
+  constexpr int64_t kPrompt = 512, kTokens = 64;
+  engine::BatchingEngine engine(std::make_unique<NoModel>(batch),
+                                {.max_num_seqs = batch,
+                                 .max_num_batched_tokens = batch + 8192,
+                                 .kv_bytes = 256 << 20,
+                                 .ids = 32});
+  NumpyRandom random(1);
+  for (int64_t i = 0; i < batch; ++i) {
+    engine::Request request{.max_tokens = kTokens, .sampling = {.temperature = 0}};
+    for (int64_t t = 0; t < kPrompt; ++t)
+      request.tokens.push_back(static_cast<int32_t>(random.next() % 32));
+    engine.submit(std::move(request));
+  }
+  while (engine.state().new_tokens < batch) engine.step();
+  std::vector<double> steps;
+  while (engine.state().running == batch) {
+    const auto start = Clock::now();
+    engine.step();
+    if (engine.state().running == batch)
+      steps.push_back(1e6 * seconds_since(start) / static_cast<double>(batch));
+  }
+  bench::print("engine_overhead",
+               {{"sequences", batch}, {"microseconds_per_sequence", bench::spread(steps)}});
+}
+
+// Bytes per second at which all threads together read memory that no cache holds.
 double read_bandwidth() {
   constexpr int64_t kBytes = int64_t{1} << 30, kPiece = 4 << 20;
   const Tensor memory = zero_pages({kBytes / 8}, at::kLong);
@@ -109,8 +181,11 @@ void measure(const Options& options, const std::shared_ptr<const nn::Source>& so
       {"fp32", nn::KvType::fp32},
       {"bf16", nn::KvType::bf16},
       {"fp8_e4m3", nn::KvType::fp8_e4m3}};
-  TimedEngine engine(
-      source, {.max_num_seqs = batch, .prefix_caching = false, .kv_type = types.at(options.kv)});
+  const engine::EngineOptions wanted{
+      .max_num_seqs = batch, .prefix_caching = false, .kv_type = types.at(options.kv)};
+  double arithmetic_seconds = 0;
+  engine::BatchingEngine engine(std::make_unique<TimedRunner>(source, wanted, arithmetic_seconds),
+                                wanted);
   NumpyRandom random(1);
   for (int64_t i = 0; i < batch; ++i) {
     engine::Request request{.max_tokens = options.tokens,
@@ -124,7 +199,7 @@ void measure(const Options& options, const std::shared_ptr<const nn::Source>& so
   const auto start = Clock::now();
   while (engine.state().new_tokens < batch) engine.step();
   const double prompt_seconds = seconds_since(start);
-  engine.arithmetic_seconds = 0;
+  arithmetic_seconds = 0;
   const int64_t before = engine.state().new_tokens;
   std::vector<double> steps;
   const auto decode = Clock::now();
@@ -138,19 +213,19 @@ void measure(const Options& options, const std::shared_ptr<const nn::Source>& so
   for (double& s : steps) s *= 1000;
   std::ranges::sort(steps);
   const double bytes = bytes_per_step(source, batch);
-  bench::print("engine",
-               {{"model", options.model},
-                {"batch", batch},
-                {"prompt_tokens_per_second",
-                 std::round(static_cast<double>(batch * options.prompt) / prompt_seconds)},
-                {"tokens_per_second", std::round(10 * made / seconds) / 10},
-                {"step_ms", bench::spread(steps)},
-                {"share_outside_arithmetic",
-                 std::round(1000 * (1 - engine.arithmetic_seconds / seconds)) / 1000},
-                {"read_gb_per_second", std::round(bandwidth / 1e8) / 10},
-                {"weight_mb_per_step", std::round(bytes / 1e5) / 10},
-                {"share_of_read_bandwidth",
-                 std::round(1e6 * bytes / steps[steps.size() / 2] / bandwidth) / 1000}});
+  bench::print(
+      "engine",
+      {{"model", options.model},
+       {"batch", batch},
+       {"prompt_tokens_per_second",
+        std::round(static_cast<double>(batch * options.prompt) / prompt_seconds)},
+       {"tokens_per_second", std::round(10 * made / seconds) / 10},
+       {"step_ms", bench::spread(steps)},
+       {"share_outside_arithmetic", std::round(1000 * (1 - arithmetic_seconds / seconds)) / 1000},
+       {"read_gb_per_second", std::round(bandwidth / 1e8) / 10},
+       {"weight_mb_per_step", std::round(bytes / 1e5) / 10},
+       {"share_of_read_bandwidth",
+        std::round(1e6 * bytes / steps[steps.size() / 2] / bandwidth) / 1000}});
 }
 
 }  // namespace
@@ -159,7 +234,7 @@ void measure(const Options& options, const std::shared_ptr<const nn::Source>& so
 int main(int argc, char** argv) {
   quern::Options options;
   CLI::App app;
-  app.add_option("MODEL", options.model)->required();
+  app.add_option("MODEL", options.model);
   app.add_option("--batch", options.batches);
   app.add_option("--prompt", options.prompt);
   app.add_option("--tokens", options.tokens);
@@ -168,6 +243,10 @@ int main(int argc, char** argv) {
   CLI11_PARSE(app, argc, argv);
   quern::prepare_torch();
   quern::set_threads(options.threads);
+  if (options.model.empty()) {
+    for (int64_t batch : {1, 32, 256, 1024}) quern::measure_overhead(batch);
+    return 0;
+  }
   const auto source = std::make_shared<const quern::nn::Source>(options.model);
   const double bandwidth = quern::read_bandwidth();
   for (int64_t batch : options.batches) quern::measure(options, source, batch, bandwidth);

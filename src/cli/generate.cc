@@ -14,9 +14,9 @@
 #include "cli/program.h"
 #include "cli/terminal.h"
 #include "engine/model_engine.h"
-#include "engine/sampler.h"
 #include "models/models.h"
 #include "prompt/chat_template.h"
+#include "prompt/generation_config.h"
 #include "prompt/media.h"
 #include "prompt/stop_ids.h"
 #include "prompt/tokenizer.h"
@@ -40,13 +40,24 @@ struct GenerateOptions {
   std::optional<bool> thinking;
 };
 
-engine::Sampling sampling_of(const GenerateOptions& options) {
-  engine::Sampling sampling = engine::recommended_sampling(options.model);
-  sampling.temperature = options.temperature.value_or(sampling.temperature);
-  sampling.top_k = options.top_k.value_or(sampling.top_k);
-  sampling.top_p = options.top_p.value_or(sampling.top_p);
-  sampling.min_p = options.min_p.value_or(sampling.min_p);
-  sampling.repetition_penalty = options.repetition_penalty.value_or(sampling.repetition_penalty);
+// A JSON file of the model's folder, or null.
+JsonValue file_json(const checkpoint::Files& files, const char* name) {
+  return files.has_file(name) ? files.json(name) : JsonValue();
+}
+
+// Of the command line, else of the model's maker.
+engine::Sampling sampling_of(const GenerateOptions& options, const checkpoint::Files& files) {
+  const JsonValue defaults = prompt::sampling_defaults(file_json(files, "generation_config.json"));
+  const Json config(defaults, "generation_config.json");
+  engine::Sampling sampling;
+  const auto set = [&](auto& value, const auto& given, const char* key) {
+    value = given.value_or(config.get(key, value));
+  };
+  set(sampling.temperature, options.temperature, "temperature");
+  set(sampling.top_k, options.top_k, "top_k");
+  set(sampling.top_p, options.top_p, "top_p");
+  set(sampling.min_p, options.min_p, "min_p");
+  set(sampling.repetition_penalty, options.repetition_penalty, "repetition_penalty");
   sampling.seed = options.seed;
   sampling.check();
   return sampling;
@@ -69,10 +80,12 @@ class Generator {
   Generator(const GenerateOptions& options, bool stream)
       : options_(options),
         stream_(stream),
-        sampling_(sampling_of(options)),
         source_(std::make_shared<nn::Source>(options.model)),
+        sampling_(sampling_of(options, source_->files)),
         tokenizer_(options.model),
-        stops_(prompt::stop_ids(options.model, tokenizer_)),
+        stops_(prompt::stop_ids(file_json(source_->files, "generation_config.json"),
+                                file_json(source_->files, "config.json"),
+                                file_json(source_->files, "tokenizer_config.json"), tokenizer_)),
         engine_(source_, {.ids = tokenizer_.ids()}) {
     if (!options.raw) template_ = prompt::ChatTemplate::of_folder(options.model);
     if (!options.system.empty())
@@ -157,8 +170,8 @@ class Generator {
 
   const GenerateOptions& options_;
   bool stream_;
-  engine::Sampling sampling_;
   std::shared_ptr<const nn::Source> source_;
+  engine::Sampling sampling_;
   prompt::Tokenizer tokenizer_;
   std::vector<int32_t> stops_;
   engine::ModelEngine engine_;

@@ -42,8 +42,15 @@ std::unique_ptr<engine::Engine> make_mock(const std::string& speed, const serve:
       .kv_tokens = 1 << 24,
       .priorities = arguments.value("scheduling-policy") == "priority",
   };
-  return std::make_unique<engine::MockEngine>(engine::MockOptions::of(speed), limits,
-                                              model.encode(kMockText, false));
+  const auto options = engine::MockOptions::of(speed);
+  std::optional<engine::MockScript> script;
+  if (!options.script.empty())
+    script = engine::MockScript::read(
+        options.script,
+        {.encode = [&model](std::string_view text) { return model.encode(text, false); },
+         .decode = [&model](auto ids) { return model.tokenizer().decode(ids); }});
+  return std::make_unique<engine::MockEngine>(options, limits, model.encode(kMockText, false),
+                                              std::move(script));
 }
 
 std::optional<nn::KvType> kv_type(const std::string& name) {

@@ -16,10 +16,9 @@ namespace {
 constexpr int64_t kBytesOfNumber = 4;                    // fp32, in a pass
 constexpr double kBytesOfCode = 0.5, kBytesOfScale = 5;  // scale and zero point
 
-// A linear's output, the results of elementwise functions and the delta rule, and gradients;
-// measured: 4.4 for a block of 2048 columns and 16 experts, 5.6 for one of 256
-// (tests/compress/memory_test.cc).
-constexpr int64_t kNumbersOfRow = 5;
+// For each token: a linear's output, the results of elementwise functions and the delta rule, and
+// gradients. tests/compress/memory_test.cc compares the estimate with a job.
+constexpr int64_t kNumbersOfRow = 3;
 
 // The size of one block or draft layer.
 struct Size {
@@ -29,8 +28,10 @@ struct Size {
   int64_t token_numbers = 0;
 };
 
-// Gate and up keep an output and its gradient; down keeps its input and its output for each token.
-int64_t numbers_of_pair(int64_t rows, int64_t columns) { return rows + std::min(rows, columns); }
+// Between the products of an expert: gate and up keep an output and its gradient, down its input in
+// two forms. All have the expert's inner width; outputs of the hidden width are summed by groups of
+// experts.
+int64_t numbers_of_pair(int64_t rows, int64_t columns) { return 2 * std::min(rows, columns); }
 
 // "model.layers.7" for a matrix in block 7; otherwise the part before the first dot.
 std::string place_of(const std::string& name, const std::string& blocks) {

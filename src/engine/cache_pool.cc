@@ -42,11 +42,8 @@ int32_t FreeList::pop_front() {
   return item;
 }
 
-CachePool::CachePool(const Options& options, PrefixTree tree, CopyState copy_state)
-    : options_(options),
-      tree_(std::move(tree)),
-      copy_state_(std::move(copy_state)),
-      states_(options.states) {
+CachePool::CachePool(const Options& options, PrefixTree tree)
+    : options_(options), tree_(std::move(tree)), states_(options.states) {
   for (const Group& group : options_.groups) groups_.emplace_back(group.blocks);
   const int64_t block = options_.block_tokens;
   options_.snapshot_tokens = (options_.snapshot_tokens + block - 1) / block * block;
@@ -150,7 +147,7 @@ void CachePool::open_state(Lease& lease, int32_t snapshot) {
 
 void CachePool::fill_state(Lease& lease) {
   if (!lease.fresh_) return;
-  copy_state_(lease.restored_, lease.state);
+  copies_.push_back({lease.restored_, lease.state});
   if (lease.restored_ != Lease::kGone) give_back(states_, lease.restored_);
   lease.fresh_ = false;
   lease.restored_ = Lease::kGone;
@@ -232,6 +229,16 @@ void CachePool::forget(Lease& lease) {
   }
 }
 
+void CachePool::forget_path(Lease& lease) {
+  QUERN_CHECK(lease.open_);
+  for (const Node node : std::span(lease.path_).subspan(1)) {  // the root holds nothing
+    for (Shelf& shelf : groups_)
+      if (const int32_t item = item_of(shelf, node); item != Lease::kGone) detach(shelf, item);
+    if (const int32_t item = item_of(states_, node); item != Lease::kGone) detach(states_, item);
+    tree_.bury(node);
+  }
+}
+
 void CachePool::close(Lease& lease) {
   QUERN_CHECK(lease.open_);
   // The end of a prompt is needed less often than its beginning, so it is reused first.
@@ -242,6 +249,10 @@ void CachePool::close(Lease& lease) {
   if (options_.states > 0) give_back(states_, lease.state);
   tree_.release(lease.path_.back());
   lease = Lease();
+}
+
+void CachePool::forget_states(std::span<const StateCopy> copies) {
+  for (const StateCopy& copy : copies) detach(states_, copy.to);
 }
 
 // ---- snapshots of recurrent state
@@ -285,7 +296,7 @@ void CachePool::snapshot(Lease& lease) {
   }
   if (states_.free.size() == 0) return;
   const int32_t slot = take(states_);
-  copy_state_(lease.state, slot);
+  copies_.push_back({lease.state, slot});
   attach(states_, slot, node);
   give_back(states_, slot);
   if (answer) lease.rolling_ = node;

@@ -1,21 +1,22 @@
 // Who owns which piece of the caches' memory: blocks of keys and values, in groups of layers that
-// forget at the same pace, and slots for the states of recurrent layers. What nobody uses any more
-// stays findable by its tokens until the room is needed. Pure bookkeeping: the memory itself is
-// nn's.
+// forget at the same pace, and slots for the states of recurrent layers. What is no longer in use
+// can be found by its tokens until its room is needed. This is bookkeeping only: the memory itself
+// belongs to nn.
 #pragma once
 
 #include <cstdint>
-#include <functional>
 #include <optional>
 #include <span>
 #include <string>
+#include <utility>
 #include <vector>
 
+#include "engine/batch.h"
 #include "engine/prefix_tree.h"
 
 namespace quern::engine {
 
-// Blocks nobody uses, least recently used first: a doubly linked list in an array.
+// Unused blocks, the least recently used first: a doubly linked list in an array.
 class FreeList {
  public:
   explicit FreeList(int64_t items);
@@ -68,10 +69,8 @@ class CachePool {
     // Prompts longer than this leave a snapshot every so many tokens, rounded up to whole blocks.
     int64_t snapshot_tokens = 2048;
   };
-  // Copies a slot of recurrent state; `from` == Lease::kGone: fills `to` with zeros.
-  using CopyState = std::function<void(int32_t from, int32_t to)>;
 
-  CachePool(const Options& options, PrefixTree tree, CopyState copy_state);
+  CachePool(const Options& options, PrefixTree tree);
 
   // Takes over the longest known beginning of `tokens` but the last, in whole blocks, and returns
   // its length; a lookup that is not wanted finds nothing. Nothing if no state slot is left.
@@ -86,8 +85,17 @@ class CachePool {
   // A pass has made the caches hold `tokens`, all from the first on: full blocks can be found from
   // now on, and blocks that the layers forget are given back.
   void commit(Lease& lease, std::span<const int32_t> tokens);
+  // What the lease holds, and what other sequences computed after it, may be damaged: no lookup
+  // finds it again. Open leases keep what they hold, and no lookup finds what they add.
+  void forget_path(Lease& lease);
   // Gives everything back.
   void close(Lease& lease);
+
+  // What is to be done with slots of recurrent state, in this order, before anything is computed on
+  // what the leases hold now. Each copy is handed out once.
+  std::vector<StateCopy> take_copies() { return std::exchange(copies_, {}); }
+  // These copies may not have been done: no lookup finds the snapshots that they were to make.
+  void forget_states(std::span<const StateCopy> copies);
 
   int64_t block_tokens() const { return options_.block_tokens; }
   bool prefix_caching() const { return options_.prefix_caching; }
@@ -103,7 +111,7 @@ class CachePool {
         : free(items), users(static_cast<size_t>(items)), node(static_cast<size_t>(items), -1) {}
     FreeList free;
     std::vector<int32_t> users;
-    std::vector<PrefixTree::Node> node;  // whose tokens the item holds; kNone: nobody knows it
+    std::vector<PrefixTree::Node> node;  // whose tokens the item holds; kNone: no lookup finds it
     std::vector<int32_t> by_node;        // the item that holds them, or kGone
   };
 
@@ -128,7 +136,7 @@ class CachePool {
 
   Options options_;
   PrefixTree tree_;
-  CopyState copy_state_;
+  std::vector<StateCopy> copies_;
   std::vector<Shelf> groups_;
   Shelf states_;
 };

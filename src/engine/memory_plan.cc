@@ -7,7 +7,7 @@
 namespace quern::engine {
 namespace {
 
-// Where nobody says how much the caches may take.
+// Used where no option says how much the caches may take.
 constexpr int64_t kCautiousShare = 4;  // a quarter
 constexpr int64_t kCautiousMost = int64_t{16} << 30;
 // Of the caches, for snapshots of recurrent state: where prompts may be taken up again.

@@ -30,9 +30,13 @@ MockOptions MockOptions::of(std::string_view text) {
     const std::string name = item.substr(0, equals);
     char* end = nullptr;
     const char* number = equals == std::string::npos ? "" : item.c_str() + equals + 1;
+    if (name == "script" && equals != std::string::npos) {
+      options.script = number;
+      continue;
+    }
     const double value = std::strtod(number, &end);
     if (end == number || *end || !(value >= 0 && value < 1e12))
-      fail(Exit::usage, "--mock-engine: \"{}\" is not NAME=NUMBER", item);
+      fail(Exit::usage, "--mock-engine: \"{}\" is not NAME=NUMBER or script=FILE", item);
     if (name == "tokens_per_s")
       options.tokens_per_s = value;
     else if (name == "prefill_us")
@@ -46,20 +50,22 @@ MockOptions MockOptions::of(std::string_view text) {
     else
       fail(Exit::usage,
            "--mock-engine: there is no \"{}\"; it knows tokens_per_s, prefill_us, answer_tokens, "
-           "fail_step and throw_step",
+           "fail_step, throw_step and script",
            name);
   }
   return options;
 }
 
-MockEngine::MockEngine(const MockOptions& options, const Limits& limits, std::vector<int32_t> text)
-    : options_(options), limits_(limits), text_(std::move(text)) {
+MockEngine::MockEngine(const MockOptions& options, const Limits& limits, std::vector<int32_t> text,
+                       std::optional<MockScript> script)
+    : options_(options), limits_(limits), text_(std::move(text)), script_(std::move(script)) {
   QUERN_CHECK(!text_.empty());
 }
 
 int64_t MockEngine::submit(Request request) {
   check(request, limits_);
-  waiting_.push_back({submitted_, std::move(request)});
+  const auto* answer = script_ ? script_->answer_to(request.tokens) : nullptr;
+  waiting_.push_back({submitted_, std::move(request), answer});
   return submitted_++;
 }
 
@@ -91,6 +97,18 @@ void MockEngine::keep_time(int64_t prompt_tokens) {
   std::this_thread::sleep_until(next_step_);
 }
 
+std::vector<int32_t> MockEngine::next_tokens(Sequence& sequence) const {
+  const auto& stops = sequence.request.stop_ids;
+  const bool scripted = sequence.answer != nullptr;
+  if (scripted && sequence.steps < sequence.answer->steps.size())
+    return sequence.answer->steps[sequence.steps++];
+  const bool said_all =
+      scripted ? sequence.answer->ends
+               : options_.answer_tokens > 0 && sequence.made + 1 >= options_.answer_tokens;
+  if (said_all && !stops.empty()) return {stops.front()};
+  return {text_[static_cast<size_t>(sequence.made) % text_.size()]};
+}
+
 Update MockEngine::advance(Sequence& sequence) {
   const Request& request = sequence.request;
   Update update{.request = sequence.id};
@@ -101,17 +119,17 @@ Update MockEngine::advance(Sequence& sequence) {
         update.prompt_reports.push_back(
             report_of(request.tokens[i], *request.prompt_logprobs, limits_.vocabulary));
   }
-  int32_t id = text_[static_cast<size_t>(sequence.made) % text_.size()];
-  ++sequence.made;
-  const bool stops = options_.answer_tokens > 0 && sequence.made >= options_.answer_tokens &&
-                     !request.stop_ids.empty();
-  if (stops) id = request.stop_ids.front();
-  update.tokens = {id};
-  if (request.logprobs) update.reports = {report_of(id, *request.logprobs, limits_.vocabulary)};
-  if (stops)
-    update.finish = Finish::stop;
-  else if (sequence.made >= request.max_tokens)
-    update.finish = Finish::length;
+  for (const int32_t id : next_tokens(sequence)) {
+    update.tokens.push_back(id);
+    ++sequence.made;
+    if (request.logprobs)
+      update.reports.push_back(report_of(id, *request.logprobs, limits_.vocabulary));
+    if (std::ranges::find(request.stop_ids, id) != request.stop_ids.end())
+      update.finish = Finish::stop;
+    else if (sequence.made >= request.max_tokens)
+      update.finish = Finish::length;
+    if (update.finish) break;  // what the step had beyond it is dropped
+  }
   return update;
 }
 
@@ -134,9 +152,11 @@ std::vector<Update> MockEngine::step() {
     return updates;
   }
   state_.step_tokens = static_cast<int64_t>(running_.size()) + prompt_tokens_;
-  state_.new_tokens += static_cast<int64_t>(running_.size());
   const size_t cancelled = updates.size();
-  for (Sequence& sequence : running_) updates.push_back(advance(sequence));
+  for (Sequence& sequence : running_) {
+    updates.push_back(advance(sequence));
+    state_.new_tokens += std::ssize(updates.back().tokens);
+  }
   size_t kept = 0;
   for (size_t i = 0; i < running_.size(); ++i) {
     if (updates[cancelled + i].finish) continue;

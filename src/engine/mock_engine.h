@@ -1,5 +1,6 @@
-// An engine without a model: it repeats a given text at a given speed. Behind the real server it
-// shows what the server itself costs, and how it treats requests that end in every possible way.
+// An engine without a model: it repeats a given text, or follows a script, at a given speed. Behind
+// the real server it shows what the server itself costs, and how it treats requests that end in
+// every possible way.
 #pragma once
 
 #include <chrono>
@@ -8,6 +9,7 @@
 #include <unordered_map>
 
 #include "engine/engine.h"
+#include "engine/mock_script.h"
 
 namespace quern::engine {
 
@@ -17,6 +19,7 @@ struct MockOptions {
   int64_t answer_tokens = 0;  // then the first stop id; 0: until max_tokens
   int64_t fail_step = 0;      // this step ends its requests with Finish::error; 0: none
   int64_t throw_step = 0;     // this step throws, as no engine should; 0: none
+  std::string script = {};    // a file for MockScript; empty: none
 
   // "tokens_per_s=50,prefill_us=10"; fails with Exit::usage.
   static MockOptions of(std::string_view text);
@@ -24,8 +27,9 @@ struct MockOptions {
 
 class MockEngine : public Engine {
  public:
-  // `text`: what is answered, over and over; not empty.
-  MockEngine(const MockOptions& options, const Limits& limits, std::vector<int32_t> text);
+  // `text`: what is answered, over and over; not empty. A script goes before it.
+  MockEngine(const MockOptions& options, const Limits& limits, std::vector<int32_t> text,
+             std::optional<MockScript> script = std::nullopt);
 
   int64_t submit(Request request) override;
   std::vector<Update> step() override;
@@ -38,17 +42,22 @@ class MockEngine : public Engine {
   struct Sequence {
     int64_t id;
     Request request;
-    int64_t made = 0;
+    const MockScript::Answer* answer = nullptr;  // of the script
+    size_t steps = 0;                            // of it, that were made
+    int64_t made = 0;                            // tokens
   };
 
   void admit();
   void keep_time(int64_t prompt_tokens);
   Update advance(Sequence& sequence);
+  // The tokens of the sequence's next step, before any limit.
+  std::vector<int32_t> next_tokens(Sequence& sequence) const;
   int64_t tokens(const Sequence& sequence) const;
 
   MockOptions options_;
   Limits limits_;
   std::vector<int32_t> text_;
+  std::optional<MockScript> script_;
   std::deque<Sequence> waiting_;
   std::vector<Sequence> running_;
   std::vector<int64_t> ended_;  // cancelled before the next step

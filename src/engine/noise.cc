@@ -1,5 +1,6 @@
 #include "engine/noise.h"
 
+#include <algorithm>
 #include <cmath>
 
 namespace quern::engine {
@@ -35,11 +36,22 @@ Noise::Noise(uint64_t seed, uint32_t lane) {
   key_ = {spread[0], spread[1]};
 }
 
+double Noise::exponential_of(uint32_t word) { return -std::log((word + 0.5) * 0x1p-32); }
+
 double Noise::exponential(int64_t position, int32_t id) const {
   const auto place = static_cast<uint64_t>(position);
   const auto token = static_cast<uint32_t>(id);
-  const PhiloxBlock block = philox({low(place), high(place), token / 4, 0}, key_);
-  return -std::log((block[token % 4] + 0.5) * 0x1p-32);
+  return exponential_of(philox({low(place), high(place), token / 4, 0}, key_)[token % 4]);
+}
+
+Noise::Words Noise::words(int64_t position, uint32_t stretch) const {
+  constexpr uint32_t kBlocks = kStretch / 4;
+  const auto place = static_cast<uint64_t>(position);
+  Words words;
+  for (uint32_t i = 0; i < kBlocks; ++i)
+    std::ranges::copy(philox({low(place), high(place), stretch * kBlocks + i, 0}, key_),
+                      words.begin() + 4 * i);
+  return words;
 }
 
 }  // namespace quern::engine

@@ -4,6 +4,7 @@
 #pragma once
 
 #include <array>
+#include <cstddef>
 #include <cstdint>
 
 namespace quern::engine {
@@ -25,6 +26,13 @@ class Noise {
 
   // Between 2^-33 and 22.9.
   double exponential(int64_t position, int32_t id) const;
+
+  // The same in bulk: word i belongs to id 32 * stretch + i, and exponential() is a falling
+  // function of the id's word.
+  static constexpr size_t kStretch = 32;
+  using Words = std::array<uint32_t, kStretch>;
+  Words words(int64_t position, uint32_t stretch) const;
+  static double exponential_of(uint32_t word);
 
  private:
   PhiloxKey key_;

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <bit>
 #include <cstring>
+#include <utility>
 
 #include "base/error.h"
 
@@ -107,19 +108,29 @@ PrefixTree::Node PrefixTree::child(Node parent, std::span<const int32_t> tokens)
   return node;
 }
 
+void PrefixTree::erase_hash(Node node) {
+  auto [first, last] = by_hash_.equal_range(nodes_[static_cast<size_t>(node)].hash);
+  while (first->second != node) ++first;
+  by_hash_.erase(first);
+}
+
+void PrefixTree::bury(Node node) {
+  Entry& entry = nodes_[static_cast<size_t>(node)];
+  QUERN_CHECK(entry.parent != kNone);
+  if (std::exchange(entry.buried, true)) return;
+  erase_hash(node);
+}
+
 void PrefixTree::release(Node node) {
   while (node != kNone) {
     Entry& entry = nodes_[static_cast<size_t>(node)];
     QUERN_CHECK(entry.holders > 0);
     if (--entry.holders > 0) return;
     const Node parent = entry.parent;
-    if (parent == kNone) {
+    if (parent == kNone)
       roots_.erase(entry.salt);
-    } else {
-      auto [first, last] = by_hash_.equal_range(entry.hash);
-      while (first->second != node) ++first;
-      by_hash_.erase(first);
-    }
+    else if (!entry.buried)
+      erase_hash(node);
     entry = {};
     free_.push_back(node);
     node = parent;

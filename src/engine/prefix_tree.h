@@ -37,6 +37,10 @@ class PrefixTree {
   void hold(Node node) { ++nodes_[static_cast<size_t>(node)].holders; }
   void release(Node node);
 
+  // No lookup finds the node or what is below it from now on, not even under equal tokens. Not for
+  // a root.
+  void bury(Node node);
+
   // Nodes that live, roots included.
   int64_t size() const { return static_cast<int64_t>(nodes_.size() - free_.size()); }
 
@@ -47,10 +51,12 @@ class PrefixTree {
     std::vector<int32_t> tokens = {};  // empty for a root
     uint64_t hash = 0;
     std::string salt = {};  // of a root
+    bool buried = false;    // and no longer in by_hash_
   };
 
   Node make(Entry entry);
   bool is(Node node, Node parent, std::span<const int32_t> tokens) const;
+  void erase_hash(Node node);
 
   int64_t block_tokens_;
   Hash hash_;
@@ -60,8 +66,8 @@ class PrefixTree {
   std::unordered_map<std::string, Node> roots_;
 };
 
-// SipHash-2-4 (Aumasson and Bernstein, 2012) of bytes under a secret key: who does not know the key
-// cannot choose inputs that collide.
+// SipHash-2-4 (Aumasson and Bernstein, 2012) of bytes under a secret key: a client that does not
+// know the key cannot choose inputs that collide.
 uint64_t siphash(std::span<const uint8_t> bytes, PrefixTree::Key key);
 
 }  // namespace quern::engine

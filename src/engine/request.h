@@ -8,6 +8,7 @@
 #include <utility>
 #include <vector>
 
+#include "engine/options.h"
 #include "prompt/media.h"
 
 namespace quern::engine {
@@ -57,10 +58,6 @@ enum class Finish { stop, length, cancelled, error };
 
 // "stop", "length", "cancelled", "error".
 const char* name_of(Finish finish);
-
-// What the numbers of a report are: log-probabilities or logits, as the model gave them, or after
-// all rules of the sampling but the draw.
-enum class LogprobsMode { raw_logprobs, raw_logits, processed_logprobs, processed_logits };
 
 struct Likely {
   int32_t id = 0;
@@ -116,6 +113,9 @@ struct EngineState {
   int64_t step_tokens = 0;   // of the last step
   double step_seconds = 0;   // of the last step
   int64_t failed_steps = 0;  // whose requests ended with Finish::error
+  // Requests that ended because their logits were not numbers: all, and those since one drew a
+  // token.
+  int64_t corrupted_requests = 0, corrupted_in_a_row = 0;
 };
 
 }  // namespace quern::engine

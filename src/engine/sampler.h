@@ -4,20 +4,23 @@
 #pragma once
 
 #include <cstdint>
-#include <filesystem>
 #include <span>
 #include <unordered_map>
 #include <unordered_set>
 #include <vector>
 
+#include "base/error.h"
 #include "engine/noise.h"
 #include "engine/request.h"
 
 namespace quern::engine {
 
-// What generation_config.json of a model folder recommends; what it does not say stays as it is
-// made. As in vLLM, `do_sample` is not looked at.
-Sampling recommended_sampling(const std::filesystem::path& folder);
+// Logits with a NaN or an infinity above: the model's arithmetic or its memory is at fault, and
+// what the request has left in the caches may be damaged too.
+class CorruptedLogits : public Error {
+ public:
+  CorruptedLogits();
+};
 
 struct Choice {
   int32_t id;
@@ -27,11 +30,11 @@ struct Choice {
 // The tokens that temperature, min_p, top_k and top_p leave, in no particular order; `logits` carry
 // all earlier rules, forbidden tokens as minus infinity. With temperature 0 that is one token, of
 // equal ones the first. A token that is less likely than the likeliest by a factor of 2^-40 is left
-// out always: the noise could not draw it. Fails when a logit is no number or no token is left.
+// out always: the noise could not draw it. Fails when no token is left, and with CorruptedLogits.
 std::vector<Choice> choices(std::span<const float> logits, const Sampling& sampling);
 
 // A token's place among all. `values` are logits; they are normalized unless `mode` asks for
-// logits.
+// logits. Fails with CorruptedLogits.
 TokenReport report(std::span<const float> values, int32_t token, int64_t top, LogprobsMode mode);
 
 // The choices of one answer, one after another.

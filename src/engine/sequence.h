@@ -15,6 +15,7 @@ struct Sequence {
   std::vector<int32_t> tokens;  // the prompt's and the new ones
   int64_t computed = 0;         // of them, how many the caches hold
   Lease lease;
+  bool running = false;    // has a lease, and a place in passes
   bool begun = false;      // an update has told of it
   bool preempted = false;  // since then it has been computed once before
 

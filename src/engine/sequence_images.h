@@ -1,6 +1,7 @@
 // The pictures of one sequence while it runs: patches until the tower has seen them, then features.
 #pragma once
 
+#include <string>
 #include <vector>
 
 #include "nn/media.h"
@@ -9,6 +10,10 @@
 #include "prompt/media.h"
 
 namespace quern::engine {
+
+// Equal only for equal pictures: prompts with other pictures are other prompts, though their tokens
+// may be equal.
+std::string digest_of(const std::vector<prompt::ImagePrompt::Image>& images);
 
 class SequenceImages {
  public:

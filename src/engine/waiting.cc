@@ -1,6 +1,7 @@
 #include "engine/waiting.h"
 
 #include <algorithm>
+#include <utility>
 
 #include "base/error.h"
 
@@ -53,6 +54,16 @@ std::deque<std::unique_ptr<Sequence>>* WaitingQueue::next_queue() {
   return &turns_.front().sequences;
 }
 
+bool WaitingQueue::rivals(const Sequence& running) const {
+  if (policy_ == Policy::priority) {
+    const auto urgent = [&](const auto& waiting) { return earlier(*waiting, running); };
+    return std::ranges::any_of(again_, urgent) ||
+           (!turns_.empty() && urgent(turns_.front().sequences.front()));
+  }
+  const std::string& key = running.request.fairness_key;
+  return std::ranges::any_of(turns_, [&](const Turn& turn) { return turn.key != key; });
+}
+
 Sequence* WaitingQueue::front() {
   auto* queue = next_queue();
   return queue ? queue->front().get() : nullptr;
@@ -70,6 +81,24 @@ std::unique_ptr<Sequence> WaitingQueue::pop() {
   turn.credit = turns_.size() > 1 ? turn.credit - work(*sequence) : 0;
   if (turn.sequences.empty()) turns_.pop_front();
   return sequence;
+}
+
+void WaitingQueue::defer() {
+  auto* queue = next_queue();
+  QUERN_CHECK(queue);
+  deferred_.push_back(std::move(queue->front()));
+  queue->pop_front();
+  if (queue != &again_ && queue->empty()) turns_.pop_front();
+}
+
+void WaitingQueue::recall() {
+  for (auto& sequence : std::exchange(deferred_, {})) {
+    --size_;
+    if (sequence->preempted)
+      push_again(std::move(sequence));
+    else
+      push(std::move(sequence));
+  }
 }
 
 std::unique_ptr<Sequence> WaitingQueue::remove(int64_t id) {

@@ -4,6 +4,7 @@
 #include <set>
 
 #include "base/error.h"
+#include "base/threads.h"
 #include "tensor/memory.h"
 
 namespace quern::nn {
@@ -113,15 +114,16 @@ std::vector<ops::PagedSequence> Caches::sequences(int layer, const ops::Bounds& 
 }
 
 void Caches::copy_state(int64_t from, int64_t to) {
-  for (auto& [layer, state] : delta_) {
-    for (Tensor* all : {&state.conv, &state.states}) {
-      Tensor slot = all->select(0, to);
-      if (from < 0)
-        slot.zero_();
-      else
-        slot.copy_(all->select(0, from));
-    }
-  }
+  std::vector<Tensor> parts;
+  for (const auto& [layer, state] : delta_) parts.insert(parts.end(), {state.conv, state.states});
+  parallel_for(std::ssize(parts), [&](int64_t i) {
+    const Tensor& all = parts[static_cast<size_t>(i)];
+    Tensor slot = all.select(0, to);
+    if (from < 0)
+      slot.zero_();
+    else
+      slot.copy_(all.select(0, from));
+  });
 }
 
 }  // namespace quern::nn

@@ -22,6 +22,8 @@ constexpr int64_t kSpan = 1024;
 constexpr int64_t kQueries = 16;
 // Partial sums in memory at once; a long sequence has hundreds.
 constexpr size_t kHeld = 32;
+// Spans of a tile that are items of their own, whatever else there is to do.
+constexpr size_t kLongTile = 8;
 
 // Query heads of one key/value head at some tokens of a sequence.
 struct Tile {
@@ -205,6 +207,8 @@ struct Cut {
   std::vector<Span> spans;
   std::vector<size_t> first_span;  // of each tile, and one past the last
 
+  size_t spans_of(size_t tile) const { return first_span[tile + 1] - first_span[tile]; }
+
   Cut(std::span<const PagedSequence> sequences, int64_t heads, int64_t window) {
     for (const PagedSequence& sequence : sequences) {
       for (int64_t begin = 0; begin < sequence.tokens; begin += kQueries) {
@@ -224,9 +228,10 @@ struct Cut {
   }
 };
 
-void attend_by_tiles(const PagedAttention& attention, const Cut& cut, Tensor& output) {
-  parallel_for(std::ssize(cut.tiles), [&](int64_t i) {
-    const auto tile = static_cast<size_t>(i);
+void attend_by_tiles(const PagedAttention& attention, const Cut& cut, std::span<const size_t> tiles,
+                     Tensor& output) {
+  parallel_for(std::ssize(tiles), [&](int64_t i) {
+    const size_t tile = tiles[static_cast<size_t>(i)];
     size_t span = cut.first_span[tile];
     Gathered sum = attention.gather(cut.tiles[tile], cut.spans[span].key);
     while (++span < cut.first_span[tile + 1])
@@ -235,25 +240,29 @@ void attend_by_tiles(const PagedAttention& attention, const Cut& cut, Tensor& ou
   });
 }
 
-void attend_by_spans(const PagedAttention& attention, const Cut& cut, Tensor& output) {
-  std::vector<Gathered> sums(cut.tiles.size(), Gathered(0, 0)), parts(kHeld, Gathered(0, 0));
-  for (size_t first = 0; first < cut.spans.size(); first += kHeld) {
-    const auto spans =
-        std::span(cut.spans).subspan(first, std::min(kHeld, cut.spans.size() - first));
-    parallel_for(std::ssize(spans), [&](int64_t i) {
-      const Cut::Span& span = spans[static_cast<size_t>(i)];
+void attend_by_spans(const PagedAttention& attention, const Cut& cut, std::span<const size_t> tiles,
+                     Tensor& output) {
+  std::vector<size_t> all;
+  for (const size_t tile : tiles)
+    for (size_t span = cut.first_span[tile]; span < cut.first_span[tile + 1]; ++span)
+      all.push_back(span);
+  std::vector<Gathered> parts(kHeld, Gathered(0, 0));
+  Gathered sum(0, 0);
+  for (size_t first = 0; first < all.size(); first += kHeld) {
+    const auto held = std::span(all).subspan(first, std::min(kHeld, all.size() - first));
+    parallel_for(std::ssize(held), [&](int64_t i) {
+      const Cut::Span& span = cut.spans[held[static_cast<size_t>(i)]];
       parts[static_cast<size_t>(i)] = attention.gather(cut.tiles[span.tile], span.key);
     });
-    for (size_t i = 0; i < spans.size(); ++i) {
-      const size_t tile = spans[i].tile;
-      if (first + i == cut.first_span[tile])
-        sums[tile] = std::move(parts[i]);
+    for (size_t i = 0; i < held.size(); ++i) {
+      const size_t tile = cut.spans[held[i]].tile;
+      if (held[i] == cut.first_span[tile])
+        sum = std::move(parts[i]);
       else
-        sums[tile].add(parts[i], attention.width());
+        sum.add(parts[i], attention.width());
+      if (held[i] + 1 == cut.first_span[tile + 1]) attention.finish(cut.tiles[tile], sum, output);
     }
   }
-  for (size_t tile = 0; tile < cut.tiles.size(); ++tile)
-    attention.finish(cut.tiles[tile], sums[tile], output);
 }
 
 }  // namespace
@@ -265,11 +274,14 @@ Tensor paged_attention(const Tensor& q_in, const PagedKv& cache,
   const PagedAttention attention(q, cache, scale, window);
   const Cut cut(sequences, cache.heads, window);
   Tensor output = at::empty(q.sizes(), q.options());
-  // With many tiles there is enough parallel work without cutting the keys.
-  if (std::ssize(cut.tiles) >= 8 * cache.heads)
-    attend_by_tiles(attention, cut, output);
-  else
-    attend_by_spans(attention, cut, output);
+  // With many tiles there is enough parallel work without cutting the keys. But a long sequence among
+  // short ones would keep one thread for each head busy long after the others have finished.
+  const bool few = std::ssize(cut.tiles) < 8 * cache.heads;
+  std::vector<size_t> by_spans, by_tiles;
+  for (size_t tile = 0; tile < cut.tiles.size(); ++tile)
+    (few || cut.spans_of(tile) > kLongTile ? by_spans : by_tiles).push_back(tile);
+  attend_by_spans(attention, cut, by_spans, output);
+  attend_by_tiles(attention, cut, by_tiles, output);
   return output;
 }
 

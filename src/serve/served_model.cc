@@ -5,6 +5,7 @@
 
 #include "base/error.h"
 #include "base/file.h"
+#include "prompt/generation_config.h"
 #include "prompt/stop_ids.h"
 #include "serve/errors.h"
 
@@ -13,23 +14,18 @@ namespace {
 
 namespace fs = std::filesystem;
 
-// As vLLM, only these become defaults. Values that equal Hugging Face's defaults are dropped there,
-// which matters for one: a top_k of 50 is not meant.
 JsonValue sampling_defaults(const ModelOptions& options) {
   JsonValue defaults = JsonValue::object();
-  JsonValue file = JsonValue::object();
   if (options.generation_config != "vllm") {
     const bool own = options.generation_config == "auto";
     const fs::path folder = own ? options.folder : fs::path(options.generation_config);
-    if (!own || fs::exists(folder / "generation_config.json"))
-      file = read_json(folder / "generation_config.json");
-    if (file.is_object() && file.contains("top_k") && file["top_k"] == 50) file.erase("top_k");
+    if (!own && !fs::exists(folder / "generation_config.json"))
+      fail(Exit::usage, "--generation-config: {} has no generation_config.json", folder.string());
+    defaults = prompt::sampling_defaults(prompt::generation_config(folder));
   }
-  for (const JsonValue* from : {&std::as_const(file), &options.override_generation_config})
-    for (const char* key :
-         {"repetition_penalty", "temperature", "top_k", "top_p", "min_p", "max_new_tokens"})
-      if (from->is_object() && from->contains(key) && !(*from)[key].is_null())
-        defaults[key] = (*from)[key];
+  if (options.override_generation_config.is_object())
+    defaults.update(
+        prompt::sampling_defaults(options.override_generation_config, prompt::Meant::all));
   return defaults;
 }
 

@@ -31,18 +31,17 @@ class Memory {
         blocks_(options.groups.size()),
         states_(static_cast<size_t>(options.states)),
         block_(options.block_tokens),
-        pool_(options, hash ? PrefixTree(block_, hash) : PrefixTree(block_, PrefixTree::Key{3, 5}),
-              [this](int32_t from, int32_t to) {
-                states_[static_cast<size_t>(to)] = from == Lease::kGone
-                                                       ? std::vector<int32_t>()
-                                                       : states_[static_cast<size_t>(from)];
-              }) {
+        pool_(options,
+              hash ? PrefixTree(block_, hash) : PrefixTree(block_, PrefixTree::Key{3, 5})) {
     for (size_t g = 0; g < blocks_.size(); ++g)
       blocks_[g].resize(static_cast<size_t>(options.groups[g].blocks));
   }
 
   // Computes tokens [seen, end) after checking that the layers find all that they look at.
   void compute(Lease& lease, const std::vector<int32_t>& tokens, int64_t seen, int64_t end) {
+    for (const auto [from, to] : pool_.take_copies())
+      states_[static_cast<size_t>(to)] =
+          from == Lease::kGone ? std::vector<int32_t>() : states_[static_cast<size_t>(from)];
     for (size_t g = 0; g < blocks_.size(); ++g) {
       const int64_t window = options_.groups[g].window;
       for (int64_t t = window ? std::max<int64_t>(0, seen - window + 1) : 0; t < seen; ++t)
@@ -112,6 +111,35 @@ TEST(CachePoolTest, KnowsWholeBlocksButTheLastToken) {
   EXPECT_EQ(visit(memory, counted(40, 1)), 0);
   EXPECT_EQ(visit(memory, counted(40), "another key"), 0);
   EXPECT_EQ(memory.pool().free_blocks(0), 8);
+}
+
+TEST(CachePoolTest, ForgetsAPathAndWhatFollowsIt) {
+  Memory memory({.groups = {{.blocks = 20}, {.window = 18, .blocks = 20}}, .states = 6});
+  CachePool& pool = memory.pool();
+  const int64_t free = memory.free_everywhere();
+  const auto compute = [&](Lease& lease, const std::vector<int32_t>& tokens, int64_t seen,
+                           int64_t end) {
+    ASSERT_TRUE(pool.grow(lease, end));
+    memory.compute(lease, tokens, seen, end);
+    pool.commit(lease, std::span(tokens).first(static_cast<size_t>(end)));
+  };
+  const std::vector<int32_t> tokens = counted(100);
+  visit(memory, counted(40, 500));
+  Lease lease, other;
+  const auto first = std::span(tokens).first(33);  // the state is kept before its last token
+  EXPECT_EQ(pool.open(lease, first, "", CachePool::Lookup::yes), 0);
+  compute(lease, tokens, 0, 32);
+  compute(lease, tokens, 32, 40);
+  EXPECT_EQ(pool.open(other, first, "", CachePool::Lookup::yes), 32);
+  pool.forget_path(lease);
+  EXPECT_EQ(visit(memory, tokens), 0) << "found again while it is open";
+  pool.forget_path(lease);  // nothing happens to what came after
+  pool.close(lease);
+  compute(other, tokens, 32, 48);  // goes on, found by nobody
+  pool.close(other);
+  EXPECT_EQ(visit(memory, tokens), 96);
+  EXPECT_EQ(visit(memory, counted(40, 500)), 32);
+  EXPECT_EQ(memory.free_everywhere(), free);
 }
 
 TEST(CachePoolTest, KnowsNothingWhenNotAsked) {
@@ -218,21 +246,37 @@ TEST(CachePoolTest, ALoneSlotTurnsFromSnapshotToState) {
 }
 
 TEST(CachePoolTest, AStateIsCopiedOnlyWhenTheSequenceCanRun) {
-  int copies = 0;
   CachePool pool({.groups = {{.blocks = 2}}, .states = 3},
-                 PrefixTree(kBlock, PrefixTree::Key{3, 5}), [&](int32_t, int32_t) { ++copies; });
+                 PrefixTree(kBlock, PrefixTree::Key{3, 5}));
   Lease running, waiting;
   pool.open(running, counted(20), "", CachePool::Lookup::yes);
   ASSERT_TRUE(pool.grow(running, 20));
-  EXPECT_EQ(copies, 1);
+  EXPECT_EQ(pool.take_copies(), (std::vector<StateCopy>{{Lease::kGone, running.state}}));
   for (int attempt = 0; attempt < 3; ++attempt) {
     pool.open(waiting, counted(20, 50), "", CachePool::Lookup::yes);
     EXPECT_FALSE(pool.grow(waiting, 20));
     pool.close(waiting);
   }
-  EXPECT_EQ(copies, 1);
+  EXPECT_TRUE(pool.take_copies().empty());
   EXPECT_EQ(pool.free_states(), 2);
   pool.close(running);
+}
+
+TEST(CachePoolTest, AStateWhoseCopyFailedIsNotFound) {
+  Memory memory({.groups = {{.blocks = 20}}, .states = 4});
+  CachePool& pool = memory.pool();
+  const std::vector<int32_t> tokens = counted(40);
+  Lease lease;
+  pool.open(lease, tokens, "", CachePool::Lookup::yes);
+  ASSERT_TRUE(pool.grow(lease, 32));
+  memory.compute(lease, tokens, 0, 32);
+  pool.commit(lease, std::span(tokens).first(32));  // and a snapshot is wanted
+  const std::vector<StateCopy> lost = pool.take_copies();
+  ASSERT_EQ(lost.size(), 1u);
+  pool.close(lease);
+  pool.forget_states(lost);
+  EXPECT_EQ(visit(memory, tokens), 0);
+  EXPECT_EQ(visit(memory, tokens), 32);
 }
 
 struct Setting {

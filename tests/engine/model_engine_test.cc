@@ -7,6 +7,7 @@
 #include <functional>
 #include <map>
 #include <nlohmann/json.hpp>
+#include <set>
 
 #include "base/error.h"
 #include "base/file.h"
@@ -254,29 +255,62 @@ TEST_F(EngineTest, TheNextTurnComputesWhatIsNew) {
   EXPECT_EQ(run(engine).at(2).cached_tokens, 0);
 }
 
-class FailingEngine : public ModelEngine {
- public:
-  using ModelEngine::ModelEngine;
-  bool failing = false;
+// The model, broken where a test says so.
+struct Fault {
+  std::function<void(const Batch& batch)> launch = [](const Batch&) {};
+  int64_t damaged_row = -1;  // of the pass: its logits are no numbers
+};
 
- protected:
-  Tensor forward(const Tensor& ids, nn::Pass& pass) const override {
-    if (failing) throw std::runtime_error("out of luck");
-    return ModelEngine::forward(ids, pass);
+class BrokenRunner : public ModelRunner {
+ public:
+  BrokenRunner(const std::shared_ptr<const nn::Source>& source, const EngineOptions& options,
+               std::shared_ptr<Fault> fault)
+      : ModelRunner(source, options), fault_(std::move(fault)) {}
+
+  Ticket launch(const Batch& batch) override {
+    fault_->launch(batch);
+    return ModelRunner::launch(batch);
   }
+  void collect(Ticket ticket, const Reader& read) override {
+    ModelRunner::collect(ticket, [&](int64_t first, const Logits& logits) {
+      std::vector<float> values(logits.values.begin(), logits.values.end());
+      const int64_t row = fault_->damaged_row - first;
+      if (row >= 0 && row < logits.rows())
+        std::fill_n(values.begin() + row * logits.vocabulary, logits.vocabulary, NAN);
+      read(first, {values, logits.vocabulary});
+    });
+  }
+
+ private:
+  std::shared_ptr<Fault> fault_;
+};
+
+struct BrokenEngine : BatchingEngine {
+  explicit BrokenEngine(const EngineOptions& options)
+      : BrokenEngine(std::make_shared<Fault>(), options) {}
+  BrokenEngine(std::shared_ptr<Fault> its, const EngineOptions& options)
+      : BatchingEngine(
+            std::make_unique<BrokenRunner>(std::make_shared<nn::Source>(fixture()), options, its),
+            options),
+        fault(std::move(its)) {}
+
+  void damage(int64_t row) { fault->damaged_row = row; }
+  void repair() { fault->damaged_row = -1; }
+
+  std::shared_ptr<Fault> fault;
 };
 
 TEST_F(EngineTest, AFailedStepEndsItsRequestsOnly) {
   EngineOptions options = kExact;
   options.max_num_seqs = 2;
-  FailingEngine engine(std::make_shared<nn::Source>(fixture()), options);
+  BrokenEngine engine(options);
   const int64_t free = engine.pool().free_blocks(0), states = engine.pool().free_states();
   for (int prompt = 0; prompt < 3; ++prompt) engine.submit(greedy(prompt));
   std::map<int64_t, Answer> answers;
   take(engine.step(), answers);
-  engine.failing = true;
+  engine.fault->launch = [](const Batch&) { throw std::runtime_error("out of luck"); };
   take(engine.step(), answers);
-  engine.failing = false;
+  engine.fault->launch = [](const Batch&) {};
   while (!engine.idle()) take(engine.step(), answers);
   for (int64_t id : {0, 1}) {
     EXPECT_EQ(answers.at(id).finish, Finish::error);
@@ -288,33 +322,112 @@ TEST_F(EngineTest, AFailedStepEndsItsRequestsOnly) {
   EXPECT_EQ(engine.state().failed_steps, 1);
 }
 
-// Writes NaN over the logits of the first sequence that draws.
-class DamagedEngine : public ModelEngine {
- public:
-  using ModelEngine::ModelEngine;
-  bool damaged = false;
+// A state that was to be kept in the step that failed was not, and nobody goes on from it.
+TEST_F(EngineTest, AFailedStepLeavesNoStateBehind) {
+  BrokenEngine engine(kExact);
+  const int64_t first = engine.submit(greedy(2));
+  engine.submit(greedy(0));
+  std::map<int64_t, Answer> answers;
+  take(engine.step(), answers);  // up to the last block of prompt 2, whose state is to be kept
+  engine.cancel(first);
+  engine.fault->launch = [](const Batch& batch) {
+    if (!batch.copies.empty()) throw std::runtime_error("out of luck");
+  };
+  take(engine.step(), answers);
+  ASSERT_EQ(engine.state().failed_steps, 1) << "no copy came with this step";
+  engine.fault->launch = [](const Batch&) {};
+  const int64_t again = engine.submit(greedy(2));
+  EXPECT_EQ(run(engine).at(again).tokens, expected(2));
+}
 
- protected:
-  Tensor logits_of(const Tensor& hidden, const std::vector<int64_t>& rows) const override {
-    Tensor logits = ModelEngine::logits_of(hidden, rows);
-    if (damaged) logits[0].fill_(NAN);
-    return logits;
-  }
-};
+// What a runner is told is all that it needs, and agrees with itself.
+TEST_F(EngineTest, BatchesSayWhatIsComputed) {
+  EngineOptions options = kExact;
+  options.max_num_batched_tokens = 40;
+  BrokenEngine engine(options);
+  int64_t passes = 0;
+  engine.fault->launch = [&](const Batch& batch) {
+    ++passes;
+    const auto sequences = static_cast<size_t>(batch.sequences());
+    ASSERT_EQ(batch.bounds.size(), sequences + 1);
+    ASSERT_EQ(std::ssize(batch.ids), batch.tokens());
+    ASSERT_LE(batch.tokens(), 40);
+    ASSERT_EQ(batch.slots.size(), sequences);
+    ASSERT_EQ(batch.pictures, std::vector<int64_t>(sequences, -1));
+    ASSERT_EQ(batch.tables.size(), 1u);
+    std::set<int32_t> used;
+    for (size_t i = 0; i < sequences; ++i) {
+      const auto& [blocks, begins] = batch.tables[0];
+      const int64_t end = i + 1 < sequences ? begins[i + 1] : std::ssize(blocks);
+      ASSERT_GE((end - begins[i]) * 16, batch.past[i] + batch.bounds[i + 1] - batch.bounds[i]);
+      for (int64_t b = begins[i]; b < end; ++b)
+        ASSERT_TRUE(used.insert(blocks[static_cast<size_t>(b)]).second);
+    }
+    ASSERT_TRUE(std::ranges::is_sorted(batch.rows));
+    for (const int64_t row : batch.rows) ASSERT_LT(row, batch.tokens());
+  };
+  for (int prompt = 0; prompt < 3; ++prompt) engine.submit(greedy(prompt));
+  const auto answers = run(engine);
+  for (int prompt = 0; prompt < 3; ++prompt) EXPECT_EQ(answers.at(prompt).tokens, expected(prompt));
+  EXPECT_GT(passes, 24);
+}
 
 TEST_F(EngineTest, LogitsThatAreNoNumbersEndTheirOwnRequest) {
-  DamagedEngine engine(std::make_shared<nn::Source>(fixture()), kExact);
+  BrokenEngine engine(kExact);
   for (int prompt = 0; prompt < 3; ++prompt) engine.submit(greedy(prompt));
   std::map<int64_t, Answer> answers;
   take(engine.step(), answers);
-  engine.damaged = true;
+  engine.damage(0);
   take(engine.step(), answers);
-  engine.damaged = false;
+  engine.repair();
   while (!engine.idle()) take(engine.step(), answers);
   EXPECT_EQ(answers.at(0).finish, Finish::error);
   EXPECT_NE(answers.at(0).error.find("not numbers"), std::string::npos);
   EXPECT_EQ(answers.at(1).tokens, expected(1));
   EXPECT_EQ(answers.at(2).tokens, expected(2));
+}
+
+// What the fault may have left in the caches is not served to whoever asks the same.
+TEST_F(EngineTest, NobodyFindsWhatLogitsThatAreNoNumbersLeft) {
+  BrokenEngine engine(kExact);
+  const int64_t blocks = engine.pool().free_blocks(0), states = engine.pool().free_states();
+  engine.damage(0);
+  for (int64_t failed = 1; failed <= 2; ++failed) {
+    const int64_t request = engine.submit(greedy(2));
+    EXPECT_EQ(run(engine).at(request).finish, Finish::error);
+    EXPECT_EQ(engine.state().corrupted_requests, failed);
+    EXPECT_EQ(engine.state().corrupted_in_a_row, failed);
+  }
+  EXPECT_EQ(engine.pool().known_blocks(), 0);
+  engine.repair();
+  for (int64_t cached : {0, 64}) {
+    const int64_t request = engine.submit(greedy(2));
+    const Answer answer = run(engine).at(request);
+    EXPECT_EQ(answer.cached_tokens, cached);
+    EXPECT_EQ(answer.tokens, expected(2));
+  }
+  EXPECT_EQ(engine.state().corrupted_requests, 2);
+  EXPECT_EQ(engine.state().corrupted_in_a_row, 0);
+  EXPECT_EQ(engine.pool().free_blocks(0), blocks);
+  EXPECT_EQ(engine.pool().free_states(), states);
+}
+
+// Reports of a prompt read logits too.
+TEST_F(EngineTest, AReportThatFailsEndsItsOwnRequest) {
+  BrokenEngine engine(kExact);
+  Request reported = greedy(0);
+  reported.prompt_logprobs = 0;
+  engine.submit(greedy(1));
+  std::map<int64_t, Answer> answers;
+  take(engine.step(), answers);
+  engine.submit(reported);
+  engine.damage(3);  // the answer's is 0
+  take(engine.step(), answers);
+  engine.repair();
+  while (!engine.idle()) take(engine.step(), answers);
+  EXPECT_EQ(answers.at(1).finish, Finish::error);
+  EXPECT_EQ(answers.at(0).tokens, expected(1));
+  EXPECT_EQ(engine.state().failed_steps, 0);
 }
 
 TEST_F(EngineTest, RefusesLengthsThatTheModelOrTheMemoryDoesNotAllow) {

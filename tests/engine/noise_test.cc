@@ -45,6 +45,17 @@ TEST(NoiseTest, DependsOnSeedLanePlaceAndToken) {
   EXPECT_NE(q, Noise(7, 0).exponential(3, 9));
 }
 
+TEST(NoiseTest, WordsInBulkAreTheSameNumbers) {
+  const Noise noise(9, 2);
+  for (int64_t position : {int64_t{0}, int64_t{77}, int64_t{1} << 40})
+    for (uint32_t stretch : {0u, 5u, 8191u}) {
+      const Noise::Words words = noise.words(position, stretch);
+      for (size_t i = 0; i < words.size(); ++i)
+        ASSERT_EQ(Noise::exponential_of(words[i]),
+                  noise.exponential(position, static_cast<int32_t>(stretch * 32 + i)));
+    }
+}
+
 TEST(NoiseTest, EveryRequestOfAnEngineHasItsOwnSeed) {
   EXPECT_EQ(seed_of_request(5, 9), seed_of_request(5, 9));
   std::set<uint64_t> seeds;

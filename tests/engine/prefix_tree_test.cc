@@ -54,6 +54,26 @@ TEST_P(PrefixTreeTest, ANodeLivesAsLongAsItIsHeldOrHasChildren) {
   EXPECT_EQ(tree_.find(again, a), PrefixTree::kNone);
 }
 
+TEST_P(PrefixTreeTest, ABuriedNodeIsNotFoundNorWhatIsBelowIt) {
+  const std::vector<int32_t> a = {1, 2}, b = {3, 4};
+  const auto root = tree_.root("");
+  tree_.hold(root);
+  const auto parent = tree_.child(root, a), child = tree_.child(parent, b);
+  tree_.hold(child);
+  tree_.bury(parent);
+  tree_.bury(parent);
+  EXPECT_EQ(tree_.find(root, a), PrefixTree::kNone);
+  const auto again = tree_.child(root, a);
+  EXPECT_NE(again, parent);
+  EXPECT_EQ(tree_.find(again, b), PrefixTree::kNone);
+  tree_.hold(again);
+  tree_.release(child);  // and with it the buried parent
+  EXPECT_EQ(tree_.find(root, a), again);
+  tree_.release(again);
+  tree_.release(root);
+  EXPECT_EQ(tree_.size(), 0);
+}
+
 INSTANTIATE_TEST_SUITE_P(Hashes, PrefixTreeTest, testing::Bool(), [](const auto& info) {
   return info.param ? std::string("Keyed") : std::string("Colliding");
 });

@@ -22,7 +22,7 @@ std::vector<int32_t> counted(int64_t tokens, int32_t first = 0) {
 class Harness {
  public:
   Harness(const Scheduler::Options& options, const CachePool::Options& pool)
-      : pool_(pool, PrefixTree(pool.block_tokens, PrefixTree::Key{1, 2}), [](int32_t, int32_t) {}),
+      : pool_(pool, PrefixTree(pool.block_tokens, PrefixTree::Key{1, 2})),
         scheduler_(options, pool_),
         options_(options) {}
 
@@ -35,7 +35,9 @@ class Harness {
   std::map<int64_t, int64_t> step() {
     std::map<int64_t, int64_t> tokens;
     int64_t total = 0;
-    for (const Slice& slice : scheduler_.next()) {
+    const auto slices = scheduler_.next(prompts);
+    pool_.take_copies();
+    for (const Slice& slice : slices) {
       const int64_t id = slice.sequence->id;
       EXPECT_FALSE(tokens.contains(id)) << "two slices of one sequence";
       EXPECT_GT(slice.tokens, 0);
@@ -46,8 +48,9 @@ class Harness {
       scheduler_.computed(slice);
       EXPECT_EQ(slice.sequence->missing() == 0, draws);
       if (!draws) continue;
+      drawn.insert(id);
       slice.sequence->tokens.push_back(static_cast<int32_t>(slice.sequence->length()));
-      if (slice.sequence->finish(1000)) answers[id] = scheduler_.remove(id)->tokens;
+      if (slice.sequence->finish(5000)) answers[id] = scheduler_.remove(id)->tokens;
     }
     EXPECT_LE(total, options_.max_num_batched_tokens);
     EXPECT_LE(scheduler_.running(), options_.max_num_seqs);
@@ -58,6 +61,8 @@ class Harness {
   Scheduler scheduler_;
   std::map<int64_t, std::vector<int32_t>> answers;
   std::vector<int64_t> order;  // of all slices
+  std::set<int64_t> drawn;     // whose answers have begun
+  int64_t prompts = 1 << 20;   // tokens of prompts in a pass with answers
 
  private:
   Scheduler::Options options_;
@@ -144,6 +149,65 @@ TEST(SchedulerTest, KeysTakeTurns) {
   EXPECT_LE(turns.rfind('m'), 6u) << turns << ": whoever asks for little waits for the other";
 }
 
+// Steps until the answers of all these have begun.
+int64_t steps_until_begun(Harness& harness, const std::vector<int64_t>& ids) {
+  std::set<int64_t> waiting(ids.begin(), ids.end());
+  for (int64_t steps = 1;; ++steps) {
+    harness.step();
+    std::erase_if(waiting, [&](int64_t id) { return harness.drawn.contains(id); });
+    if (waiting.empty() || steps > 1000) return steps;
+  }
+}
+
+TEST(SchedulerTest, ALongPromptDelaysNobodyElse) {
+  for (const char* key : {"b", "a"}) {  // of another key, and of its own
+    Harness harness({.max_num_batched_tokens = 64}, {.groups = {{.blocks = 400}}});
+    const int64_t longest =
+        harness.add({.tokens = counted(3900), .max_tokens = 1, .fairness_key = "a"});
+    harness.step();
+    std::vector<int64_t> short_ones;
+    for (int i = 0; i < 5; ++i)
+      short_ones.push_back(
+          harness.add({.tokens = counted(8, 5000 + 10 * i), .max_tokens = 4, .fairness_key = key}));
+    EXPECT_LE(steps_until_begun(harness, short_ones), 3) << key;
+    EXPECT_LE(steps_until_begun(harness, {longest}), 3900 / 64 + 4) << "and loses little by it";
+  }
+}
+
+// Whoever reads an answer waits no longer for it than a pass of so many tokens takes.
+TEST(SchedulerTest, APassWithAnswersReadsNoMoreThanItMay) {
+  Harness harness({.max_num_batched_tokens = 512}, {.groups = {{.blocks = 400}}});
+  harness.prompts = 40;
+  harness.add({.tokens = counted(20), .max_tokens = 5});
+  EXPECT_EQ(harness.step(), (Tokens{{0, 20}}));
+  const int64_t longest = harness.add({.tokens = counted(2000, 5000), .max_tokens = 1});
+  for (int i = 0; i < 4; ++i) EXPECT_EQ(harness.step(), (Tokens{{0, 1}, {longest, 40}}));
+  EXPECT_EQ(harness.step(), (Tokens{{longest, 512}})) << "nobody waits for an answer";
+}
+
+// Long prompts of one key that run already do not stand before what another key asks next.
+TEST(SchedulerTest, PromptsThatRunShareEachPass) {
+  Harness harness({.max_num_batched_tokens = 64}, {.groups = {{.blocks = 400}}});
+  for (int i = 0; i < 4; ++i)
+    harness.add({.tokens = counted(1000, 5000 * i), .max_tokens = 1, .fairness_key = "a"});
+  for (int i = 0; i < 6; ++i) harness.step();
+  const int64_t late = harness.add({.tokens = counted(300, 50'000), .fairness_key = "b"});
+  // Half of each pass at least, but for what the first pass keeps for beginnings.
+  EXPECT_LE(steps_until_begun(harness, {late}), 300 / 32 + 2);
+}
+
+// Others that keep coming, with less to read, do not keep a prompt from coming to its end.
+TEST(SchedulerTest, ALongPromptComesToItsEnd) {
+  Harness harness({.max_num_seqs = 8, .max_num_batched_tokens = 64}, {.groups = {{.blocks = 400}}});
+  const int64_t longest = harness.add({.tokens = counted(1600), .max_tokens = 1});
+  for (int step = 0; step < 1600 / 16 + 1; ++step) {
+    for (int i = 0; i < 2; ++i)
+      harness.add({.tokens = counted(60, 5000 + 1000 * (2 * step + i)), .max_tokens = 1});
+    harness.step();
+  }
+  EXPECT_TRUE(harness.answers.contains(longest));
+}
+
 TEST(SchedulerTest, EqualPromptsAreComputedOnce) {
   Harness harness({.max_num_batched_tokens = 256}, {.groups = {{.blocks = 40}}});
   for (int i = 0; i < 3; ++i) harness.add({.tokens = counted(70), .max_tokens = 3});
@@ -157,6 +221,20 @@ TEST(SchedulerTest, EqualPromptsAreComputedOnce) {
   const Tokens both = harness.step();
   EXPECT_EQ(both.at(3), 70);
   EXPECT_EQ(both.at(4), 70);
+}
+
+TEST(SchedulerTest, NobodyElseWaitsForATwin) {
+  Harness harness({.max_num_batched_tokens = 64}, {.groups = {{.blocks = 400}}});
+  harness.add({.tokens = counted(1000), .fairness_key = "a"});
+  harness.step();
+  const int64_t twin = harness.add({.tokens = counted(1000), .fairness_key = "a"});
+  const int64_t other = harness.add({.tokens = counted(8, 5000), .fairness_key = "a"});
+  const Tokens pass = harness.step();
+  EXPECT_FALSE(pass.contains(twin));
+  EXPECT_EQ(pass.at(other), 8);
+  EXPECT_EQ(harness.scheduler_.waiting(), 1);
+  EXPECT_TRUE(harness.scheduler_.remove(twin));
+  EXPECT_EQ(harness.scheduler_.waiting(), 0);
 }
 
 TEST(SchedulerTest, RemovedWhereverItStands) {

@@ -125,6 +125,27 @@ TEST(PagedAttention, LongSequencesInPieces) {
   EXPECT_TRUE(at::equal(last(1), last(130)));
 }
 
+// Cut by keys itself, while the others are not.
+TEST(PagedAttention, ALongSequenceAmongShortOnes) {
+  std::vector<int64_t> lengths(12, 40);
+  lengths[5] = 20'000;
+  Case c(lengths, 16, KvType::fp32, 128);
+  std::vector<PagedSequence> last;
+  std::vector<Tensor> queries;
+  for (size_t s = 0; s < lengths.size(); ++s) {
+    append(c.cache, c.k[s], c.v[s],
+           std::vector<PagedSequence>{{0, lengths[s], 0, c.tables[s].data()}});
+    last.push_back({static_cast<int64_t>(s), 1, lengths[s] - 1, c.tables[s].data()});
+    queries.push_back(c.q[s].slice(0, lengths[s] - 1));
+  }
+  const Tensor together = paged_attention(at::cat(queries), c.cache, last, 0.2, 0);
+  for (size_t s = 0; s < lengths.size(); ++s) {
+    last[s].first = 0;
+    const Tensor alone = paged_attention(queries[s], c.cache, std::span(&last[s], 1), 0.2, 0);
+    EXPECT_TRUE(at::equal(together[static_cast<int64_t>(s)], alone[0])) << s;
+  }
+}
+
 TEST(PagedAttention, WhatOthersLeftInABlockDoesNotShow) {
   Case clean({20}, 32, KvType::fp32), dirty({20}, 32, KvType::fp32);
   dirty.cache.memory.fill_(0xff);  // NaN everywhere
