@@ -50,7 +50,7 @@ class Answer : public Receiver, public std::enable_shared_from_this<Answer> {
     prompt::Detokenizer detokenizer;
     StopStrings stops;
     ReasoningState reasoning;
-    Piece text;  // all of it, unless it is streamed
+    Piece unsent;  // all of it, unless it is streamed
     ChoiceTimes times;
     int64_t reasoning_tokens = 0;
     bool echoed = false, done = false;
@@ -59,8 +59,12 @@ class Answer : public Receiver, public std::enable_shared_from_this<Answer> {
   Piece take_tokens(Choice& choice, engine::Update& update);
   void take_text(Choice& choice, Piece& piece, Voice voice, const std::string& text);
   void end_choice(Choice& choice, Piece& piece, const engine::Update& update);
-  void deliver(size_t index, Piece piece);
+  // Of a stream: what there is leaves, if the client reads; else it becomes one chunk later.
+  void send_text(size_t index);
+  void send_all_text();
   void begin_stream();
+  // Every piece of a stream leaves through here: the client may go at any of them.
+  void tell(std::string_view piece);
   void finish();
   void leave();
   void expire();
@@ -94,7 +98,8 @@ class Answer : public Receiver, public std::enable_shared_from_this<Answer> {
   int64_t queued_tokens_ = 0;
   size_t open_ = 0;  // choices that are not done
   bool streaming_ = false;
-  bool over_ = false;  // nothing more is told
+  bool behind_ = false;  // a stream that waits for its client to read
+  bool over_ = false;    // nothing more is told
 };
 
 }  // namespace quern::serve

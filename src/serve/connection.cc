@@ -58,11 +58,27 @@ int Reply::io_thread() const { return thread_.index; }
 
 void Reply::post(std::function<void()> work) { asio::post(thread_.context, std::move(work)); }
 
-void Reply::on_gone(std::function<void()> gone) {
-  if (connection_)
-    gone_ = std::move(gone);
-  else
-    gone();
+void Reply::on_left(std::function<void()> work) {
+  if (left_)
+    post(std::move(work));
+  else if (connection_)
+    on_left_ = std::move(work);
+}
+
+size_t Reply::unsent() const { return connection_ ? out_.size() + connection_->in_flight() : 0; }
+
+bool Reply::full() const { return connection_ && unsent() > connection_->unsent_limit(); }
+
+void Reply::on_room(std::function<void()> work) {
+  if (full())
+    on_room_ = std::move(work);
+  else if (connection_)
+    post(std::move(work));
+}
+
+void Reply::sent() {
+  const bool room = on_room_ && unsent() <= connection_->unsent_limit() / 2;
+  if (room) post(std::exchange(on_room_, nullptr));
 }
 
 void Reply::at(Clock::time_point when, std::function<void()> work) {
@@ -99,8 +115,6 @@ void Reply::write(std::string_view piece) {
   out_ += piece;
   if (chunked_) out_ += "\r\n";
   if (out_.size() > kSendBytes) connection_->send_now();
-  if (out_.size() + connection_->in_flight() > connection_->unsent_limit())
-    return connection_->too_slow();
   thread_.flush_soon(shared_from_this());
 }
 
@@ -115,9 +129,10 @@ void Reply::detach() {
   connection_ = nullptr;
   out_ = {};
   timer_.reset();
-  const auto gone = std::move(gone_);
-  gone_ = nullptr;
-  if (!complete_ && gone) gone();
+  left_ = !complete_;
+  // Who waits for room lives until it is told.
+  if (left_ && on_left_) post([left = std::move(on_left_), room = on_room_] { left(); });
+  on_left_ = on_room_ = nullptr;
 }
 
 // --- Connection ----------------------------------------------------------------------------------
@@ -190,7 +205,6 @@ asio::awaitable<bool> Connection::read_request(RequestParser& parser) {
   const HttpOptions& options = hosting_.options;
   allow(request_ ? options.keep_alive_seconds : options.header_seconds);
   bool in_body = false;
-  size_t received = 0;
   std::string bytes = std::move(ahead_);
   ahead_ = {};
   for (;;) {
@@ -201,22 +215,15 @@ asio::awaitable<bool> Connection::read_request(RequestParser& parser) {
         ahead_ = bytes.substr(used);
         co_return true;
       }
-      received += bytes.size();
+      if (in_body) progress(bytes.size(), options.body_seconds);
     }
     if (parser.head_done() && !in_body) {
       in_body = true;
-      received = 0;
       allow(options.body_seconds);
       if (parser.expects_continue()) {
         const bool sent = co_await send(kContinue);
         if (!sent) co_return false;
       }
-    }
-    if (in_body && received >= 64 << 10) {  // 1 KiB/s at least
-      deadline_ += std::chrono::seconds(received >> 10);
-      const auto latest = Clock::now() + std::chrono::seconds(options.body_seconds);
-      deadline_ = std::min(deadline_, latest);
-      received = 0;
     }
     const std::string_view read = co_await read_some();
     if (expired_ && parser.started()) throw HttpFault(408, "The request took too long to arrive.");
@@ -278,20 +285,25 @@ asio::awaitable<void> Connection::send_reply() {
 asio::awaitable<bool> Connection::send(std::string_view bytes) {
   sending_ = true;
   in_flight_ = bytes.size();
+  allow(hosting_.options.unread_seconds);
+  auto sent = [this](size_t size) {
+    in_flight_ -= size;
+    progress(size, hosting_.options.unread_seconds);
+    if (reply_) reply_->sent();
+  };
   while (in_flight_ > 0 && !closed_) {
     const char* begin = bytes.data() + (bytes.size() - in_flight_);
-    allow(hosting_.options.unread_seconds);
     if (tls_) {
       const auto [error, size] =
           co_await tls_->async_write_some(asio::buffer(begin, in_flight_), kAwait);
       if (error) break;
-      in_flight_ -= size;
+      sent(size);
       continue;
     }
     const ssize_t size =
         ::send(socket_.native_handle(), begin, in_flight_, MSG_DONTWAIT | MSG_NOSIGNAL);
     if (size >= 0) {
-      in_flight_ -= static_cast<size_t>(size);
+      sent(static_cast<size_t>(size));
     } else if (errno == EAGAIN || errno == EINTR) {
       const auto [error] = co_await socket_.async_wait(Socket::wait_write, kAwait);
       if (error) break;
@@ -299,10 +311,10 @@ asio::awaitable<bool> Connection::send(std::string_view bytes) {
       break;
     }
   }
-  const bool sent = in_flight_ == 0;
+  const bool complete = in_flight_ == 0;
   in_flight_ = 0;
   sending_ = false;
-  co_return sent && !closed_;
+  co_return complete && !closed_;
 }
 
 void Connection::send_now() {
@@ -311,7 +323,10 @@ void Connection::send_now() {
   if (!tls_ && !out.empty()) {
     const ssize_t size =
         ::send(socket_.native_handle(), out.data(), out.size(), MSG_DONTWAIT | MSG_NOSIGNAL);
-    if (size > 0) out.erase(0, static_cast<size_t>(size));
+    if (size > 0) {
+      out.erase(0, static_cast<size_t>(size));
+      reply_->sent();
+    }
   }
   if (!out.empty() || reply_->complete()) wake_.cancel();
 }
@@ -354,9 +369,10 @@ void Connection::lose() {
   if (reply_) reply_->detach();
 }
 
-void Connection::too_slow() {
-  ++hosting_.slow_clients;
-  lose();
+void Connection::progress(size_t bytes, int most_seconds) {
+  const auto now = Clock::now();
+  deadline_ += std::chrono::nanoseconds(bytes * 1'000'000'000 / 1024);
+  deadline_ = std::min(deadline_, now + std::chrono::seconds(most_seconds));
 }
 
 void Connection::close() {
@@ -370,7 +386,10 @@ void Connection::close() {
 void Connection::check_deadline(Clock::time_point now) {
   if (now < deadline_) return;
   allow_forever();
-  if (sending_ && reply_) return too_slow();
+  if (sending_ && reply_) {
+    ++hosting_.slow_clients;
+    return lose();
+  }
   if (expired_ || sending_) return close();
   expired_ = true;
   error_code ignored;

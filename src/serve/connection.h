@@ -47,7 +47,10 @@ class Reply : public Exchange, public std::enable_shared_from_this<Reply> {
   void begin(HttpResponse head) override;
   void write(std::string_view piece) override;
   void end() override;
-  void on_gone(std::function<void()> gone) override;
+  bool left() const override { return left_; }
+  void on_left(std::function<void()> work) override;
+  bool full() const override;
+  void on_room(std::function<void()> work) override;
   void at(Clock::time_point when, std::function<void()> work) override;
   int io_thread() const override;
   void post(std::function<void()> work) override;
@@ -57,8 +60,11 @@ class Reply : public Exchange, public std::enable_shared_from_this<Reply> {
   void close_after() { keep_alive_ = false; }
   std::string& out() { return out_; }
   Connection* connection() const { return connection_; }
+  size_t unsent() const;
   // The client is served, or gone: the connection is no longer this reply's.
   void detach();
+  // Some bytes have left.
+  void sent();
 
  private:
   IoThread& thread_;
@@ -67,7 +73,8 @@ class Reply : public Exchange, public std::enable_shared_from_this<Reply> {
   const Clock::time_point arrived_ = Clock::now();
   std::vector<Header> headers_;
   std::string out_;  // not yet handed to the socket
-  std::function<void()> gone_;
+  std::function<void()> on_left_, on_room_;
+  std::atomic<bool> left_{false};
   std::optional<boost::asio::steady_timer> timer_;
   bool keep_alive_;
   bool begun_ = false, chunked_ = false, complete_ = false;
@@ -86,7 +93,6 @@ class Connection : public std::enable_shared_from_this<Connection> {
   void drain();
   // The client left or does not read: who makes the reply is told.
   void lose();
-  void too_slow();
   // Sends what the reply holds, as far as that goes without waiting.
   void send_now();
   size_t unsent_limit() const { return hosting_.options.unsent_bytes; }
@@ -111,6 +117,8 @@ class Connection : public std::enable_shared_from_this<Connection> {
   bool client_left();
   void close();
 
+  // The deadline moves with what was sent or received, at 1 KiB/s.
+  void progress(size_t bytes, int most_seconds);
   void allow(int seconds) { deadline_ = Clock::now() + std::chrono::seconds(seconds); }
   void allow_forever() { deadline_ = Clock::time_point::max(); }
 

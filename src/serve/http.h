@@ -21,9 +21,10 @@ struct HttpResponse {
   std::string body = {};
 };
 
-// One request that waits for its answer, which is a whole response or a stream. Except for `post`,
-// its functions are called on the I/O thread that owns the connection. After the client has gone
-// they do nothing.
+// One request that waits for its answer, which is a whole response or a stream. Except for `post`
+// and `left`, its functions are called on the I/O thread that owns the connection. After the client
+// has gone they do nothing. None of them calls back: what was given to `on_left`, `on_room` and
+// `at` is called in a turn of its own.
 class Exchange {
  public:
   using Clock = std::chrono::steady_clock;
@@ -43,9 +44,15 @@ class Exchange {
   virtual void write(std::string_view piece) = 0;
   virtual void end() = 0;
 
-  // `gone` is called at most once, if the client leaves or stops reading before the end; at once if
-  // that has happened already.
-  virtual void on_gone(std::function<void()> gone) = 0;
+  // The client left, or stopped reading, before the end.
+  virtual bool left() const = 0;
+  // `work` is done at most once, if that happens or has happened.
+  virtual void on_left(std::function<void()> work) = 0;
+
+  // As much is unsent as a client may leave unread. What is written all the same is kept: who makes
+  // a stream waits, and `work` is done when there is room again.
+  virtual bool full() const = 0;
+  virtual void on_room(std::function<void()> work) = 0;
 
   // `work` is done at that time if the exchange has not ended by then. There is one such time.
   virtual void at(Clock::time_point when, std::function<void()> work) = 0;
@@ -65,12 +72,13 @@ struct HttpOptions {
   int io_threads = 1;
   RequestLimits limits = {};
   size_t connections = 8192;  // further ones are answered 503
-  // Unsent bytes of one stream, beyond the kernel's buffers, after which its client counts as gone.
-  size_t unsent_bytes = 1 << 20;
+  // Unsent bytes of one stream, beyond the kernel's buffers, from which on it is full.
+  size_t unsent_bytes = 256 << 10;
   int keep_alive_seconds = 5;
   int header_seconds = 10;  // from the first byte of a request to the end of its head
-  int body_seconds = 30;    // for the first bytes of a body; then 1 KiB/s at least
-  int unread_seconds = 30;  // without any progress in sending
+  // Ahead of a body that comes, and an answer that is read, at 1 KiB/s at least.
+  int body_seconds = 30;
+  int unread_seconds = 30;
 };
 
 struct HttpCounts {

@@ -23,6 +23,14 @@ std::string stream_body(int64_t max_tokens) {
   return R"({"prompt": "x", "stream": true, "max_tokens": )" + std::to_string(max_tokens) + "}";
 }
 
+// The chunk that echoes this prompt has some megabytes.
+std::string large_echo() {
+  const std::vector<int32_t> ids(4000, 7);
+  return JsonValue{
+      {"prompt", ids}, {"echo", true}, {"stream", true}, {"logprobs", 20}, {"max_tokens", 1}}
+      .dump();
+}
+
 std::string repeatedly(const std::string& text, int times) {
   std::string result;
   for (int i = 0; i < times; ++i) result += text;
@@ -297,6 +305,7 @@ TEST(HttpTest, AnAbortStormLeavesNothingBehind) {
 TEST(HttpTest, AClientThatNeverReadsIsDropped) {
   ServerOptions options;
   options.http.unsent_bytes = 64 << 10;
+  options.http.unread_seconds = 1;
   engine::Limits limits = mock_limits();
   limits.max_model_len = 1 << 20;
   RunningServer server({}, options, limits);
@@ -308,6 +317,49 @@ TEST(HttpTest, AClientThatNeverReadsIsDropped) {
            std::string::npos;
   }));
   EXPECT_TRUE(soon([&] { return server->state().running == 0; }));
+}
+
+// A piece of megabytes, and a client that takes a second for it, are nobody's fault.
+TEST(HttpTest, ALargePieceIsNotASlowClient) {
+  ServerOptions options;
+  options.http.unsent_bytes = 4096;
+  RunningServer server({}, options);
+  Client client(server.port(), 4096);
+  client.send(post("/v1/completions", large_echo()));
+  std::this_thread::sleep_for(std::chrono::milliseconds(500));
+  const Received got = client.response();
+  EXPECT_TRUE(got.done());
+  EXPECT_GT(got.body.size(), size_t{1} << 20);
+  EXPECT_EQ(got.events().back()["choices"][0]["finish_reason"], "length");
+}
+
+// What was made while it did not read comes in fewer, larger chunks, and is whole.
+TEST(HttpTest, ASlowReaderGetsAllOfItsText) {
+  ServerOptions options;
+  options.http.unsent_bytes = 4096;
+  engine::Limits limits = mock_limits();
+  limits.max_model_len = 1 << 20;
+  RunningServer server({}, options, limits);
+  for (const char* more : {R"("n": 1)", R"("n": 3, "echo": true, "logprobs": 1)"}) {
+    const std::string body =
+        R"({"prompt": "x", "max_tokens": 20000, "ignore_eos": true, "temperature": 1, )" +
+        std::string(more);
+    Client slow(server.port(), 4096);
+    slow.send(post("/v1/completions", body + R"(, "stream": true})"));
+    ASSERT_TRUE(soon([&] { return server->state().new_tokens > 0; }));
+    ASSERT_TRUE(soon([&] { return server->state().running == 0; }));
+    const Received got = slow.response();
+    ASSERT_TRUE(got.done());
+    const JsonValue whole = complete(server.port(), body + "}").json();
+    std::vector<std::string> texts(whole["choices"].size());
+    const auto events = got.events();
+    for (const JsonValue& event : events)
+      texts[event["choices"][0]["index"].get<size_t>()] +=
+          event["choices"][0]["text"].get<std::string>();
+    for (size_t i = 0; i < texts.size(); ++i)
+      EXPECT_EQ(texts[i], whole["choices"][i]["text"].get<std::string>());
+    EXPECT_LT(events.size(), 20'000U * texts.size()) << "nothing was put together";
+  }
 }
 
 TEST(HttpTest, AClientThatReadsIsKeptHoweverFastTheEngineIs) {

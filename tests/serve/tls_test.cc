@@ -191,6 +191,34 @@ TEST_F(TlsTest, AClientThatLeavesEndsItsRequest) {
   EXPECT_TRUE(soon([&] { return server->state().running == 0; }, 2));
 }
 
+TEST_F(TlsTest, ALargePieceArrivesWhole) {
+  RunningServer server({}, options());
+  const std::vector<int32_t> ids(4000, 7);
+  const JsonValue body = {
+      {"prompt", ids}, {"echo", true}, {"stream", true}, {"logprobs", 20}, {"max_tokens", 1}};
+  const std::string got = fetch(url(server), "POST", "/v1/completions", body.dump(), "");
+  EXPECT_TRUE(got.ends_with("data: [DONE]\n\n"));
+  EXPECT_GT(got.size(), size_t{1} << 20);
+  EXPECT_EQ(failure(url(server)), "");
+}
+
+TEST_F(TlsTest, AClientMayLeaveAtAnyPiece) {
+  RunningServer server({}, options());
+  for (int left_at = 1; left_at < 40; ++left_at) {
+    HttpClient client(url(server));
+    int pieces = 0;
+    client.start({.path = "/v1/completions",
+                  .body = R"({"prompt": "x", "stream": true, "max_tokens": 40, "n": 2})",
+                  .piece = [&](std::string_view) {
+                    if (++pieces == left_at) client.stop();
+                  }});
+    client.run();
+  }
+  EXPECT_TRUE(soon([&] { return server->state().running == 0; }, 5));
+  EXPECT_EQ(server->state().kv_tokens_used, 0);
+  EXPECT_EQ(failure(url(server)), "");
+}
+
 // As curl and Python see the end of an answer that has no length.
 TEST_F(TlsTest, TheEndIsTold) {
   RunningServer server({}, options());
