@@ -10,7 +10,7 @@ export CCACHE_NOHASHDIR ?= true
 
 # What reads bytes that a stranger may have made, and what does arithmetic on raw pointers, is tested under
 # AddressSanitizer and UndefinedBehaviorSanitizer as well.
-SANITIZED := base checkpoint prompt data quant kernels serve
+SANITIZED := base checkpoint prompt data http quant kernels serve
 # Of each fuzz target: short where a person waits, long in continuous integration, whose services all set CI=true.
 export FUZZ_SECONDS ?= $(if $(filter true,$(CI))$(filter fuzz,$(MAKECMDGOALS)),60,3)
 

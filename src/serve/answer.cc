@@ -27,7 +27,7 @@ const char* finish_reason(engine::Finish finish) {
   return "";
 }
 
-HttpResponse stream_head() {
+http::Response stream_head() {
   return {.content_type = "text/event-stream; charset=utf-8",
           .headers = {{"Cache-Control", "no-cache"}, {"X-Accel-Buffering", "no"}}};
 }
@@ -45,7 +45,7 @@ Answer::Choice::Choice(const ServedModel& model, const ApiRequest& request,
   times.max_tokens = asked.max_tokens;
 }
 
-Answer::Answer(AnswerContext context, std::shared_ptr<Exchange> exchange, ApiRequest request,
+Answer::Answer(AnswerContext context, std::shared_ptr<http::Exchange> exchange, ApiRequest request,
                Prepared prepared, WriterOptions writer, std::function<void(int)> ended)
     : context_(context),
       exchange_(std::move(exchange)),
@@ -130,6 +130,10 @@ void Answer::receive(size_t index, engine::Update& update, const StepTimes& step
   choice.unsent.add(std::move(piece));
   if (request_.stream) send_text(index);
   if (open_ == 0 && !behind_ && !over_) finish();
+}
+
+void Answer::fail() {
+  if (!over_) give_up("error", 500, "The answer could not be written.");
 }
 
 void Answer::begin_choice(Choice& choice, int64_t cached_tokens, const StepTimes& step) {
@@ -238,7 +242,10 @@ void Answer::send_text(size_t index) {
     choice.echoed = true;
     tell(writer_.echo_chunk(index, prompt_of(index), usage_of_prompt()));
   }
-  const Piece piece = std::exchange(choice.unsent, {});
+  Piece piece = std::exchange(choice.unsent, {});
+  const bool hidden = !request_.include_reasoning && piece.said.empty() && !piece.thought.empty();
+  if (!request_.include_reasoning) piece.thought.clear();
+  if (hidden && piece.finish_reason.empty()) return;
   // Text that is held back, or half a character, has no chunk of its own.
   if (piece.empty() && !request_.logprobs() && !request_.return_token_ids) return;
   Usage so_far;

@@ -9,9 +9,9 @@
 #include <string>
 #include <vector>
 
+#include "http/server.h"
 #include "serve/api_response.h"
 #include "serve/engine_loop.h"
-#include "serve/http.h"
 #include "serve/metrics.h"
 #include "serve/reasoning.h"
 #include "serve/served_model.h"
@@ -32,7 +32,7 @@ class Answer : public Receiver, public std::enable_shared_from_this<Answer> {
   using Clock = std::chrono::steady_clock;
 
   // `ended` is called once, when client and engine are done with it, with the status of the answer.
-  Answer(AnswerContext context, std::shared_ptr<Exchange> exchange, ApiRequest request,
+  Answer(AnswerContext context, std::shared_ptr<http::Exchange> exchange, ApiRequest request,
          Prepared prepared, WriterOptions writer, std::function<void(int status)> ended);
   ~Answer() override;
 
@@ -41,6 +41,7 @@ class Answer : public Receiver, public std::enable_shared_from_this<Answer> {
   void start(std::optional<Clock::time_point> deadline);
 
   void receive(size_t index, engine::Update& update, const StepTimes& step) override;
+  void fail() override;
   int io_thread() const override { return io_thread_; }
 
  private:
@@ -84,7 +85,7 @@ class Answer : public Receiver, public std::enable_shared_from_this<Answer> {
   bool only_prompt() const { return request_.echo && request_.max_tokens == 0; }
 
   AnswerContext context_;
-  std::shared_ptr<Exchange> exchange_;  // none after the end
+  std::shared_ptr<http::Exchange> exchange_;  // none after the end
   const int io_thread_;
   ApiRequest request_;
   std::vector<engine::Request> unsent_;  // until start()

@@ -1,5 +1,7 @@
 #include "serve/served_model.h"
 
+#include <fmt/format.h>
+
 #include <algorithm>
 #include <nlohmann/json.hpp>
 
@@ -12,6 +14,13 @@ namespace quern::serve {
 namespace {
 
 namespace fs = std::filesystem;
+
+// Of a long text, between two looks at whether it has too many tokens already.
+constexpr size_t kPieceBytes = 64 << 10;
+// A piece may have so many more tokens than it has as part of the whole.
+constexpr int64_t kCutTokens = 16;
+// Ordinary text has no more bytes in a token.
+constexpr size_t kUsualTokenBytes = 4;
 
 // As vLLM, only these become defaults. Values that equal Hugging Face's defaults are dropped there,
 // which matters for one: a top_k of 50 is not meant.
@@ -137,7 +146,8 @@ std::vector<std::vector<int32_t>> bad_word_ids(const std::vector<std::string>& w
 }
 
 std::vector<int32_t> prompt_ids(const ApiRequest& request, const Prompt& prompt,
-                                const ServedModel& model, const engine::Limits& limits) {
+                                const ServedModel& model, const engine::Limits& limits,
+                                const TextBudget& budget) {
   std::vector<int32_t> ids;
   if (const auto* given = std::get_if<std::vector<int32_t>>(&prompt)) {
     ids = *given;
@@ -146,7 +156,7 @@ std::vector<int32_t> prompt_ids(const ApiRequest& request, const Prompt& prompt,
     const int64_t least = model.least_tokens(text.size());
     if (least >= limits.max_model_len && !request.truncate_prompt_tokens)
       too_long(least, request.max_tokens.value_or(1), limits.max_model_len);
-    ids = model.encode(text, request.add_special_tokens);
+    ids = model.encode(text, request.add_special_tokens, budget);
   }
   if (request.truncate_prompt_tokens) {
     const int64_t keep = *request.truncate_prompt_tokens == -1 ? limits.max_model_len - 1
@@ -244,7 +254,28 @@ std::string ServedModel::render(const ChatInput& chat) const {
   }
 }
 
-std::vector<int32_t> ServedModel::encode(std::string_view text, bool special) const {
+void ServedModel::count_tokens(std::string_view text, const TextBudget& budget) const {
+  for (int64_t tokens = 0; !text.empty();) {
+    size_t size = std::min(text.size(), kPieceBytes);
+    // Between characters.
+    while (size < text.size() && (static_cast<unsigned char>(text[size]) & 0xC0) == 0x80) --size;
+    tokens += static_cast<int64_t>(encode(text.substr(0, size), false).size()) - kCutTokens;
+    if (tokens > budget.tokens) too_long(tokens, 1, budget.tokens);
+    if (budget.left()) throw ApiError(499, "ClientLeft", "The client has left.");
+    text.remove_prefix(size);
+  }
+}
+
+std::vector<int32_t> ServedModel::encode(std::string_view text, bool special,
+                                         const TextBudget& budget) const {
+  if (text.size() > budget.bytes)
+    refuse(fmt::format("The text of the prompt has {} bytes, and this server reads {} at most "
+                       "(--max-text-bytes).",
+                       text.size(), budget.bytes),
+           "prompt");
+  if (budget.left()) throw ApiError(499, "ClientLeft", "The client has left.");
+  if (text.size() / kUsualTokenBytes > static_cast<uint64_t>(budget.tokens))
+    count_tokens(text, budget);
   try {
     return tokenizer_.encode(text, special ? prompt::Special::add : prompt::Special::none);
   } catch (const Error& error) {
@@ -253,8 +284,10 @@ std::vector<int32_t> ServedModel::encode(std::string_view text, bool special) co
   }
 }
 
-Prepared prepare(const ApiRequest& request, const ServedModel& model,
-                 const engine::Limits& limits) {
+Prepared prepare(const ApiRequest& request, const ServedModel& model, const engine::Limits& limits,
+                 TextBudget budget) {
+  // What is cut at its begin may be longer.
+  if (!request.truncate_prompt_tokens) budget.tokens = limits.max_model_len;
   if (request.settings.priority != 0 && !limits.priorities)
     refuse("Got priority " + std::to_string(request.settings.priority) +
                " but priority scheduling is not enabled.",
@@ -270,7 +303,7 @@ Prepared prepare(const ApiRequest& request, const ServedModel& model,
   Prepared prepared;
   for (const Prompt& prompt : prompts) {
     engine::Request made = settings;
-    made.tokens = prompt_ids(request, prompt, model, limits);
+    made.tokens = prompt_ids(request, prompt, model, limits, budget);
     const auto length = static_cast<int64_t>(made.tokens.size());
     made.max_tokens = max_tokens(request, length, model, limits);
     made.min_tokens = std::min(made.min_tokens, made.max_tokens);

@@ -38,17 +38,17 @@ class Turns {
 enum class Tells { in_a_turn, inside_of_write };
 
 // A client that goes at a certain write, or never has room for more than one.
-class FakeExchange : public Exchange {
+class FakeExchange : public http::Exchange {
  public:
   FakeExchange(Turns& turns, int leaves_at, Tells tells, bool slow = false)
       : turns_(turns), leaves_at_(leaves_at), tells_(tells), slow_(slow) {}
 
-  HttpRequest& request() override { return request_; }
-  const HttpRequest& request() const override { return request_; }
+  http::Request& request() override { return request_; }
+  const http::Request& request() const override { return request_; }
   Clock::time_point arrived() const override { return Clock::now(); }
-  void add_header(Header) override {}
-  void respond(HttpResponse response) override { write(response.body); }
-  void begin(HttpResponse) override { write("head"); }
+  void add_header(http::Header) override {}
+  void respond(http::Response response) override { write(response.body); }
+  void begin(http::Response) override { write("head"); }
   void write(std::string_view piece) override {
     if (left_) return;
     text += piece;
@@ -81,7 +81,7 @@ class FakeExchange : public Exchange {
 
  private:
   Turns& turns_;
-  HttpRequest request_;
+  http::Request request_;
   const int leaves_at_;
   const Tells tells_;
   const bool slow_;

@@ -1,4 +1,4 @@
-#include "serve/connection.h"
+#include "http/connection.h"
 
 #include <poll.h>
 #include <sys/socket.h>
@@ -8,10 +8,9 @@
 #include <boost/asio/use_awaitable.hpp>
 
 #include "base/log.h"
-#include "serve/errors.h"
-#include "serve/io_thread.h"
+#include "http/io_thread.h"
 
-namespace quern::serve {
+namespace quern::http {
 
 namespace asio = boost::asio;
 using boost::system::error_code;
@@ -30,7 +29,7 @@ constexpr int kLingerSeconds = 2;
 // Data that the client sends ahead hides that it left; then its state is asked for this often.
 constexpr auto kLookEvery = std::chrono::milliseconds(50);
 
-std::string head_of(const HttpResponse& response, bool keep_alive) {
+std::string head_of(const Response& response, bool keep_alive) {
   std::string head = fmt::format("HTTP/1.1 {} {}\r\nServer: quern\r\n", response.status,
                                  reason_phrase(response.status));
   if (!response.content_type.empty()) head += "Content-Type: " + response.content_type + "\r\n";
@@ -41,14 +40,14 @@ std::string head_of(const HttpResponse& response, bool keep_alive) {
 
 }  // namespace
 
-std::string whole_response(const HttpResponse& response, bool keep_alive) {
+std::string whole_response(const Response& response, bool keep_alive) {
   return head_of(response, keep_alive) +
          fmt::format("Content-Length: {}\r\n\r\n", response.body.size()) + response.body;
 }
 
 // --- Reply ---------------------------------------------------------------------------------------
 
-Reply::Reply(IoThread& thread, Connection& connection, HttpRequest request)
+Reply::Reply(IoThread& thread, Connection& connection, Request request)
     : thread_(thread),
       connection_(&connection),
       request_(std::move(request)),
@@ -89,7 +88,7 @@ void Reply::at(Clock::time_point when, std::function<void()> work) {
   });
 }
 
-void Reply::respond(HttpResponse response) {
+void Reply::respond(Response response) {
   if (!connection_ || complete_ || begun_) return;
   response.headers.insert(response.headers.end(), headers_.begin(), headers_.end());
   out_ = whole_response(response, keep_alive_);
@@ -98,11 +97,12 @@ void Reply::respond(HttpResponse response) {
   thread_.flush_soon(shared_from_this());
 }
 
-void Reply::begin(HttpResponse head) {
+void Reply::begin(Response head) {
   if (!connection_ || complete_ || begun_) return;
   head.headers.insert(head.headers.end(), headers_.begin(), headers_.end());
   begun_ = true;
-  chunked_ = keep_alive_ || request_.header("connection") == "close";
+  chunked_ = request_.version >= 11;
+  keep_alive_ &= chunked_;  // else the end of the connection is the end of the answer
   out_ = head_of(head, keep_alive_);
   if (chunked_) out_ += "Transfer-Encoding: chunked\r\n";
   out_ += "\r\n";
@@ -172,25 +172,30 @@ asio::awaitable<bool> Connection::shake_hands() {
   }
   tls_.reset();
   const bool plain = !silent && size == 1 && first >= 'A' && first <= 'Z';
-  if (plain) co_await refuse(HttpFault(400, "This port speaks HTTPS only."));
+  if (plain) co_await refuse(hosting_.handler.fault(400, "This port speaks HTTPS only."));
   co_return false;
 }
 
 asio::awaitable<bool> Connection::serve_one() {
   RequestParser parser(hosting_.options.limits);
-  std::optional<HttpFault> fault;
+  std::optional<Fault> fault;
   try {
     const bool complete = co_await read_request(parser);
     if (!complete) co_return false;
-  } catch (const HttpFault& caught) {
+  } catch (const Fault& caught) {
     fault = caught;
+  } catch (const std::bad_alloc&) {
+    fault.emplace(503, "Out of memory.");
   }
-  if (fault) {
-    co_await refuse(*fault);
+  if (fault) refused_ = hosting_.handler.fault(fault->status(), fault->what());
+  if (refused_ && (fault || !parser.done())) {
+    co_await refuse(*refused_);
     co_return false;
   }
   allow_forever();
-  dispatch(parser.take());
+  Request request = parser.take();
+  request.charge = std::move(request_charge_);
+  dispatch(std::move(request));
   co_await send_reply();
   const bool more = reply_->complete() && reply_->keep_alive() && !closed_ && !hosting_.draining;
   reply_->detach();
@@ -202,8 +207,9 @@ asio::awaitable<bool> Connection::serve_one() {
 
 // False when the client left, or did not begin a request in time.
 asio::awaitable<bool> Connection::read_request(RequestParser& parser) {
-  const HttpOptions& options = hosting_.options;
+  const Options& options = hosting_.options;
   allow(request_ ? options.keep_alive_seconds : options.header_seconds);
+  Charge charge(hosting_.bodies);
   bool in_body = false;
   std::string bytes = std::move(ahead_);
   ahead_ = {};
@@ -211,25 +217,36 @@ asio::awaitable<bool> Connection::read_request(RequestParser& parser) {
     if (!bytes.empty()) {
       if (!parser.started()) allow(options.header_seconds);
       const size_t used = parser.feed(bytes);
+      if (parser.head_done() && !in_body) {
+        in_body = true;
+        allow(options.body_seconds);
+        const bool goes_on = co_await admit(parser);
+        if (!goes_on) co_return !closed_;
+      }
+      if (in_body && !charge.add(bytes.size()))
+        throw Fault(503, "Other requests hold all the memory that is there for them.");
       if (parser.done()) {
         ahead_ = bytes.substr(used);
+        request_charge_ = std::move(charge);
         co_return true;
       }
       if (in_body) progress(bytes.size(), options.body_seconds);
     }
-    if (parser.head_done() && !in_body) {
-      in_body = true;
-      allow(options.body_seconds);
-      if (parser.expects_continue()) {
-        const bool sent = co_await send(kContinue);
-        if (!sent) co_return false;
-      }
-    }
     const std::string_view read = co_await read_some();
-    if (expired_ && parser.started()) throw HttpFault(408, "The request took too long to arrive.");
+    if (expired_ && parser.started()) throw Fault(408, "The request took too long to arrive.");
     if (read.empty()) co_return false;
     bytes = read;
   }
+}
+
+// False when the request goes no further.
+asio::awaitable<bool> Connection::admit(RequestParser& parser) {
+  refused_ = hosting_.handler.admit(parser.head());
+  if (parser.done()) co_return true;
+  if (refused_) co_return false;
+  if (!parser.expects_continue()) co_return true;
+  const bool sent = co_await send(kContinue);
+  co_return sent;
 }
 
 // Empty when the client left or the deadline passed. Valid until the next suspension.
@@ -250,16 +267,17 @@ asio::awaitable<std::string_view> Connection::read_some() {
   }
 }
 
-void Connection::dispatch(HttpRequest request) {
+void Connection::dispatch(Request request) {
   ++request_;
   if (hosting_.draining) request.keep_alive = false;
   reply_ = std::make_shared<Reply>(thread_, *this, std::move(request));
   watch();
+  if (refused_) return reply_->respond(*std::exchange(refused_, std::nullopt));
   try {
-    hosting_.handler(reply_);
+    hosting_.handler.handle(reply_);
   } catch (const std::exception& error) {
     log_warning("a request failed: {}", error.what());
-    reply_->respond(error_response(500, "Internal error."));
+    reply_->respond(hosting_.handler.fault(500, "Internal error."));
   }
 }
 
@@ -331,9 +349,9 @@ void Connection::send_now() {
   if (!out.empty() || reply_->complete()) wake_.cancel();
 }
 
-asio::awaitable<void> Connection::refuse(const HttpFault& fault) {
+asio::awaitable<void> Connection::refuse(const Response& response) {
   expired_ = false;
-  const std::string answer = whole_response(error_response(fault.status(), fault.what()), false);
+  const std::string answer = whole_response(response, false);
   const bool sent = co_await send(answer);
   if (!sent || tls_) co_return;
   error_code ignored;
@@ -401,4 +419,4 @@ void Connection::drain() {
   close();
 }
 
-}  // namespace quern::serve
+}  // namespace quern::http

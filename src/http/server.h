@@ -1,20 +1,22 @@
-// HTTP for the rest of this folder: requests come in, answers or streams go out. A few I/O threads
-// own the sockets and do nothing that takes long. Nothing above this header sees sockets or TLS.
+// An HTTP server: requests come in, answers or streams go out. A few I/O threads own the sockets
+// and do nothing that takes long. Nothing above this header sees sockets or TLS, and nothing here
+// knows what is asked.
 #pragma once
 
 #include <chrono>
 #include <cstdint>
 #include <functional>
 #include <memory>
+#include <optional>
 #include <string>
 #include <string_view>
 #include <vector>
 
-#include "serve/request_parser.h"
+#include "http/request_parser.h"
 
-namespace quern::serve {
+namespace quern::http {
 
-struct HttpResponse {
+struct Response {
   int status = 200;
   std::string content_type = "application/json";
   std::vector<Header> headers = {};
@@ -31,16 +33,16 @@ class Exchange {
 
   virtual ~Exchange() = default;
 
-  virtual HttpRequest& request() = 0;
-  virtual const HttpRequest& request() const = 0;
+  virtual Request& request() = 0;
+  virtual const Request& request() const = 0;
   virtual Clock::time_point arrived() const = 0;
   // Of the response, whichever it will be.
   virtual void add_header(Header header) = 0;
-  virtual void respond(HttpResponse response) = 0;
+  virtual void respond(Response response) = 0;
 
   // A stream: the head, then pieces, then the end. Pieces that are written in one go of the I/O
   // thread leave in one system call.
-  virtual void begin(HttpResponse head) = 0;
+  virtual void begin(Response head) = 0;
   virtual void write(std::string_view piece) = 0;
   virtual void end() = 0;
 
@@ -62,7 +64,7 @@ class Exchange {
   virtual void post(std::function<void()> work) = 0;
 };
 
-struct HttpOptions {
+struct Options {
   std::string host = "127.0.0.1";
   uint16_t port = 8000;  // 0: any that is free
   std::string uds;       // path of a Unix socket, instead of host and port
@@ -72,6 +74,8 @@ struct HttpOptions {
   int io_threads = 1;
   RequestLimits limits = {};
   size_t connections = 8192;  // further ones are answered 503
+  // Of all requests together, while they are read and prepared; what exceeds it is answered 503.
+  size_t bodies_bytes = 512 << 20;
   // Unsent bytes of one stream, beyond the kernel's buffers, from which on it is full.
   size_t unsent_bytes = 256 << 10;
   int keep_alive_seconds = 5;
@@ -81,24 +85,34 @@ struct HttpOptions {
   int unread_seconds = 30;
 };
 
-struct HttpCounts {
+struct Counts {
   size_t connections = 0;
   uint64_t slow_clients = 0;  // dropped because they did not read
 };
 
-class HttpServer {
+// Who answers. All is called on I/O threads.
+class Handler {
  public:
-  // Called on an I/O thread for every complete request.
-  using Handler = std::function<void(std::shared_ptr<Exchange>)>;
+  virtual ~Handler() = default;
 
-  // Listens from here on; fails with Exit::usage when it cannot.
-  HttpServer(const HttpOptions& options, Handler handler);
-  ~HttpServer();
+  // For every head, before its body is read or asked for; a response refuses the request.
+  virtual std::optional<Response> admit(const Request& head) = 0;
+  // For every complete request that was admitted.
+  virtual void handle(std::shared_ptr<Exchange> exchange) = 0;
+  // What a client is told that broke the rules of HTTP, or that there is no room for.
+  virtual Response fault(int status, const std::string& message) = 0;
+};
+
+class Server {
+ public:
+  // `handler` must outlive it. Listens from here on; fails with Exit::usage when it cannot.
+  Server(const Options& options, Handler& handler);
+  ~Server();
 
   int io_threads() const;
   uint16_t port() const;
   std::string url() const;
-  HttpCounts counts() const;
+  Counts counts() const;
 
   // Runs `work` on an I/O thread.
   void post(int io_thread, std::function<void()> work);
@@ -115,4 +129,4 @@ class HttpServer {
 
 const char* reason_phrase(int status);
 
-}  // namespace quern::serve
+}  // namespace quern::http
