@@ -10,9 +10,9 @@ export CCACHE_NOHASHDIR ?= true
 
 # Code that reads untrusted bytes or does arithmetic on raw pointers is also tested under
 # AddressSanitizer and UndefinedBehaviorSanitizer.
-SANITIZED := base checkpoint prompt data quant kernels engine serve
+SANITIZED := base checkpoint prompt data http quant kernels engine serve
 # What several threads share is tested under ThreadSanitizer too.
-RACED := base engine serve
+RACED := base http engine serve
 # Seconds for each fuzz target: short for a person, long in continuous integration, where CI=true.
 export FUZZ_SECONDS ?= $(if $(filter true,$(CI))$(filter fuzz,$(MAKECMDGOALS)),60,3)
 

@@ -85,7 +85,7 @@ class Child {
     ::kill(pid_, SIGKILL);
     ::waitpid(pid_, nullptr, 0);
   }
-  Url url() const { return {.host = "127.0.0.1", .port = port_, .path = ""}; }
+  http::Url url() const { return {.host = "127.0.0.1", .port = port_, .path = ""}; }
 
   double resident_bytes() const {
     std::ifstream file("/proc/" + std::to_string(pid_) + "/statm");

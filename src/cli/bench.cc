@@ -100,10 +100,10 @@ void complete(ServeBench& bench) {
   serve::LoadOptions& load = bench.load;
   load.endpoint = bench.endpoint;
   load.url =
-      serve::Url::of(bench.base_url.empty() ? fmt::format("http://{}:{}", bench.host, bench.port)
-                                            : bench.base_url);
+      http::Url::of(bench.base_url.empty() ? fmt::format("http://{}:{}", bench.host, bench.port)
+                                           : bench.base_url);
   load.key = bench.key;
-  if (bench.insecure) load.trust = serve::Trust::anybody;
+  if (bench.insecure) load.trust = http::Trust::anybody;
   load.model = bench.model;
   if (bench.rate != "inf") load.request_rate = number_of(bench.rate, "--request-rate");
   if (!bench.extra_body.empty()) load.extra_body = parse_json(bench.extra_body, "--extra-body");
@@ -122,7 +122,7 @@ void complete(ServeBench& bench) {
   }
   if (!load.model.empty()) return;
   const JsonValue list = parse_json(
-      serve::fetch(load.url, "GET", "/v1/models", "", load.key, load.trust), "/v1/models");
+      http::fetch(load.url, "GET", "/v1/models", "", load.key, load.trust), "/v1/models");
   load.model = Json(list, "/v1/models").at("data").at(0).get<std::string>("id");
 }
 

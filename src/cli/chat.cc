@@ -12,7 +12,7 @@
 #include "cli/program.h"
 #include "cli/serve.h"
 #include "cli/terminal.h"
-#include "serve/http_client.h"
+#include "http/client.h"
 
 namespace quern::cli {
 namespace {
@@ -29,17 +29,25 @@ struct ChatCommand {
 class Partner {
  public:
   explicit Partner(const ChatCommand& command)
-      : key_(command.key), trust_(command.insecure ? serve::Trust::anybody : serve::Trust::check) {
+      : key_(command.key), trust_(command.insecure ? http::Trust::anybody : http::Trust::check) {
     if (command.target.find("://") != std::string::npos) {
-      url_ = serve::Url::of(command.target);
+      url_ = http::Url::of(command.target);
       return;
     }
     const serve::Arguments arguments =
         serve::read_arguments({command.target, "--port", "0", "--disable-log-stats"}, environment);
-    server_.emplace(serve::server_options(arguments, environment));
+    const serve::ServerOptions options = serve::server_options(arguments, environment);
+    if (!options.admission.api_keys.empty()) key_ = options.admission.api_keys.front();
+    server_.emplace(options);
     load_model(*server_, arguments);
-    waiting_ = std::thread([this] { server_->wait(); });
-    url_ = serve::Url::of(server_->url());
+    waiting_ = std::thread([this] {
+      try {
+        server_->wait();
+      } catch (const std::exception& error) {  // the conversation ends with the connection
+        log_warning("{}", error.what());
+      }
+    });
+    url_ = http::Url::of(server_->url());
   }
   ~Partner() {
     if (!server_) return;
@@ -47,21 +55,21 @@ class Partner {
     waiting_.join();
   }
 
-  const serve::Url& url() const { return url_; }
+  const http::Url& url() const { return url_; }
   const std::string& key() const { return key_; }
-  serve::Trust trust() const { return trust_; }
+  http::Trust trust() const { return trust_; }
 
  private:
   std::string key_;
-  serve::Trust trust_;
-  serve::Url url_;
+  http::Trust trust_;
+  http::Url url_;
   std::optional<serve::Server> server_;
   std::thread waiting_;
 };
 
 std::string first_model(const Partner& partner) {
   const JsonValue list = parse_json(
-      serve::fetch(partner.url(), "GET", "/v1/models", "", partner.key(), partner.trust()),
+      http::fetch(partner.url(), "GET", "/v1/models", "", partner.key(), partner.trust()),
       "/v1/models");
   return Json(list, "/v1/models").at("data").at(0).get<std::string>("id");
 }
@@ -80,12 +88,12 @@ class Chat {
   // One turn. An interrupt ends the answer, not the chat.
   void ask(const std::string& question) {
     messages_.push_back({{"role", "user"}, {"content", question}});
-    serve::HttpClient client(partner_.url(), partner_.trust());
+    http::Client client(partner_.url(), partner_.trust());
     const FinishFirst finish("interrupted; once more to quit", [&client] { client.stop(); });
     said_.clear();
     std::string failure, body;
     int status = 0;
-    serve::EventReader events;
+    http::EventReader events;
     client.start({.path = "/v1/chat/completions",
                   .body = request(),
                   .key = partner_.key(),

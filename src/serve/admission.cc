@@ -14,7 +14,7 @@ namespace {
 
 char lower(char c) { return c >= 'A' && c <= 'Z' ? static_cast<char>(c + 32) : c; }
 
-std::string_view given_key(const HttpRequest& request) {
+std::string_view given_key(const http::Request& request) {
   const std::string_view bearer = request.header("authorization");
   constexpr std::string_view kScheme = "bearer ";
   const bool is_bearer = bearer.size() >= kScheme.size() &&
@@ -24,7 +24,7 @@ std::string_view given_key(const HttpRequest& request) {
 }
 
 // What the client allows, in seconds; 0: anything.
-double allowed_seconds(const HttpRequest& request) {
+double allowed_seconds(const http::Request& request) {
   const std::string_view text = request.header("x-request-timeout-ms");
   if (text.empty()) return 0;
   int64_t milliseconds = 0;
@@ -47,13 +47,13 @@ void Admission::fit(const engine::Limits& limits) {
         std::max(64 * limits.max_num_batched_tokens, 2 * limits.max_model_len);
 }
 
-void Admission::check_key(const HttpRequest& request) {
+void Admission::check_key(const http::Request& request) {
   if (!keys_.empty() && !key_of(request))
     throw ApiError(401, "AuthenticationError", "Unauthorized");
 }
 
 // Compares with all keys, in a time that depends on none.
-Admission::Key* Admission::key_of(const HttpRequest& request) {
+Admission::Key* Admission::key_of(const http::Request& request) {
   const std::string digest = sha256(given_key(request));
   Key* found = nullptr;
   for (Key& known : keys_)
@@ -61,13 +61,15 @@ Admission::Key* Admission::key_of(const HttpRequest& request) {
   return found;
 }
 
-void Admission::check_load(const Key* key, int64_t requests, int64_t tokens, int64_t unfinished) {
+void Admission::check_load(const Key* key, int64_t requests, int64_t tokens, int64_t unfinished,
+                           int64_t own_tokens) {
   const int64_t of_key = options_.max_queued_requests_per_key;
   if (key && of_key > 0 && key->requests + requests > of_key)
     refuse_load(429, fmt::format("{} requests of this API key are in work or waiting",
                                  key->requests.load()));
-  const int64_t queued = queued_tokens_;
-  if (unfinished + requests > options_.max_queued_requests ||
+  const int64_t queued = queued_tokens_ - own_tokens;
+  // Alone, whatever the request is: to be told to come back would not help it.
+  if ((unfinished > 0 && unfinished + requests > options_.max_queued_requests) ||
       (queued > 0 && queued + tokens > options_.max_queued_tokens))
     refuse_load(fmt::format(
         "{} requests are in work or waiting, {} tokens of their prompts are still to be read",
@@ -78,11 +80,12 @@ void Admission::refuse_load(const std::string& why) { refuse_load(options_.overl
 
 void Admission::refuse_load(int status, const std::string& why) {
   ++refused_;
-  throw ApiError(status, status == 503 ? "ServiceUnavailable" : reason_phrase(status),
+  throw ApiError(status, status == 503 ? "ServiceUnavailable" : http::reason_phrase(status),
                  "Server overloaded: " + why + ".");
 }
 
-std::optional<Admission::Clock::time_point> Admission::deadline_of(const Exchange& call) const {
+std::optional<Admission::Clock::time_point> Admission::deadline_of(
+    const http::Exchange& call) const {
   constexpr double kForever = 1e9;
   double seconds = kForever;
   for (const double allowed : {options_.request_seconds, allowed_seconds(call.request())})

@@ -11,7 +11,7 @@
 #include <vector>
 
 #include "engine/request.h"
-#include "serve/http.h"
+#include "http/server.h"
 
 namespace quern::serve {
 
@@ -41,19 +41,37 @@ class Admission {
   void fit(const engine::Limits& limits);
 
   // Throws ApiError 401 for who has none of the keys.
-  void check_key(const HttpRequest& request);
+  void check_key(const http::Request& request);
   // The key that was given; none where nobody is asked for one.
-  Key* key_of(const HttpRequest& request);
+  Key* key_of(const http::Request& request);
   bool tells_keys_apart() const { return keys_.size() > 1; }
 
-  // Throws ApiError for what would have to wait for too long. `unfinished`: requests in the engine.
-  void check_load(const Key* key, int64_t requests, int64_t tokens, int64_t unfinished);
+  // Throws ApiError for what would have to wait for too long. `unfinished`: requests in the engine;
+  // `own_tokens`: of the queued ones, those that are counted for this request already.
+  void check_load(const Key* key, int64_t requests, int64_t tokens, int64_t unfinished,
+                  int64_t own_tokens = 0);
   [[noreturn]] void refuse_load(const std::string& why);
   std::atomic<int64_t>& queued_tokens() { return queued_tokens_; }
+  // As many tokens as a prompt of so many bytes may have, counted while it is being read.
+  static int64_t likely_tokens(size_t bytes) { return static_cast<int64_t>(bytes / 3); }
+  class Queued {
+   public:
+    Queued(Admission& admission, int64_t tokens) : admission_(admission), tokens_(tokens) {
+      admission_.queued_tokens_ += tokens_;
+    }
+    ~Queued() { admission_.queued_tokens_ -= tokens_; }
+    Queued(const Queued&) = delete;
+    Queued& operator=(const Queued&) = delete;
+    int64_t tokens() const { return tokens_; }
+
+   private:
+    Admission& admission_;
+    const int64_t tokens_;
+  };
   uint64_t refused() const { return refused_; }
 
   // When a request has to be done: by our option or its own header, whichever is sooner.
-  std::optional<Clock::time_point> deadline_of(const Exchange& call) const;
+  std::optional<Clock::time_point> deadline_of(const http::Exchange& call) const;
 
  private:
   [[noreturn]] void refuse_load(int status, const std::string& why);

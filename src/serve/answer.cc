@@ -27,7 +27,7 @@ const char* finish_reason(engine::Finish finish) {
   return "";
 }
 
-HttpResponse stream_head() {
+http::Response stream_head() {
   return {.content_type = "text/event-stream; charset=utf-8",
           .headers = {{"Cache-Control", "no-cache"}, {"X-Accel-Buffering", "no"}}};
 }
@@ -45,7 +45,7 @@ Answer::Choice::Choice(const ServedModel& model, const ApiRequest& request,
   times.max_tokens = asked.max_tokens;
 }
 
-Answer::Answer(AnswerContext context, std::shared_ptr<Exchange> exchange, ApiRequest request,
+Answer::Answer(AnswerContext context, std::shared_ptr<http::Exchange> exchange, ApiRequest request,
                Prepared prepared, WriterOptions writer, std::function<void(int)> ended)
     : context_(context),
       exchange_(std::move(exchange)),
@@ -75,10 +75,10 @@ Answer::~Answer() {
 }
 
 void Answer::start(std::optional<Clock::time_point> deadline) {
-  exchange_->on_gone([weak = weak_from_this()] {
+  if (exchange_->left()) return leave();
+  exchange_->on_left([weak = weak_from_this()] {
     if (const auto self = weak.lock()) self->leave();
   });
-  if (over_) return;  // it left before
   if (deadline)
     exchange_->at(*deadline, [weak = weak_from_this()] {
       if (const auto self = weak.lock()) self->expire();
@@ -127,8 +127,13 @@ void Answer::receive(size_t index, engine::Update& update, const StepTimes& step
     --open_;
     context_.metrics.choice_ended(piece.finish_reason.c_str(), choice.times);
   }
-  deliver(index, std::move(piece));
-  if (open_ == 0) finish();
+  choice.unsent.add(std::move(piece));
+  if (request_.stream) send_text(index);
+  if (open_ == 0 && !behind_ && !over_) finish();
+}
+
+void Answer::fail() {
+  if (!over_) give_up("error", 500, "The answer could not be written.");
 }
 
 void Answer::begin_choice(Choice& choice, int64_t cached_tokens, const StepTimes& step) {
@@ -211,35 +216,48 @@ void Answer::end_choice(Choice& choice, Piece& piece, const engine::Update& upda
     piece.stop_reason = std::to_string(piece.ids.back());
 }
 
+void Answer::tell(std::string_view piece) {
+  if (over_) return;
+  if (exchange_->left()) return leave();
+  exchange_->write(piece);
+}
+
 void Answer::begin_stream() {
   streaming_ = true;
   exchange_->begin(stream_head());
   if (request_.endpoint != Endpoint::chat) return;
-  for (size_t i = 0; i < choices_.size(); ++i)
-    exchange_->write(writer_.role_chunk(i, usage_of_prompt()));
+  for (size_t i = 0; i < choices_.size(); ++i) tell(writer_.role_chunk(i, usage_of_prompt()));
 }
 
-void Answer::deliver(size_t index, Piece piece) {
+void Answer::send_text(size_t index) {
+  if (over_ || behind_) return;
   Choice& choice = choices_[index];
-  if (!request_.stream) {
-    choice.text.thought += piece.thought;
-    choice.text.said += piece.said;
-    choice.text.ids.insert(choice.text.ids.end(), piece.ids.begin(), piece.ids.end());
-    std::move(piece.reports.begin(), piece.reports.end(), std::back_inserter(choice.text.reports));
-    choice.text.finish_reason = std::move(piece.finish_reason);
-    choice.text.stop_reason = std::move(piece.stop_reason);
-    return;
+  if (exchange_->full()) {
+    behind_ = true;
+    // The engine may be done with it by then.
+    return exchange_->on_room([self = shared_from_this()] { self->send_all_text(); });
   }
   if (!streaming_) begin_stream();
   if (request_.echo && !choice.echoed) {
     choice.echoed = true;
-    exchange_->write(writer_.echo_chunk(index, prompt_of(index), usage_of_prompt()));
+    tell(writer_.echo_chunk(index, prompt_of(index), usage_of_prompt()));
   }
+  Piece piece = std::exchange(choice.unsent, {});
+  const bool hidden = !request_.include_reasoning && piece.said.empty() && !piece.thought.empty();
+  if (!request_.include_reasoning) piece.thought.clear();
+  if (hidden && piece.finish_reason.empty()) return;
   // Text that is held back, or half a character, has no chunk of its own.
   if (piece.empty() && !request_.logprobs() && !request_.return_token_ids) return;
   Usage so_far;
   if (request_.continuous_usage) so_far = usage();
-  exchange_->write(writer_.chunk(index, piece, so_far));
+  tell(writer_.chunk(index, piece, so_far));
+}
+
+void Answer::send_all_text() {
+  behind_ = false;
+  for (size_t i = 0; i < choices_.size(); ++i)
+    if (!choices_[i].unsent.empty() || !choices_[i].unsent.ids.empty()) send_text(i);
+  if (open_ == 0 && !behind_ && !over_) finish();
 }
 
 Usage Answer::usage_of_prompt() const {
@@ -260,7 +278,6 @@ Usage Answer::usage() const {
 }
 
 void Answer::finish() {
-  over_ = true;
   const auto n = static_cast<size_t>(request_.n);
   for (size_t i = 0; i < choices_.size(); i += n) {
     int64_t longest = 0;
@@ -268,14 +285,16 @@ void Answer::finish() {
     context_.metrics.prompt_ended(request_.n, longest);
   }
   if (request_.stream) {
-    if (request_.include_usage) exchange_->write(writer_.usage_chunk(usage()));
-    exchange_->write(kStreamEnd);
+    if (request_.include_usage) tell(writer_.usage_chunk(usage()));
+    tell(kStreamEnd);
+    if (over_) return;
     exchange_->end();
   } else {
     std::vector<Piece> texts;
-    for (Choice& choice : choices_) texts.push_back(std::move(choice.text));
+    for (Choice& choice : choices_) texts.push_back(std::move(choice.unsent));
     exchange_->respond({.body = writer_.whole(texts, prompts_, usage())});
   }
+  over_ = true;
   exchange_.reset();
 }
 

@@ -9,9 +9,9 @@
 #include <string>
 #include <vector>
 
+#include "http/server.h"
 #include "serve/api_response.h"
 #include "serve/engine_loop.h"
-#include "serve/http.h"
 #include "serve/metrics.h"
 #include "serve/reasoning.h"
 #include "serve/served_model.h"
@@ -32,7 +32,7 @@ class Answer : public Receiver, public std::enable_shared_from_this<Answer> {
   using Clock = std::chrono::steady_clock;
 
   // `ended` is called once, when client and engine are done with it, with the status of the answer.
-  Answer(AnswerContext context, std::shared_ptr<Exchange> exchange, ApiRequest request,
+  Answer(AnswerContext context, std::shared_ptr<http::Exchange> exchange, ApiRequest request,
          Prepared prepared, WriterOptions writer, std::function<void(int status)> ended);
   ~Answer() override;
 
@@ -41,6 +41,7 @@ class Answer : public Receiver, public std::enable_shared_from_this<Answer> {
   void start(std::optional<Clock::time_point> deadline);
 
   void receive(size_t index, engine::Update& update, const StepTimes& step) override;
+  void fail() override;
   int io_thread() const override { return io_thread_; }
 
  private:
@@ -50,7 +51,7 @@ class Answer : public Receiver, public std::enable_shared_from_this<Answer> {
     prompt::Detokenizer detokenizer;
     StopStrings stops;
     ReasoningState reasoning;
-    Piece text;  // all of it, unless it is streamed
+    Piece unsent;  // all of it, unless it is streamed
     ChoiceTimes times;
     int64_t reasoning_tokens = 0;
     bool echoed = false, done = false;
@@ -59,8 +60,12 @@ class Answer : public Receiver, public std::enable_shared_from_this<Answer> {
   Piece take_tokens(Choice& choice, engine::Update& update);
   void take_text(Choice& choice, Piece& piece, Voice voice, const std::string& text);
   void end_choice(Choice& choice, Piece& piece, const engine::Update& update);
-  void deliver(size_t index, Piece piece);
+  // Of a stream: what there is leaves, if the client reads; else it becomes one chunk later.
+  void send_text(size_t index);
+  void send_all_text();
   void begin_stream();
+  // Every piece of a stream leaves through here: the client may go at any of them.
+  void tell(std::string_view piece);
   void finish();
   void leave();
   void expire();
@@ -80,7 +85,7 @@ class Answer : public Receiver, public std::enable_shared_from_this<Answer> {
   bool only_prompt() const { return request_.echo && request_.max_tokens == 0; }
 
   AnswerContext context_;
-  std::shared_ptr<Exchange> exchange_;  // none after the end
+  std::shared_ptr<http::Exchange> exchange_;  // none after the end
   const int io_thread_;
   ApiRequest request_;
   std::vector<engine::Request> unsent_;  // until start()
@@ -94,7 +99,8 @@ class Answer : public Receiver, public std::enable_shared_from_this<Answer> {
   int64_t queued_tokens_ = 0;
   size_t open_ = 0;  // choices that are not done
   bool streaming_ = false;
-  bool over_ = false;  // nothing more is told
+  bool behind_ = false;  // a stream that waits for its client to read
+  bool over_ = false;    // nothing more is told
 };
 
 }  // namespace quern::serve

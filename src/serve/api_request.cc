@@ -1,5 +1,7 @@
 #include "serve/api_request.h"
 
+#include <fmt/format.h>
+
 #include <algorithm>
 #include <array>
 #include <cmath>
@@ -13,7 +15,8 @@
 namespace quern::serve {
 namespace {
 
-constexpr int kBodyDepth = 128;  // JSON schemas nest deeper than configuration files
+constexpr int kBodyDepth = 128;            // JSON schemas nest deeper than configuration files
+constexpr size_t kBodyValues = 2'000'000;  // token ids of the longest prompts, many times
 constexpr size_t kLongestStopString = 4096;
 constexpr double kLeastTemperature = 0.01;  // but 0: smaller ones overflow, as in vLLM
 
@@ -58,7 +61,7 @@ void read_sampling(const Fields& fields, engine::Sampling& sampling) {
 }
 
 void read_logit_bias(const Fields& fields, engine::Sampling& sampling) {
-  const auto bias = fields.object("logit_bias");
+  const JsonValue* bias = fields.object("logit_bias");
   if (!bias) return;
   for (const auto& [key, value] : bias->items()) {
     const std::string path = fields.path_of("logit_bias." + key);
@@ -160,7 +163,7 @@ void read_logprobs(const Fields& fields, const ApiLimits& limits, ApiRequest& re
 
 void read_stream(const Fields& fields, ApiRequest& request) {
   request.stream = fields.boolean("stream").value_or(false);
-  const auto options = fields.object("stream_options");
+  const JsonValue* options = fields.object("stream_options");
   if (!options) return;
   if (!request.stream)
     refuse("Stream options can only be defined when `stream=True`.", "stream_options");
@@ -184,7 +187,7 @@ void refuse_unsupported(const Fields& fields) {
   for (const char* key : {"structured_outputs", "guided_json", "guided_regex", "guided_choice",
                           "guided_grammar", "guided_json_object"})
     if (fields.has(key)) unsupported("Structured output", key);
-  if (const auto format = fields.object("response_format")) {
+  if (const JsonValue* format = fields.object("response_format")) {
     const Fields response(*format, fields.path_of("response_format"));
     const auto type = response.text("type");
     if (!type) refuse_field(fields.path_of("response_format.type"), "Field required");
@@ -199,7 +202,7 @@ void refuse_unsupported(const Fields& fields) {
 }
 
 void refuse_tools(const Fields& fields) {
-  const auto tools = fields.list("tools");
+  const JsonValue* tools = fields.list("tools");
   if (tools && tools->empty()) refuse("tools must not be an empty array.", "tools");
   const JsonValue* choice = fields.find("tool_choice");
   if (choice && !tools && *choice != "none")
@@ -212,8 +215,8 @@ void refuse_tools(const Fields& fields) {
   unsupported("This tool_choice", "tool_choice");
 }
 
-JsonValue read_content(const JsonValue& content, const std::string& path) {
-  if (content.is_string() || content.is_null()) return content;
+void check_content(const JsonValue& content, const std::string& path) {
+  if (content.is_string() || content.is_null()) return;
   if (!content.is_array()) refuse_field(path, "Input should be a valid string or list");
   for (size_t i = 0; i < content.size(); ++i) {
     const std::string part_path = path + "." + std::to_string(i);
@@ -229,7 +232,6 @@ JsonValue read_content(const JsonValue& content, const std::string& path) {
       refuse("Unknown part type: " + type->substr(0, 100), part_path + ".type");
     if (!part.text(key.c_str())) refuse_field(part_path + "." + key, "Field required");
   }
-  return content;
 }
 
 void check_calls(const JsonValue& message, const std::string& path) {
@@ -254,8 +256,7 @@ JsonValue read_messages(const JsonValue& list) {
     if (std::find(kRoles.begin(), kRoles.end(), *role) == kRoles.end())
       refuse_field(path + ".role", "Unknown role: " + role->substr(0, 100));
     JsonValue message = list[i];
-    if (message.contains("content"))
-      message["content"] = read_content(message["content"], path + ".content");
+    if (message.contains("content")) check_content(message["content"], path + ".content");
     check_calls(message, path);
     prompt::open_arguments(message, path);
     messages.push_back(std::move(message));
@@ -264,9 +265,27 @@ JsonValue read_messages(const JsonValue& list) {
   return messages;
 }
 
+// JSON of so many bytes has no more values; a list of nothing but lists takes 16 times its bytes.
+size_t most_values(std::string_view body) {
+  size_t values = 1;
+  bool in_text = false;
+  for (size_t i = 0; i < body.size(); ++i) {
+    const char c = body[i];
+    if (in_text && c == '\\')
+      ++i;
+    else if (c == '"')
+      in_text = !in_text;
+    else if (!in_text)
+      values += c == ',' || c == '[' || c == '{';
+  }
+  return values;
+}
+
 }  // namespace
 
 JsonValue parse_body(std::string_view body) {
+  if (most_values(body) > kBodyValues)
+    throw ApiError(400, "Bad Request", fmt::format("body: has more than {} values", kBodyValues));
   try {
     return parse_json(body, "body", {.bytes = body.size(), .depth = kBodyDepth});
   } catch (const Error& error) {
@@ -277,11 +296,11 @@ JsonValue parse_body(std::string_view body) {
 ChatInput read_chat_input(const JsonValue& body) {
   const Fields fields(body, "body");
   ChatInput chat;
-  const auto messages = fields.list("messages");
+  const JsonValue* messages = fields.list("messages");
   if (!messages) refuse_field("body.messages", "Field required");
   chat.messages = read_messages(*messages);
-  chat.tools = fields.list("tools").value_or(nullptr);
-  chat.documents = fields.list("documents").value_or(nullptr);
+  if (const JsonValue* tools = fields.list("tools")) chat.tools = *tools;
+  if (const JsonValue* documents = fields.list("documents")) chat.documents = *documents;
   chat.add_generation_prompt = fields.boolean("add_generation_prompt").value_or(true);
   chat.continue_final_message = fields.boolean("continue_final_message").value_or(false);
   if (chat.continue_final_message) {
@@ -296,7 +315,9 @@ ChatInput read_chat_input(const JsonValue& body) {
         "Chat template is passed with request, but --trust-request-chat-template is not set. "
         "Refused request with untrusted chat template.",
         "chat_template");
-  chat.variables = fields.object("chat_template_kwargs").value_or(JsonValue::object());
+  chat.variables = JsonValue::object();
+  if (const JsonValue* variables = fields.object("chat_template_kwargs"))
+    chat.variables = *variables;
   for (const char* name : {"messages", "tools", "documents", "tokenize", "chat_template",
                            "add_generation_prompt", "continue_final_message", "conversation"})
     if (chat.variables.contains(name))

@@ -36,6 +36,15 @@ JsonValue text_or_null(const std::string& text) {
 
 }  // namespace
 
+void Piece::add(Piece next) {
+  thought += next.thought;
+  said += next.said;
+  ids.insert(ids.end(), next.ids.begin(), next.ids.end());
+  std::move(next.reports.begin(), next.reports.end(), std::back_inserter(reports));
+  finish_reason = std::move(next.finish_reason);
+  stop_reason = std::move(next.stop_reason);
+}
+
 ApiWriter::ApiWriter(WriterOptions options, const ApiRequest& request,
                      const prompt::Tokenizer& tokenizer, size_t choices)
     : options_(std::move(options)), request_(request), tokenizer_(tokenizer), offsets_(choices) {

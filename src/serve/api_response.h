@@ -20,6 +20,8 @@ struct Piece {
   std::string finish_reason = {};                 // empty: not yet
   std::string stop_reason = "null";               // JSON
 
+  // Appends what comes next.
+  void add(Piece next);
   bool empty() const { return thought.empty() && said.empty() && finish_reason.empty(); }
 };
 

@@ -177,8 +177,15 @@ void EngineLoop::deliver(int io_thread) {
     deliveries.swap(inbox.deliveries);
     inbox.taken.notify_one();
   }
-  for (Delivery& delivery : deliveries)
-    delivery.to.receiver->receive(delivery.to.index, delivery.update, delivery.step);
+  for (Delivery& delivery : deliveries) {
+    // The updates of all others are here as well.
+    try {
+      delivery.to.receiver->receive(delivery.to.index, delivery.update, delivery.step);
+    } catch (const std::exception& error) {
+      log_warning("an answer could not be written: {}", error.what());
+      delivery.to.receiver->fail();
+    }
+  }
 }
 
 void EngineLoop::die(const std::string& why) {

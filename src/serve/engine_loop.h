@@ -28,6 +28,8 @@ class Receiver {
   virtual ~Receiver() = default;
   // On the I/O thread `io_thread()`. `index`: which of the requests that were submitted together.
   virtual void receive(size_t index, engine::Update& update, const StepTimes& step) = 0;
+  // receive() threw: nothing more can come of this one.
+  virtual void fail() = 0;
   virtual int io_thread() const = 0;
 };
 

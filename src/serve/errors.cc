@@ -19,7 +19,7 @@ constexpr std::pair<int, const char*> kTypes[] = {
 const char* type_of(int status) {
   for (const auto& [known, type] : kTypes)
     if (known == status) return type;
-  return reason_phrase(status);
+  return http::reason_phrase(status);
 }
 
 std::string bounded(const std::string& message) {
@@ -54,15 +54,15 @@ void refuse_field(const std::string& path, const std::string& message) {
   throw ApiError(400, "Bad Request", path + ": " + message, path);
 }
 
-HttpResponse error_response(const ApiError& error) {
-  HttpResponse response{
+http::Response error_response(const ApiError& error) {
+  http::Response response{
       .status = error.status(),
       .body = error_body(error.status(), error.type(), error.what(), error.param())};
   if (error.status() == 401) response.headers.emplace_back("WWW-Authenticate", "Bearer");
   return response;
 }
 
-HttpResponse error_response(int status, const std::string& message) {
+http::Response error_response(int status, const std::string& message) {
   return error_response(ApiError(status, type_of(status), message));
 }
 

@@ -4,7 +4,7 @@
 #include <stdexcept>
 #include <string>
 
-#include "serve/http.h"
+#include "http/server.h"
 
 namespace quern::serve {
 
@@ -32,8 +32,8 @@ class ApiError : public std::runtime_error {
 [[noreturn]] void refuse_field(const std::string& path, const std::string& message);
 
 // {"error": {"message", "type", "param", "code"}}, the message bounded and valid UTF-8.
-HttpResponse error_response(const ApiError& error);
+http::Response error_response(const ApiError& error);
 // With the type that goes with the status.
-HttpResponse error_response(int status, const std::string& message);
+http::Response error_response(int status, const std::string& message);
 
 }  // namespace quern::serve

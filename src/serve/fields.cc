@@ -65,18 +65,17 @@ std::optional<std::vector<int32_t>> Fields::ids(const char* key) const {
   return ids_of(*value, path_of(key));
 }
 
-std::optional<JsonValue> Fields::object(const char* key) const {
+const JsonValue* Fields::object(const char* key) const {
   const JsonValue* value = find(key);
-  if (!value) return std::nullopt;
-  if (!value->is_object()) refuse_field(path_of(key), "Input should be a valid dictionary");
-  return *value;
+  if (value && !value->is_object())
+    refuse_field(path_of(key), "Input should be a valid dictionary");
+  return value;
 }
 
-std::optional<JsonValue> Fields::list(const char* key) const {
+const JsonValue* Fields::list(const char* key) const {
   const JsonValue* value = find(key);
-  if (!value) return std::nullopt;
-  if (!value->is_array()) refuse_field(path_of(key), "Input should be a valid list");
-  return *value;
+  if (value && !value->is_array()) refuse_field(path_of(key), "Input should be a valid list");
+  return value;
 }
 
 int64_t integer_of(const JsonValue& value, const std::string& path) {

@@ -29,8 +29,9 @@ class Fields {
   // A list; one element alone counts as a list of it.
   std::optional<std::vector<std::string>> texts(const char* key) const;
   std::optional<std::vector<int32_t>> ids(const char* key) const;
-  std::optional<JsonValue> object(const char* key) const;
-  std::optional<JsonValue> list(const char* key) const;
+  // Part of the object that this reads; null: absent.
+  const JsonValue* object(const char* key) const;
+  const JsonValue* list(const char* key) const;
 
  private:
   const JsonValue& object_;

@@ -130,7 +130,7 @@ class LoadTest {
   void start(size_t index) {
     ++open_;
     Outcome& outcome = outcomes_[index];
-    auto events = std::make_shared<EventReader>();
+    auto events = std::make_shared<http::EventReader>();
     outcome.began = Clock::now();
     client_.start({.path = options_.endpoint,
                    .body = body_of(prompts_[index]),
@@ -152,28 +152,30 @@ class LoadTest {
   static void take(Outcome& outcome, std::string_view data) {
     if (data == "[DONE]") return;
     const auto now = Clock::now();
-    // Chunks with text are the many; the one with usage has an empty list of choices.
-    if (data.find("\"choices\":[]") == std::string_view::npos) {
-      if (data.find("\"choices\":[") == std::string_view::npos) {
-        outcome.error = std::string(data.substr(0, 300));
-        return;
-      }
-      if (outcome.chunks++ == 0)
-        outcome.first = now;
-      else
-        outcome.gaps.push_back(milliseconds(now - outcome.last));
-      outcome.last = now;
+    // Chunks with text are the many, and most servers write them so.
+    if (data.find("\"choices\":[{") != std::string_view::npos) return count_chunk(outcome, now);
+    const JsonValue json = JsonValue::parse(data, nullptr, false);
+    if (!json.is_object() || !json.contains("choices")) {
+      outcome.error = std::string(data.substr(0, 300));
       return;
     }
-    const JsonValue json = JsonValue::parse(data, nullptr, false);
-    if (!json.is_object() || !json.contains("usage")) return;
+    if (!json["choices"].empty()) return count_chunk(outcome, now);
+    if (!json.contains("usage") || !json["usage"].is_object()) return;
     outcome.prompt_tokens = json["usage"].value("prompt_tokens", int64_t{0});
     outcome.output_tokens = json["usage"].value("completion_tokens", int64_t{0});
   }
 
+  static void count_chunk(Outcome& outcome, Clock::time_point now) {
+    if (outcome.chunks++ == 0)
+      outcome.first = now;
+    else
+      outcome.gaps.push_back(milliseconds(now - outcome.last));
+    outcome.last = now;
+  }
+
   const LoadOptions& options_;
   const std::vector<LoadPrompt>& prompts_;
-  HttpClient client_;
+  http::Client client_;
   std::vector<Outcome> outcomes_;
   std::vector<double> arrivals_;  // seconds
   Clock::time_point began_{};

@@ -9,7 +9,7 @@
 #include <vector>
 
 #include "base/json.h"
-#include "serve/http_client.h"
+#include "http/client.h"
 
 namespace quern::serve {
 
@@ -20,8 +20,8 @@ struct LoadPrompt {
 };
 
 struct LoadOptions {
-  Url url;
-  Trust trust = Trust::check;
+  http::Url url;
+  http::Trust trust = http::Trust::check;
   std::string endpoint = "/v1/completions";  // or /v1/chat/completions
   std::string model, key;
   std::optional<double> request_rate;  // a second; unset: all at once

@@ -1,5 +1,7 @@
 #include "serve/served_model.h"
 
+#include <fmt/format.h>
+
 #include <algorithm>
 #include <nlohmann/json.hpp>
 
@@ -13,6 +15,13 @@ namespace quern::serve {
 namespace {
 
 namespace fs = std::filesystem;
+
+// Bytes of a long text between two checks of its number of tokens.
+constexpr size_t kPieceBytes = 64 << 10;
+// A piece may have this many more tokens than the same bytes in the whole text.
+constexpr int64_t kCutTokens = 16;
+// Bytes per token of ordinary text, at most.
+constexpr size_t kUsualTokenBytes = 4;
 
 JsonValue sampling_defaults(const ModelOptions& options) {
   JsonValue defaults = JsonValue::object();
@@ -133,7 +142,8 @@ std::vector<std::vector<int32_t>> bad_word_ids(const std::vector<std::string>& w
 }
 
 std::vector<int32_t> prompt_ids(const ApiRequest& request, const Prompt& prompt,
-                                const ServedModel& model, const engine::Limits& limits) {
+                                const ServedModel& model, const engine::Limits& limits,
+                                const TextBudget& budget) {
   std::vector<int32_t> ids;
   if (const auto* given = std::get_if<std::vector<int32_t>>(&prompt)) {
     ids = *given;
@@ -142,7 +152,7 @@ std::vector<int32_t> prompt_ids(const ApiRequest& request, const Prompt& prompt,
     const int64_t least = model.least_tokens(text.size());
     if (least >= limits.max_model_len && !request.truncate_prompt_tokens)
       too_long(least, request.max_tokens.value_or(1), limits.max_model_len);
-    ids = model.encode(text, request.add_special_tokens);
+    ids = model.encode(text, request.add_special_tokens, budget);
   }
   if (request.truncate_prompt_tokens) {
     const int64_t keep = *request.truncate_prompt_tokens == -1 ? limits.max_model_len - 1
@@ -240,7 +250,28 @@ std::string ServedModel::render(const ChatInput& chat) const {
   }
 }
 
-std::vector<int32_t> ServedModel::encode(std::string_view text, bool special) const {
+void ServedModel::count_tokens(std::string_view text, const TextBudget& budget) const {
+  for (int64_t tokens = 0; !text.empty();) {
+    size_t size = std::min(text.size(), kPieceBytes);
+    // Between characters.
+    while (size < text.size() && (static_cast<unsigned char>(text[size]) & 0xC0) == 0x80) --size;
+    tokens += static_cast<int64_t>(encode(text.substr(0, size), false).size()) - kCutTokens;
+    if (tokens > budget.tokens) too_long(tokens, 1, budget.tokens);
+    if (budget.left()) throw ApiError(499, "ClientLeft", "The client has left.");
+    text.remove_prefix(size);
+  }
+}
+
+std::vector<int32_t> ServedModel::encode(std::string_view text, bool special,
+                                         const TextBudget& budget) const {
+  if (text.size() > budget.bytes)
+    refuse(fmt::format("The text of the prompt has {} bytes, and this server reads {} at most "
+                       "(--max-text-bytes).",
+                       text.size(), budget.bytes),
+           "prompt");
+  if (budget.left()) throw ApiError(499, "ClientLeft", "The client has left.");
+  if (text.size() / kUsualTokenBytes > static_cast<uint64_t>(budget.tokens))
+    count_tokens(text, budget);
   try {
     return tokenizer_.encode(text, special ? prompt::Special::add : prompt::Special::none);
   } catch (const Error& error) {
@@ -249,8 +280,10 @@ std::vector<int32_t> ServedModel::encode(std::string_view text, bool special) co
   }
 }
 
-Prepared prepare(const ApiRequest& request, const ServedModel& model,
-                 const engine::Limits& limits) {
+Prepared prepare(const ApiRequest& request, const ServedModel& model, const engine::Limits& limits,
+                 TextBudget budget) {
+  // What is cut at its begin may be longer.
+  if (!request.truncate_prompt_tokens) budget.tokens = limits.max_model_len;
   if (request.settings.priority != 0 && !limits.priorities)
     refuse("Got priority " + std::to_string(request.settings.priority) +
                " but priority scheduling is not enabled.",
@@ -266,7 +299,7 @@ Prepared prepare(const ApiRequest& request, const ServedModel& model,
   Prepared prepared;
   for (const Prompt& prompt : prompts) {
     engine::Request made = settings;
-    made.tokens = prompt_ids(request, prompt, model, limits);
+    made.tokens = prompt_ids(request, prompt, model, limits, budget);
     const auto length = static_cast<int64_t>(made.tokens.size());
     made.max_tokens = max_tokens(request, length, model, limits);
     made.min_tokens = std::min(made.min_tokens, made.max_tokens);

@@ -3,6 +3,8 @@
 #pragma once
 
 #include <filesystem>
+#include <functional>
+#include <limits>
 #include <nlohmann/json.hpp>
 #include <optional>
 #include <string>
@@ -29,6 +31,14 @@ struct ModelOptions {
   std::string reasoning_parser = "auto";
 };
 
+// What one text may cost before it is tokens.
+struct TextBudget {
+  size_t bytes = static_cast<size_t>(-1);                // more are refused
+  int64_t tokens = std::numeric_limits<int64_t>::max();  // more are refused, early if it can be
+  // Work for a client that has left ends.
+  std::function<bool()> left = [] { return false; };
+};
+
 class ServedModel {
  public:
   // Fails, naming the file, where one is missing or damaged. A model without chat template can
@@ -51,11 +61,14 @@ class ServedModel {
 
   // Throw ApiError for what the template or the tokenizer refuses.
   std::string render(const ChatInput& chat) const;
-  std::vector<int32_t> encode(std::string_view text, bool special) const;
+  std::vector<int32_t> encode(std::string_view text, bool special,
+                              const TextBudget& budget = {}) const;
   // Any text of so many bytes has at least as many tokens.
   int64_t least_tokens(size_t bytes) const;
 
  private:
+  // Refuses a text that has more tokens than it may have, without making all of them.
+  void count_tokens(std::string_view text, const TextBudget& budget) const;
   JsonValue prepared(const JsonValue& messages) const;
 
   ModelOptions options_;
@@ -75,6 +88,7 @@ struct Prepared {
   std::vector<std::string> prompt_texts;  // by prompt, if they are echoed
   int64_t prompt_tokens = 0;              // each prompt counted once
 };
-Prepared prepare(const ApiRequest& request, const ServedModel& model, const engine::Limits& limits);
+Prepared prepare(const ApiRequest& request, const ServedModel& model, const engine::Limits& limits,
+                 TextBudget budget = {});
 
 }  // namespace quern::serve

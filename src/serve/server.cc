@@ -1,9 +1,11 @@
 #include "serve/server.h"
 
+#include <malloc.h>
 #include <openssl/rand.h>
 
 #include <algorithm>
 #include <array>
+#include <charconv>
 #include <cmath>
 #include <ctime>
 #include <nlohmann/json.hpp>
@@ -20,8 +22,12 @@ namespace {
 
 constexpr std::string_view kModelPath = "/v1/models/";
 constexpr size_t kPoolQueue = 4096;
+constexpr size_t kUnreadBody = 64 << 10;  // of a request to a route that reads none
+constexpr size_t kLongBody = 64 << 10;    // prepared on a thread for such
+// JSON, text and tokens of a body take some of its bytes more, while it is prepared.
+constexpr size_t kCopies = 4;
 
-HttpResponse json_response(const JsonValue& value) {
+http::Response json_response(const JsonValue& value) {
   return {.body = value.dump(-1, ' ', false, JsonValue::error_handler_t::replace)};
 }
 
@@ -40,6 +46,31 @@ bool is_request_id(std::string_view id) {
   });
 }
 
+std::string shown_id(const http::Request& request) {
+  const std::string_view id = request.header("x-request-id");
+  return is_request_id(id) ? std::string(id) : random_hex();
+}
+
+// Of a body; in chunks it may have any length.
+size_t announced_bytes(const http::Request& head) {
+  if (!head.header("transfer-encoding").empty()) return static_cast<size_t>(-1);
+  size_t bytes = 0;
+  const std::string_view text = head.header("content-length");
+  std::from_chars(text.data(), text.data() + text.size(), bytes);
+  return bytes;
+}
+
+void check_json(const http::Request& request) {
+  std::string type(request.header("content-type"));
+  type = type.substr(0, type.find(';'));
+  std::transform(type.begin(), type.end(), type.begin(),
+                 [](char c) { return c >= 'A' && c <= 'Z' ? static_cast<char>(c + 32) : c; });
+  type.erase(type.find_last_not_of(" \t") + 1);
+  if (type != "application/json")
+    throw ApiError(400, "Bad Request",
+                   "Unsupported Media Type: Only 'application/json' is allowed");
+}
+
 double seconds_since(std::chrono::steady_clock::time_point time) {
   return std::chrono::duration<double>(std::chrono::steady_clock::now() - time).count();
 }
@@ -51,32 +82,34 @@ int64_t unix_time() { return static_cast<int64_t>(std::time(nullptr)); }
 const std::vector<Server::Route>& Server::routes() {
   using enum Route::For;
   using enum Route::When;
+  using enum Route::Body;
   static const std::vector<Route> kRoutes = {
-      {"GET", "/health", all, always, &Server::health},
-      {"GET", "/ping", key_holders, always, &Server::health},
-      {"POST", "/ping", key_holders, always, &Server::health},
-      {"GET", "/version", key_holders, always, &Server::version},
-      {"GET", "/load", key_holders, loaded, &Server::load},
-      {"GET", "/metrics", key_holders, loaded, &Server::metrics},
-      {"GET", "/v1/models", key_holders, loaded, &Server::models},
-      {"GET", kModelPath.data(), key_holders, loaded, &Server::one_model},
-      {"POST", "/v1/chat/completions", key_holders, loaded, &Server::chat_completions},
-      {"POST", "/v1/completions", key_holders, loaded, &Server::completions},
-      {"POST", "/tokenize", key_holders, loaded, &Server::tokenize},
-      {"POST", "/detokenize", key_holders, loaded, &Server::detokenize},
-      {"GET", "/tokenizer_info", key_holders, loaded, &Server::tokenizer_info},
+      {"GET", "/health", all, always, none, &Server::health},
+      {"GET", "/ping", key_holders, always, none, &Server::health},
+      {"POST", "/ping", key_holders, always, none, &Server::health},
+      {"GET", "/version", key_holders, always, none, &Server::version},
+      {"GET", "/load", key_holders, loaded, none, &Server::load},
+      {"GET", "/metrics", key_holders, loaded, none, &Server::metrics},
+      {"GET", "/v1/models", key_holders, loaded, none, &Server::models},
+      {"GET", kModelPath.data(), key_holders, loaded, none, &Server::one_model},
+      {"POST", "/v1/chat/completions", key_holders, loaded, prompt, &Server::chat_completions},
+      {"POST", "/v1/completions", key_holders, loaded, prompt, &Server::completions},
+      {"POST", "/tokenize", key_holders, loaded, json, &Server::tokenize},
+      {"POST", "/detokenize", key_holders, loaded, json, &Server::detokenize},
+      {"GET", "/tokenizer_info", key_holders, loaded, none, &Server::tokenizer_info},
   };
   return kRoutes;
 }
 
 Server::Server(const ServerOptions& options)
     : options_(options), admission_(options.admission), created_(unix_time()) {
-  http_ = std::make_unique<HttpServer>(options_.http, [this](const Call& call) { handle(call); });
+  http_ = std::make_unique<http::Server>(options_.http, static_cast<http::Handler&>(*this));
 }
 
 Server::~Server() {
   // The I/O threads first: what they run refers to all the rest.
   pool_.reset();
+  long_pool_.reset();
   http_->stop();
   engine_.reset();
   http_.reset();
@@ -97,6 +130,7 @@ void Server::serve(std::unique_ptr<ServedModel> model, std::unique_ptr<engine::E
               [this](const engine::EngineState& state) { metrics_->step(state.step_tokens); },
           .died = [this] { stop(); }});
   pool_ = std::make_unique<Pool>(options_.pool_threads, kPoolQueue);
+  long_pool_ = std::make_unique<Pool>(1, kPoolQueue);
   loaded_ = true;
 }
 
@@ -130,54 +164,90 @@ void Server::wait() {
 
 // --- Every request -------------------------------------------------------------------------------
 
-void Server::handle(const Call& call) {
-  const HttpRequest& request = call->request();
-  if (options_.request_id_headers) {
-    const std::string_view id = request.header("x-request-id");
-    call->add_header({"X-Request-Id", is_request_id(id) ? std::string(id) : random_hex()});
-  }
-  const std::string method = request.method == "HEAD" ? "GET" : request.method;
-  std::string methods;  // of this path
+const Server::Route* Server::route_of(const http::Request& head, std::string& methods) const {
+  const std::string method = head.method == "HEAD" ? "GET" : head.method;
   for (const Route& route : routes()) {
     const bool prefix = std::string_view(route.path).ends_with('/');
-    if (prefix ? !request.path.starts_with(route.path) : request.path != route.path) continue;
+    if (prefix ? !head.path.starts_with(route.path) : head.path != route.path) continue;
+    if (method == route.method) return &route;
     methods += (methods.empty() ? "" : ", ") + std::string(route.method);
-    if (method != route.method) continue;
-    try {
-      if (route.whom == Route::For::key_holders) admission_.check_key(request);
-      if (route.when == Route::When::loaded && !loaded_)
-        throw ApiError(503, "ServiceUnavailable", "Loading model");
-      (this->*route.handle)(call);
-    } catch (const ApiError& error) {
-      respond(call, error_response(error));
+  }
+  return nullptr;
+}
+
+std::optional<http::Response> Server::admit(const http::Request& head) {
+  std::string methods;  // of this path
+  const Route* route = route_of(head, methods);
+  http::Response refused;
+  try {
+    // A client without a key does not learn which routes there are.
+    if (!route || route->whom == Route::For::key_holders) admission_.check_key(head);
+    if (route) {
+      check(*route, head);
+      return std::nullopt;
     }
+    refused = error_response(methods.empty() ? 404 : 405,
+                             methods.empty() ? "Not Found" : "Method Not Allowed");
+    if (!methods.empty()) refused.headers.emplace_back("Allow", methods);
+  } catch (const ApiError& error) {
+    refused = error_response(error);
+  }
+  finish(head, 0, refused);
+  if (options_.request_id_headers) refused.headers.emplace_back("X-Request-Id", shown_id(head));
+  return refused;
+}
+
+// What can be told before the body is there.
+void Server::check(const Route& route, const http::Request& head) {
+  if (route.when == Route::When::loaded && !loaded_)
+    throw ApiError(503, "ServiceUnavailable", "Loading model");
+  const size_t announced = announced_bytes(head);
+  if (route.body == Route::Body::none) {
+    if (announced > kUnreadBody)
+      throw ApiError(413, "Content Too Large", "This route reads no body.");
     return;
   }
-  // Who has no key does not learn which routes there are.
+  check_json(head);
+  if (route.body == Route::Body::prompt)
+    admission_.check_load(
+        admission_.key_of(head), 1,
+        head.header("content-length").empty() ? 0 : Admission::likely_tokens(announced),
+        engine_->unfinished());
+}
+
+void Server::handle(std::shared_ptr<http::Exchange> call) {
+  if (options_.request_id_headers) call->add_header({"X-Request-Id", shown_id(call->request())});
+  std::string methods;
+  const Route* route = route_of(call->request(), methods);
+  QUERN_CHECK(route);  // it was admitted
   try {
-    admission_.check_key(request);
-    if (methods.empty()) return respond(call, error_response(404, "Not Found"));
-    HttpResponse wrong_method = error_response(405, "Method Not Allowed");
-    wrong_method.headers.emplace_back("Allow", methods);
-    respond(call, std::move(wrong_method));
+    (this->*route->handle)(call);
   } catch (const ApiError& error) {
     respond(call, error_response(error));
   }
 }
 
-void Server::respond(const Call& call, HttpResponse response) {
-  const HttpRequest& request = call->request();
+http::Response Server::fault(int status, const std::string& message) {
+  http::Response response = error_response(status, message);
+  if (status == 503) response.headers.emplace_back("Retry-After", std::to_string(retry_seconds()));
+  return response;
+}
+
+void Server::respond(const Call& call, http::Response response) {
+  finish(call->request(), seconds_since(call->arrived()), response);
+  call->respond(std::move(response));
+}
+
+void Server::finish(const http::Request& request, double seconds, http::Response& response) {
   const bool later = response.status == 503 || response.status == 429 || response.status == 529;
   if (later) response.headers.emplace_back("Retry-After", std::to_string(retry_seconds()));
   if (later && loaded_)
     response.headers.emplace_back("X-Quern-Queue-Depth", std::to_string(engine_->unfinished()));
-  if (loaded_) {
-    const bool known = std::any_of(routes().begin(), routes().end(),
-                                   [&](const Route& route) { return request.path == route.path; });
-    metrics_->http_request(known ? request.path : "none", known ? request.method : "other",
-                           response.status, seconds_since(call->arrived()));
-  }
-  call->respond(std::move(response));
+  if (!loaded_) return;
+  const bool known = std::any_of(routes().begin(), routes().end(),
+                                 [&](const Route& route) { return request.path == route.path; });
+  metrics_->http_request(known ? request.path : "none", known ? request.method : "other",
+                         response.status, seconds);
 }
 
 // By then as many requests have ended as are worked on at once.
@@ -186,31 +256,29 @@ int Server::retry_seconds() const {
   return static_cast<int>(std::clamp(std::ceil(mean), 1.0, 60.0));
 }
 
-void Server::check_json(const HttpRequest& request) const {
-  std::string type(request.header("content-type"));
-  type = type.substr(0, type.find(';'));
-  std::transform(type.begin(), type.end(), type.begin(),
-                 [](char c) { return c >= 'A' && c <= 'Z' ? static_cast<char>(c + 32) : c; });
-  type.erase(type.find_last_not_of(" \t") + 1);
-  if (type != "application/json")
-    throw ApiError(400, "Bad Request",
-                   "Unsupported Media Type: Only 'application/json' is allowed");
-}
-
 void Server::on_pool(const Call& call, std::function<void()> work) {
-  const bool accepted = pool_->run([this, call, work = std::move(work)] {
-    HttpResponse response;
+  http::Request& request = call->request();
+  const bool is_long = request.body.size() >= kLongBody;
+  if (!request.charge.add(kCopies * request.body.size()))
+    admission_.refuse_load("other requests hold all the memory that there is for bodies");
+  Pool& pool = is_long ? *long_pool_ : *pool_;
+  const bool accepted = pool.run([this, call, is_long, work = std::move(work)] {
+    std::optional<http::Response> refused;
     try {
-      return work();
+      if (!call->left()) work();
     } catch (const ApiError& error) {
-      response = error_response(error);
+      refused = error_response(error);
     } catch (const std::bad_alloc&) {
-      response = error_response(503, "Out of memory.");
+      refused = error_response(503, "Out of memory.");
     } catch (const std::exception& error) {
       log_warning("a request failed: {}", error.what());
-      response = error_response(500, "Internal error.");
+      refused = error_response(500, "Internal error.");
     }
-    call->post([this, call, response]() mutable { respond(call, std::move(response)); });
+    call->request().body = {};
+    call->request().charge.release();
+    if (is_long) ::malloc_trim(0);
+    if (refused)
+      call->post([this, call, response = *refused]() mutable { respond(call, response); });
   });
   if (!accepted) admission_.refuse_load("too many requests are being prepared");
 }
@@ -218,8 +286,8 @@ void Server::on_pool(const Call& call, std::function<void()> work) {
 // --- Routes without a model's work ---------------------------------------------------------------
 
 void Server::health(const Call& call) {
-  const bool healthy =
-      loaded_ && !stopping_ && !engine_->dead() && engine_->step_seconds() < options_.stuck_seconds;
+  const bool healthy = loaded_ && !stopping_ && !engine_->dead() &&
+                       engine_->step_seconds() < options_.watchdog_seconds;
   respond(call, {.status = healthy ? 200 : 503, .content_type = "", .headers = {}, .body = {}});
 }
 
@@ -235,7 +303,7 @@ void Server::metrics(const Call& call) {
       "block_size=\"{}\",cache_dtype=\"{}\",enable_prefix_caching=\"{}\",num_gpu_blocks=\"{}\"",
       limits.block_tokens, options_.cache_dtype, limits.prefix_caching ? "True" : "False",
       limits.block_tokens > 0 ? limits.kv_tokens / limits.block_tokens : 0);
-  HttpResponse response{.content_type = "text/plain; version=0.0.4; charset=utf-8"};
+  http::Response response{.content_type = "text/plain; version=0.0.4; charset=utf-8"};
   response.body = metrics_->text(engine_->state(), limits, cache, http_->counts().slow_clients,
                                  admission_.refused());
   respond(call, std::move(response));
@@ -291,7 +359,6 @@ void Server::tokenizer_info(const Call& call) {
 }
 
 void Server::tokenize(const Call& call) {
-  check_json(call->request());
   on_pool(call, [this, call] {
     const JsonValue body = parse_body(call->request().body);
     const Fields fields(body, "body");
@@ -300,7 +367,7 @@ void Server::tokenize(const Call& call) {
     const bool special = fields.boolean("add_special_tokens").value_or(!chat);
     const auto text = chat ? model_->render(read_chat_input(body)) : fields.text("prompt");
     if (!text) refuse_field("body.prompt", "Field required");
-    const std::vector<int32_t> ids = model_->encode(*text, special);
+    const std::vector<int32_t> ids = model_->encode(*text, special, text_budget(call));
     JsonValue strings = nullptr;
     if (fields.boolean("return_token_strs").value_or(false)) {
       strings = JsonValue::array();
@@ -315,7 +382,6 @@ void Server::tokenize(const Call& call) {
 }
 
 void Server::detokenize(const Call& call) {
-  check_json(call->request());
   on_pool(call, [this, call] {
     const JsonValue body = parse_body(call->request().body);
     const Fields fields(body, "body");
@@ -333,16 +399,17 @@ void Server::detokenize(const Call& call) {
 // --- Answers -------------------------------------------------------------------------------------
 
 void Server::generate(const Call& call, Endpoint endpoint) {
-  check_json(call->request());
-  admission_.check_load(admission_.key_of(call->request()), 1, 0, engine_->unfinished());
+  const int64_t tokens = Admission::likely_tokens(call->request().body.size());
+  admission_.check_load(admission_.key_of(call->request()), 1, tokens, engine_->unfinished());
+  const auto queued = std::make_shared<Admission::Queued>(admission_, tokens);
   const auto deadline = admission_.deadline_of(*call);
-  on_pool(call, [this, call, endpoint, deadline] {
-    auto answer = prepare_answer(call, endpoint);
-    call->post([answer = std::move(answer), deadline] { answer->start(deadline); });
+  on_pool(call, [this, call, endpoint, deadline, queued] {
+    auto answer = prepare_answer(call, endpoint, queued->tokens());
+    call->post([answer = std::move(answer), deadline, queued] { answer->start(deadline); });
   });
 }
 
-std::string Server::answer_id(const HttpRequest& request, const ApiRequest& asked) const {
+std::string Server::answer_id(const http::Request& request, const ApiRequest& asked) const {
   const char* kind = asked.endpoint == Endpoint::chat ? "chatcmpl-" : "cmpl-";
   const std::string_view header = request.header("x-request-id");
   if (is_request_id(header)) return kind + std::string(header);
@@ -350,8 +417,16 @@ std::string Server::answer_id(const HttpRequest& request, const ApiRequest& aske
   return kind + random_hex();
 }
 
-std::shared_ptr<Answer> Server::prepare_answer(const Call& call, Endpoint endpoint) {
-  HttpRequest& http = call->request();
+TextBudget Server::text_budget(const Call& call) const {
+  constexpr size_t kTokenBytes = 16;
+  const auto most = kTokenBytes * static_cast<size_t>(engine_->limits().max_model_len);
+  return {.bytes = options_.text_bytes ? options_.text_bytes : most,
+          .left = [call] { return call->left(); }};
+}
+
+std::shared_ptr<Answer> Server::prepare_answer(const Call& call, Endpoint endpoint,
+                                               int64_t queued_tokens) {
+  http::Request& http = call->request();
   ApiRequest request = read_api_request(endpoint, parse_body(http.body),
                                         model_->sampling_defaults(), options_.limits);
   http.body = {};
@@ -361,9 +436,10 @@ std::shared_ptr<Answer> Server::prepare_answer(const Call& call, Endpoint endpoi
   if (key) request.settings.fairness_key = key->digest;
   // Keys must not learn from the time that an answer takes what others have asked.
   if (key && admission_.tells_keys_apart()) request.settings.cache_salt += "@" + key->digest;
-  Prepared prepared = prepare(request, *model_, engine_->limits());
+  Prepared prepared = prepare(request, *model_, engine_->limits(), text_budget(call));
   const auto requests = static_cast<int64_t>(prepared.requests.size());
-  admission_.check_load(key, requests, prepared.prompt_tokens, engine_->unfinished());
+  admission_.check_load(key, requests, prepared.prompt_tokens, engine_->unfinished(),
+                        queued_tokens);
 
   WriterOptions writer{.id = answer_id(http, request),
                        .model = model_->name(),

@@ -11,11 +11,11 @@
 #include <vector>
 
 #include "engine/engine.h"
+#include "http/server.h"
 #include "serve/admission.h"
 #include "serve/answer.h"
 #include "serve/engine_loop.h"
 #include "serve/errors.h"
-#include "serve/http.h"
 #include "serve/metrics.h"
 #include "serve/pool.h"
 #include "serve/served_model.h"
@@ -23,26 +23,27 @@
 namespace quern::serve {
 
 struct ServerOptions {
-  HttpOptions http;
+  http::Options http;
   AdmissionOptions admission;
   ApiLimits limits;
   int pool_threads = 2;
+  size_t text_bytes = 0;  // of one prompt; 0: 16 for each token that it may have
   bool reasoning = true, reasoning_content = true;  // keys of thoughts in answers
   bool usage_details = true;
   bool usage_always = false;  // at the end of every stream
   bool tokenizer_info = false;
   bool request_id_headers = false;
   double shutdown_seconds = 25;
-  double stuck_seconds = 30;  // a longer step makes /health fail
-  double log_seconds = 10;    // between two lines about the throughput; 0: none
+  double watchdog_seconds = 120;  // a longer step makes /health fail
+  double log_seconds = 10;        // between two lines about the throughput; 0: none
   std::string cache_dtype = "auto";
 };
 
-class Server {
+class Server : private http::Handler {
  public:
   // Listens from here on. Fails with Exit::usage when it cannot.
   explicit Server(const ServerOptions& options);
-  ~Server();
+  ~Server() override;
 
   // Answers requests from here on.
   void serve(std::unique_ptr<ServedModel> model, std::unique_ptr<engine::Engine> engine);
@@ -58,19 +59,25 @@ class Server {
   const engine::Limits& limits() const { return engine_->limits(); }
 
  private:
-  using Call = std::shared_ptr<Exchange>;
+  using Call = std::shared_ptr<http::Exchange>;
   struct Route {
     const char* method;
     const char* path;
     enum class For { all, key_holders } whom;
     enum class When { always, loaded } when;
+    enum class Body { none, json, prompt } body;
     void (Server::*handle)(const Call& call);
   };
   static const std::vector<Route>& routes();
 
-  void handle(const Call& call);
-  void respond(const Call& call, HttpResponse response);
-  void check_json(const HttpRequest& request) const;
+  std::optional<http::Response> admit(const http::Request& head) override;
+  void handle(std::shared_ptr<http::Exchange> call) override;
+  http::Response fault(int status, const std::string& message) override;
+  const Route* route_of(const http::Request& head, std::string& methods) const;
+  void check(const Route& route, const http::Request& head);
+  void respond(const Call& call, http::Response response);
+  // Counts the response and adds the headers that go with its status.
+  void finish(const http::Request& request, double seconds, http::Response& response);
   int retry_seconds() const;
 
   void health(const Call& call);
@@ -88,8 +95,10 @@ class Server {
   // Runs `work` on the pool; what it throws is answered. 503 if the pool has too much to do.
   void on_pool(const Call& call, std::function<void()> work);
   void generate(const Call& call, Endpoint endpoint);
-  std::shared_ptr<Answer> prepare_answer(const Call& call, Endpoint endpoint);
-  std::string answer_id(const HttpRequest& request, const ApiRequest& asked) const;
+  TextBudget text_budget(const Call& call) const;
+  std::shared_ptr<Answer> prepare_answer(const Call& call, Endpoint endpoint,
+                                         int64_t queued_tokens);
+  std::string answer_id(const http::Request& request, const ApiRequest& asked) const;
   void check_model(const std::optional<std::string>& name) const;
   JsonValue model_json(const std::string& name) const;
   void log_throughput(double seconds);
@@ -97,11 +106,12 @@ class Server {
   ServerOptions options_;
   Admission admission_;
   int64_t created_;
-  std::unique_ptr<HttpServer> http_;
+  std::unique_ptr<http::Server> http_;
   std::unique_ptr<ServedModel> model_;
   std::unique_ptr<Metrics> metrics_;
   std::unique_ptr<EngineLoop> engine_;
-  std::unique_ptr<Pool> pool_;
+  // Bodies of some length have a thread of their own, so that short ones never wait for them.
+  std::unique_ptr<Pool> pool_, long_pool_;
   std::atomic<bool> loaded_{false}, stopping_{false};
   std::atomic<int64_t> answers_{0};
   uint64_t logged_prompt_tokens_ = 0, logged_new_tokens_ = 0;

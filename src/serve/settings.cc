@@ -36,8 +36,8 @@ std::optional<int64_t> variable(const Environment& environment, const std::strin
   return std::nullopt;
 }
 
-HttpOptions http_options(const Arguments& arguments, const Environment& environment) {
-  HttpOptions http;
+http::Options http_options(const Arguments& arguments, const Environment& environment) {
+  http::Options http;
   http.host = text_or(arguments, "host");
   http.port = static_cast<uint16_t>(integer(arguments, "port", 0, 65535));
   http.uds = text_or(arguments, "uds");
@@ -51,6 +51,8 @@ HttpOptions http_options(const Arguments& arguments, const Environment& environm
   http.limits.head_bytes =
       static_cast<size_t>(integer(arguments, "h11-max-incomplete-event-size", 1024, 16 << 20));
   http.limits.headers = static_cast<size_t>(integer(arguments, "h11-max-header-count", 8, 4096));
+  http.bodies_bytes =
+      static_cast<size_t>(integer(arguments, "max-total-request-bytes", 1024, int64_t{1} << 40));
   http.connections = static_cast<size_t>(integer(arguments, "max-connections", 1, 1 << 20));
   http.keep_alive_seconds = static_cast<int>(
       variable(environment, "HTTP_TIMEOUT_KEEP_ALIVE").value_or(http.keep_alive_seconds));
@@ -115,6 +117,12 @@ ServerOptions server_options(const Arguments& arguments, const Environment& envi
       arguments.value("disable-log-stats").get<bool>()
           ? 0
           : static_cast<double>(variable(environment, "LOG_STATS_INTERVAL").value_or(10));
+  if (arguments.has("max-text-bytes"))
+    options.text_bytes = static_cast<size_t>(integer(arguments, "max-text-bytes", 1, 1LL << 32));
+  options.watchdog_seconds = arguments.value("watchdog-s").get<double>();
+  if (!(options.watchdog_seconds > 0))
+    fail(Exit::usage, "--watchdog-s is {} seconds, it must be more than 0",
+         options.watchdog_seconds);
   options.cache_dtype = text_or(arguments, "kv-cache-dtype");
   for (const char* name : {"tensor-parallel-size", "pipeline-parallel-size", "data-parallel-size"})
     if (arguments.value(name) != 1)

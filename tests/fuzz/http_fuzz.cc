@@ -4,18 +4,18 @@
 #include <optional>
 #include <string_view>
 
-#include "serve/request_parser.h"
+#include "http/request_parser.h"
 
 namespace {
 
-using quern::serve::HttpFault;
-using quern::serve::HttpRequest;
-using quern::serve::RequestParser;
+using quern::http::Fault;
+using quern::http::Request;
+using quern::http::RequestParser;
 
 struct Outcome {
   int refused = 0;  // status
   size_t used = 0;
-  std::optional<HttpRequest> request = {};
+  std::optional<Request> request = {};
 };
 
 Outcome parse(std::string_view bytes, size_t piece) {
@@ -25,7 +25,7 @@ Outcome parse(std::string_view bytes, size_t piece) {
   try {
     while (!parser.done() && outcome.used < bytes.size())
       outcome.used += parser.feed(bytes.substr(outcome.used, piece));
-  } catch (const HttpFault& fault) {
+  } catch (const Fault& fault) {
     outcome.refused = fault.status();
   }
   if (parser.done()) outcome.request = parser.take();
@@ -39,7 +39,7 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
   const Outcome whole = parse(bytes, size + 1), cut = parse(bytes, 7);
   if (whole.request.has_value() != cut.request.has_value()) std::abort();
   if (!whole.request) return 0;
-  const HttpRequest &a = *whole.request, &b = *cut.request;
+  const Request &a = *whole.request, &b = *cut.request;
   if (whole.used != cut.used || a.path != b.path || a.body != b.body || a.headers != b.headers)
     std::abort();
   if (!a.path.starts_with('/') || a.path.find("/../") != std::string::npos || a.body.size() > 500)

@@ -20,7 +20,7 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
         std::abort();
       if (endpoint == Endpoint::completions && request.prompts.empty()) std::abort();
     } catch (const ApiError& error) {
-      const HttpResponse response = error_response(error);
+      const quern::http::Response response = error_response(error);
       if (response.status < 400 || response.body.size() > 20'000) std::abort();
       quern::parse_json(response.body, "error");
     }

@@ -1,13 +1,11 @@
 // HTTP itself: what could be read in two ways is refused, slow and rude clients harm nobody.
-#include "serve/http.h"
-
 #include <gtest/gtest.h>
 #include <sys/resource.h>
-#include <sys/un.h>
 
 #include <atomic>
 
 #include "engine/model_engine.h"
+#include "http/server.h"
 #include "tests/serve/running.h"
 
 namespace quern::serve {
@@ -21,6 +19,14 @@ engine::MockOptions slow() {
 
 std::string stream_body(int64_t max_tokens) {
   return R"({"prompt": "x", "stream": true, "max_tokens": )" + std::to_string(max_tokens) + "}";
+}
+
+// The chunk that echoes this prompt has some megabytes.
+std::string large_echo() {
+  const std::vector<int32_t> ids(4000, 7);
+  return JsonValue{
+      {"prompt", ids}, {"echo", true}, {"stream", true}, {"logprobs", 20}, {"max_tokens", 1}}
+      .dump();
 }
 
 std::string repeatedly(const std::string& text, int times) {
@@ -39,10 +45,10 @@ void allow_files(rlim_t files) {
 }
 
 // In turn: stopped in the head of a request, stopped in its body, silent from the start.
-std::vector<std::unique_ptr<Client>> idle_clients(uint16_t port, int count) {
-  std::vector<std::unique_ptr<Client>> idle;
+std::vector<std::unique_ptr<Wire>> idle_clients(uint16_t port, int count) {
+  std::vector<std::unique_ptr<Wire>> idle;
   for (int i = 0; i < count; ++i) {
-    idle.push_back(std::make_unique<Client>(port));
+    idle.push_back(std::make_unique<Wire>(port));
     if (i % 3 == 0) idle.back()->send("GET /health HTTP/1.1\r\nX");
     if (i % 3 == 1)
       idle.back()->send("POST /tokenize HTTP/1.1\r\nHost: x\r\nContent-Length: 99\r\n\r\n{");
@@ -56,7 +62,7 @@ int ask_from_50(uint16_t port, int times) {
   std::vector<std::thread> threads;
   for (int t = 0; t < 50; ++t)
     threads.emplace_back([&] {
-      Client client(port);
+      Wire client(port);
       for (int i = 0; i < times; ++i) {
         const auto start = std::chrono::steady_clock::now();
         const Received got = client.ask(post("/v1/completions", stream_body(5)));
@@ -164,7 +170,7 @@ TEST(HttpTest, RefusesWhatTwoServersCouldReadDifferently) {
   };
   ASSERT_GE(all.size(), 60U);
   for (const Smuggled& one : all) {
-    Client client(server.port());
+    Wire client(server.port());
     const Received got = client.ask(one.bytes);
     EXPECT_EQ(got.status, one.status) << one.bytes.substr(0, 300) << "\n" << got.body;
     if (one.status >= 400 && one.status != 405) {
@@ -178,7 +184,7 @@ TEST(HttpTest, RefusesWhatTwoServersCouldReadDifferently) {
 
 TEST(HttpTest, KeepsConnectionsAndAnswersInOrder) {
   RunningServer server;
-  Client client(server.port());
+  Wire client(server.port());
   client.send(get("/version") + post("/tokenize", R"({"prompt": "x"})") + get("/health") +
               get("/no"));
   EXPECT_TRUE(client.response().json().contains("version"));
@@ -191,7 +197,7 @@ TEST(HttpTest, KeepsConnectionsAndAnswersInOrder) {
 
 TEST(HttpTest, BytesMayComeOneByOne) {
   RunningServer server;
-  Client client(server.port());
+  Wire client(server.port());
   const std::string bytes =
       "POST /tokenize HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nTransfer-Encoding: "
       "chunked\r\n\r\n5\r\n{\"pro\r\na\r\nmpt\": \"x\"}\r\n0\r\n\r\n";
@@ -201,7 +207,7 @@ TEST(HttpTest, BytesMayComeOneByOne) {
 
 TEST(HttpTest, ContinuesOnlyAfterTheHead) {
   RunningServer server;
-  Client client(server.port());
+  Wire client(server.port());
   client.send(
       "POST /tokenize HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nExpect: "
       "100-continue\r\nContent-Length: 15\r\n\r\n");
@@ -241,12 +247,12 @@ TEST(HttpTest, TooManyConnectionsAreToldSo) {
   ServerOptions options;
   options.http.connections = 3;
   RunningServer server({}, options);
-  std::vector<std::unique_ptr<Client>> held;
+  std::vector<std::unique_ptr<Wire>> held;
   for (int i = 0; i < 3; ++i) {
-    held.push_back(std::make_unique<Client>(server.port()));
+    held.push_back(std::make_unique<Wire>(server.port()));
     EXPECT_EQ(held.back()->ask(get("/health")).status, 200);
   }
-  EXPECT_EQ(Client(server.port()).response().status, 503);
+  EXPECT_EQ(Wire(server.port()).response().status, 503);
   held.pop_back();
   EXPECT_TRUE(soon([&] { return ask(server.port(), get("/health")).status == 200; }));
 }
@@ -255,7 +261,7 @@ TEST(HttpTest, AClientThatLeavesEndsItsRequest) {
   RunningServer server(slow());
   for (const char* body : {R"({"prompt": "x", "max_tokens": 4000, "stream": true})",
                            R"({"prompt": "x", "max_tokens": 4000, "n": 3})"}) {
-    Client client(server.port());
+    Wire client(server.port());
     client.send(post("/v1/completions", body));
     ASSERT_TRUE(soon([&] { return server->state().running > 0; }));
     client.close();
@@ -268,7 +274,7 @@ TEST(HttpTest, AClientThatLeavesEndsItsRequest) {
 
 TEST(HttpTest, AClientThatLeavesWithBytesAheadIsSeenToo) {
   RunningServer server(slow());
-  Client client(server.port());
+  Wire client(server.port());
   client.send(post("/v1/completions", stream_body(4000)) + get("/health"));
   ASSERT_TRUE(soon([&] { return server->state().running > 0; }));
   client.close();
@@ -281,7 +287,7 @@ TEST(HttpTest, AnAbortStormLeavesNothingBehind) {
   for (int t = 0; t < 4; ++t)
     storm.emplace_back([&, t] {
       for (int i = 0; i < 100; ++i) {
-        Client client(server.port());
+        Wire client(server.port());
         client.send(post("/v1/completions", stream_body(1000)));
         if ((i + t) % 3 == 0) client.receive(0.05);
       }
@@ -297,10 +303,11 @@ TEST(HttpTest, AnAbortStormLeavesNothingBehind) {
 TEST(HttpTest, AClientThatNeverReadsIsDropped) {
   ServerOptions options;
   options.http.unsent_bytes = 64 << 10;
+  options.http.unread_seconds = 1;
   engine::Limits limits = mock_limits();
   limits.max_model_len = 1 << 20;
   RunningServer server({}, options, limits);
-  Client client(server.port(), 4096);
+  Wire client(server.port(), 4096);
   client.send(post("/v1/completions", stream_body(900'000)));
   EXPECT_TRUE(soon([&] {
     return ask(server.port(), get("/metrics"))
@@ -308,6 +315,49 @@ TEST(HttpTest, AClientThatNeverReadsIsDropped) {
            std::string::npos;
   }));
   EXPECT_TRUE(soon([&] { return server->state().running == 0; }));
+}
+
+// A piece of megabytes, and a client that takes a second for it, are nobody's fault.
+TEST(HttpTest, ALargePieceIsNotASlowClient) {
+  ServerOptions options;
+  options.http.unsent_bytes = 4096;
+  RunningServer server({}, options);
+  Wire client(server.port(), 4096);
+  client.send(post("/v1/completions", large_echo()));
+  std::this_thread::sleep_for(std::chrono::milliseconds(500));
+  const Received got = client.response();
+  EXPECT_TRUE(got.done());
+  EXPECT_GT(got.body.size(), size_t{1} << 20);
+  EXPECT_EQ(got.events().back()["choices"][0]["finish_reason"], "length");
+}
+
+// What was made while it did not read comes in fewer, larger chunks, and is whole.
+TEST(HttpTest, ASlowReaderGetsAllOfItsText) {
+  ServerOptions options;
+  options.http.unsent_bytes = 4096;
+  engine::Limits limits = mock_limits();
+  limits.max_model_len = 1 << 20;
+  RunningServer server({}, options, limits);
+  for (const char* more : {R"("n": 1)", R"("n": 3, "echo": true, "logprobs": 1)"}) {
+    const std::string body =
+        R"({"prompt": "x", "max_tokens": 20000, "ignore_eos": true, "temperature": 1, )" +
+        std::string(more);
+    Wire slow(server.port(), 4096);
+    slow.send(post("/v1/completions", body + R"(, "stream": true})"));
+    ASSERT_TRUE(soon([&] { return server->state().new_tokens > 0; }));
+    ASSERT_TRUE(soon([&] { return server->state().running == 0; }));
+    const Received got = slow.response();
+    ASSERT_TRUE(got.done());
+    const JsonValue whole = complete(server.port(), body + "}").json();
+    std::vector<std::string> texts(whole["choices"].size());
+    const auto events = got.events();
+    for (const JsonValue& event : events)
+      texts[event["choices"][0]["index"].get<size_t>()] +=
+          event["choices"][0]["text"].get<std::string>();
+    for (size_t i = 0; i < texts.size(); ++i)
+      EXPECT_EQ(texts[i], whole["choices"][i]["text"].get<std::string>());
+    EXPECT_LT(events.size(), 20'000U * texts.size()) << "nothing was put together";
+  }
 }
 
 TEST(HttpTest, AClientThatReadsIsKeptHoweverFastTheEngineIs) {
@@ -324,9 +374,9 @@ TEST(HttpTest, OverloadIsRefusedAtOnce) {
   options.admission.max_queued_requests = 4;
   options.admission.overload_status = 529;
   RunningServer server(slow(), options);
-  std::vector<std::unique_ptr<Client>> busy;
+  std::vector<std::unique_ptr<Wire>> busy;
   for (int i = 0; i < 4; ++i) {
-    busy.push_back(std::make_unique<Client>(server.port()));
+    busy.push_back(std::make_unique<Wire>(server.port()));
     busy.back()->send(post("/v1/completions", stream_body(4000)));
   }
   ASSERT_TRUE(soon([&] { return server->state().running == 4; }));
@@ -345,12 +395,12 @@ TEST(HttpTest, WhatIsAskedBeforeTheEndIsAnswered) {
   ServerOptions options;
   options.shutdown_seconds = 10;
   RunningServer server(slow(), options);
-  std::vector<std::unique_ptr<Client>> clients;
+  std::vector<std::unique_ptr<Wire>> clients;
   for (int i = 0; i < 20; ++i) {
-    clients.push_back(std::make_unique<Client>(server.port()));
+    clients.push_back(std::make_unique<Wire>(server.port()));
     clients.back()->send(post("/v1/completions", stream_body(25)));
   }
-  Client idle(server.port());
+  Wire idle(server.port());
   EXPECT_EQ(idle.ask(get("/health")).status, 200);
   ASSERT_TRUE(soon([&] { return server->state().running == 20; }));
   server->stop();
@@ -367,7 +417,7 @@ TEST(HttpTest, WhatTakesTooLongIsCutAtTheEnd) {
   ServerOptions options;
   options.shutdown_seconds = 0.2;
   RunningServer server(slow(), options);
-  Client client(server.port());
+  Wire client(server.port());
   client.send(post("/v1/completions", stream_body(4000)));
   ASSERT_TRUE(soon([&] { return server->state().running == 1; }));
   server->stop();
@@ -380,7 +430,7 @@ TEST(HttpTest, AStepThatFailsEndsItsRequestsOnly) {
   engine::MockOptions mock = slow();
   mock.fail_step = 5;
   RunningServer server(mock);
-  Client stream(server.port());
+  Wire stream(server.port());
   stream.send(post("/v1/completions", stream_body(100)));
   const Received whole = complete(server.port(), R"({"prompt": "x", "max_tokens": 100})");
   EXPECT_EQ(whole.status, 500);
@@ -404,7 +454,7 @@ TEST(HttpTest, MemoryStaysFlatOverFiftyThousandRequests) {
   RunningServer server;
   int failures = 0;
   auto ask_many = [&](int count) {
-    Client client(server.port());
+    Wire client(server.port());
     const std::string text =
         post("/v1/completions", R"({"prompt": "x y z", "max_tokens": 3, "stop": "never"})");
     const std::string stream = post("/v1/completions", stream_body(3));
@@ -432,7 +482,7 @@ TEST(HttpTest, AStormAgainstARealModelLeavesItsCachesFree) {
   for (int t = 0; t < 4; ++t)
     storm.emplace_back([&, t] {
       for (int i = 0; i < 5; ++i) {
-        Client client(server.port());
+        Wire client(server.port());
         client.send(post("/v1/completions", stream_body(400)));
         for (int k = 0; k < (i + t) % 3; ++k) client.receive(5);
       }
@@ -443,26 +493,6 @@ TEST(HttpTest, AStormAgainstARealModelLeavesItsCachesFree) {
     return state.running == 0 && state.waiting == 0 && state.kv_tokens_used == 0;
   }));
   EXPECT_EQ(complete(server.port(), question).json()["choices"].dump(), before);
-}
-
-TEST(HttpTest, ListensOnAUnixSocket) {
-  const std::string path = (std::filesystem::temp_directory_path() /
-                            ("quern-http-test-" + std::to_string(::getpid()) + ".sock"))
-                               .string();
-  HttpOptions options;
-  options.uds = path;
-  HttpServer server(options, [](std::shared_ptr<Exchange> call) { call->respond({.body = "{}"}); });
-  const int fd = ::socket(AF_UNIX, SOCK_STREAM, 0);
-  sockaddr_un address{};
-  address.sun_family = AF_UNIX;
-  path.copy(address.sun_path, path.size());
-  ASSERT_EQ(::connect(fd, reinterpret_cast<sockaddr*>(&address), sizeof address), 0);
-  const std::string request = get("/");
-  ASSERT_EQ(::write(fd, request.data(), request.size()), static_cast<ssize_t>(request.size()));
-  char answer[12];
-  ASSERT_EQ(::recv(fd, answer, sizeof answer, MSG_WAITALL), 12);
-  EXPECT_EQ(std::string(answer, 12), "HTTP/1.1 200");
-  ::close(fd);
 }
 
 }  // namespace

@@ -1,18 +1,11 @@
-// The real server on a port of its own, before the mock engine, and a client that sends what no
-// library would.
+// The real server on a port of its own, before the mock engine.
 #pragma once
 
-#include <arpa/inet.h>
-#include <netinet/in.h>
-#include <poll.h>
-#include <sys/socket.h>
 #include <unistd.h>
 
-#include <chrono>
 #include <filesystem>
 #include <fstream>
 #include <nlohmann/json.hpp>
-#include <stdexcept>
 #include <string>
 #include <thread>
 #include <vector>
@@ -20,8 +13,16 @@
 #include "base/json.h"
 #include "engine/mock_engine.h"
 #include "serve/server.h"
+#include "tests/http/wire.h"
 
 namespace quern::serve {
+
+using http::ask;
+using http::get;
+using http::post;
+using http::Received;
+using http::soon;
+using http::Wire;
 
 // AddressSanitizer keeps what was freed for a while, so memory says nothing; and all is slower.
 #if defined(__has_feature)
@@ -109,135 +110,6 @@ class RunningServer {
   std::thread thread_;
 };
 
-struct Received {
-  int status = 0;  // 0: the connection ended without an answer
-  std::string head, body;
-
-  JsonValue json() const { return JsonValue::parse(body); }
-  bool has_header(const std::string& line) const { return head.find(line) != std::string::npos; }
-  // The documents of a stream, without "[DONE]".
-  std::vector<JsonValue> events() const {
-    std::vector<JsonValue> events;
-    for (size_t at = 0; (at = body.find("data: ", at)) != std::string::npos;) {
-      at += 6;
-      const std::string text = body.substr(at, body.find("\n\n", at) - at);
-      if (text != "[DONE]") events.push_back(JsonValue::parse(text));
-    }
-    return events;
-  }
-  bool done() const { return body.ends_with("data: [DONE]\n\n"); }
-};
-
-// One connection.
-class Client {
- public:
-  explicit Client(uint16_t port, int receive_buffer = 0) : fd_(::socket(AF_INET, SOCK_STREAM, 0)) {
-    if (receive_buffer)
-      ::setsockopt(fd_, SOL_SOCKET, SO_RCVBUF, &receive_buffer, sizeof receive_buffer);
-    sockaddr_in address{};
-    address.sin_family = AF_INET;
-    address.sin_port = htons(port);
-    address.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
-    if (::connect(fd_, reinterpret_cast<sockaddr*>(&address), sizeof address) != 0)
-      throw std::runtime_error("cannot connect");
-  }
-  ~Client() { close(); }
-  Client(const Client&) = delete;
-  Client& operator=(const Client&) = delete;
-
-  int descriptor() const { return fd_; }
-  void close() {
-    if (fd_ >= 0) ::close(fd_);
-    fd_ = -1;
-  }
-  void send(std::string_view bytes) const {
-    while (!bytes.empty()) {
-      const ssize_t sent = ::send(fd_, bytes.data(), bytes.size(), MSG_NOSIGNAL);
-      if (sent <= 0) return;  // the answer says why
-      bytes.remove_prefix(static_cast<size_t>(sent));
-    }
-  }
-  // Some bytes; nothing at the end of the connection or after `seconds`.
-  std::string receive(double seconds = 20) const {
-    pollfd poll{.fd = fd_, .events = POLLIN, .revents = 0};
-    if (::poll(&poll, 1, static_cast<int>(seconds * 1000)) != 1) return {};
-    std::string bytes(64 << 10, '\0');
-    const ssize_t size = ::recv(fd_, bytes.data(), bytes.size(), 0);
-    bytes.resize(size > 0 ? static_cast<size_t>(size) : 0);
-    return bytes;
-  }
-  // One response, its chunks joined.
-  Received response() {
-    Received received;
-    size_t end;
-    while ((end = ahead_.find("\r\n\r\n")) == std::string::npos)
-      if (!more()) return received;
-    received.head = ahead_.substr(0, end + 2);
-    received.status = std::stoi(received.head.substr(9, 3));
-    ahead_.erase(0, end + 4);
-    if (received.status == 100) return response();
-    if (received.has_header("Transfer-Encoding: chunked"))
-      read_chunks(received.body);
-    else
-      read_length(received);
-    return received;
-  }
-  Received ask(std::string_view bytes) {
-    send(bytes);
-    return response();
-  }
-  // The connection is closed by the server.
-  bool ended(double seconds = 20) {
-    const auto until = std::chrono::steady_clock::now() + std::chrono::duration<double>(seconds);
-    char byte;
-    while (std::chrono::steady_clock::now() < until) {
-      pollfd poll{.fd = fd_, .events = POLLIN, .revents = 0};
-      if (::poll(&poll, 1, 100) == 1 && ::recv(fd_, &byte, 1, 0) <= 0) return true;
-    }
-    return false;
-  }
-
- private:
-  bool more() {
-    const std::string bytes = receive();
-    ahead_ += bytes;
-    return !bytes.empty();
-  }
-  void read_length(Received& received) {
-    const size_t at = received.head.find("Content-Length: ");
-    const size_t length = at == std::string::npos ? 0 : std::stoul(received.head.substr(at + 16));
-    while (ahead_.size() < length && more()) {
-    }
-    received.body = ahead_.substr(0, length);
-    ahead_.erase(0, length);
-  }
-  void read_chunks(std::string& body) {
-    for (;;) {
-      size_t line;
-      while ((line = ahead_.find("\r\n")) == std::string::npos)
-        if (!more()) return;
-      const size_t size = std::stoul(ahead_.substr(0, line), nullptr, 16);
-      while (ahead_.size() < line + 2 + size + 2)
-        if (!more()) return;
-      body += ahead_.substr(line + 2, size);
-      ahead_.erase(0, line + 2 + size + 2);
-      if (size == 0) return;
-    }
-  }
-
-  int fd_;
-  std::string ahead_;
-};
-
-inline std::string get(const std::string& path, const std::string& headers = "") {
-  return "GET " + path + " HTTP/1.1\r\nHost: test\r\n" + headers + "\r\n";
-}
-inline std::string post(const std::string& path, const std::string& body,
-                        const std::string& headers = "") {
-  return "POST " + path + " HTTP/1.1\r\nHost: test\r\nContent-Type: application/json\r\n" +
-         headers + "Content-Length: " + std::to_string(body.size()) + "\r\n\r\n" + body;
-}
-inline Received ask(uint16_t port, const std::string& bytes) { return Client(port).ask(bytes); }
 inline Received chat(uint16_t port, const std::string& body, const std::string& headers = "") {
   return ask(port, post("/v1/chat/completions", body, headers));
 }
@@ -246,16 +118,6 @@ inline Received complete(uint16_t port, const std::string& body) {
 }
 inline std::string user(const std::string& more = "") {
   return R"({"messages": [{"role": "user", "content": "Hello"}])" + more + "}";
-}
-
-template <class Condition>
-bool soon(Condition condition, double seconds = 20) {
-  const auto until = std::chrono::steady_clock::now() + std::chrono::duration<double>(seconds);
-  while (std::chrono::steady_clock::now() < until) {
-    if (condition()) return true;
-    std::this_thread::sleep_for(std::chrono::milliseconds(10));
-  }
-  return condition();
 }
 
 }  // namespace quern::serve

@@ -324,7 +324,7 @@ TEST(ServerTest, KeysGuardEverythingButHealth) {
 
 TEST(ServerTest, HeadIsGetWithoutTheBody) {
   RunningServer server;
-  Client client(server.port());
+  Wire client(server.port());
   for (const char* path : {"/v1/models", "/nowhere", "/v1/completions"}) {
     client.send("HEAD " + std::string(path) + " HTTP/1.1\r\nHost: x\r\n\r\n");
     std::string head = client.receive();
@@ -419,7 +419,7 @@ TEST(ServerTest, HasTheHistogramsOfVllm) {
 
 TEST(ServerTest, CountsTokensWhileTheyAreMade) {
   RunningServer server({.tokens_per_s = 100});
-  Client client(server.port());
+  Wire client(server.port());
   client.send(post("/v1/completions", R"({"prompt": "x", "max_tokens": 4000, "stream": true})"));
   const std::string line = "vllm:generation_tokens_total{model_name=\"tiny\",engine=\"0\"} ";
   EXPECT_TRUE(soon([&] {
@@ -433,7 +433,7 @@ TEST(ServerTest, WhatCannotBeginInItsTimeIsTold) {
   engine::Limits limits = mock_limits();
   limits.max_num_seqs = 1;
   RunningServer server({.tokens_per_s = 100}, {}, limits);
-  Client busy(server.port());
+  Wire busy(server.port());
   busy.send(post("/v1/completions", R"({"prompt": "x", "max_tokens": 4000, "stream": true})"));
   ASSERT_TRUE(soon([&] { return server->state().running == 1; }));
   const Received late =
@@ -473,9 +473,9 @@ TEST(ServerTest, OneKeyCannotTakeEverything) {
   auto as = [&](const std::string& key, const std::string& text) {
     return post("/v1/completions", text, "Authorization: Bearer " + key + "\r\n");
   };
-  std::vector<std::unique_ptr<Client>> busy;
+  std::vector<std::unique_ptr<Wire>> busy;
   for (int i = 0; i < 3; ++i) {
-    busy.push_back(std::make_unique<Client>(server.port()));
+    busy.push_back(std::make_unique<Wire>(server.port()));
     busy.back()->send(as("greedy", body));
   }
   ASSERT_TRUE(soon([&] { return server->state().running == 3; }));

@@ -1,5 +1,5 @@
 // HTTPS: who trusts the certificate is answered, who does not leaves, and all else ends in order.
-#include "serve/tls.h"
+#include "http/tls.h"
 
 #include <gtest/gtest.h>
 #include <openssl/pem.h>
@@ -9,7 +9,7 @@
 #include <fstream>
 
 #include "base/error.h"
-#include "serve/http_client.h"
+#include "http/client.h"
 #include "tests/serve/running.h"
 
 namespace quern::serve {
@@ -78,8 +78,8 @@ class TlsTest : public testing::Test {
     options.http.key_file = folder_.file(key);
     return options;
   }
-  static Url url(const RunningServer& server) {
-    return Url::of("https://127.0.0.1:" + std::to_string(server.port()));
+  static http::Url url(const RunningServer& server) {
+    return http::Url::of("https://127.0.0.1:" + std::to_string(server.port()));
   }
   // Why no server starts.
   std::string refusal(const ServerOptions& options) const {
@@ -91,9 +91,9 @@ class TlsTest : public testing::Test {
     }
     return "";
   }
-  std::string failure(const Url& url) const {
+  std::string failure(const http::Url& url) const {
     try {
-      fetch(url, "GET", "/v1/models", "", "");
+      http::fetch(url, "GET", "/v1/models", "", "");
     } catch (const Error& error) {
       return error.what();
     }
@@ -104,25 +104,27 @@ class TlsTest : public testing::Test {
 };
 
 TEST_F(TlsTest, AnswersWhoTrustsItsCertificate) {
-  RunningServer server({}, options());
+  ServerOptions generous = options();
+  generous.text_bytes = 1 << 20;
+  RunningServer server({}, generous);
   EXPECT_EQ(server->url(), "https://127.0.0.1:" + std::to_string(server.port()));
-  const JsonValue models = JsonValue::parse(fetch(url(server), "GET", "/v1/models", "", ""));
+  const JsonValue models = JsonValue::parse(http::fetch(url(server), "GET", "/v1/models", "", ""));
   EXPECT_EQ(models["data"][0]["id"], "tiny");
   // More than a TLS record, out and in.
   const JsonValue body = {{"prompt", std::string(100'000, 'x')}, {"return_token_strs", true}};
   const JsonValue tokens =
-      JsonValue::parse(fetch(url(server), "POST", "/tokenize", body.dump(), ""));
+      JsonValue::parse(http::fetch(url(server), "POST", "/tokenize", body.dump(), ""));
   EXPECT_EQ(tokens["count"], tokens["token_strs"].size());
   EXPECT_GT(tokens["count"], 10'000);
 }
 
 TEST_F(TlsTest, StreamsToManyAtOnce) {
   RunningServer server({.tokens_per_s = 200}, options());
-  HttpClient client(url(server));
+  http::Client client(url(server));
   constexpr int kStreams = 40, kTokens = 20;
   int whole = 0, events = 0;
-  std::vector<EventReader> readers(kStreams);
-  for (EventReader& reader : readers)
+  std::vector<http::EventReader> readers(kStreams);
+  for (http::EventReader& reader : readers)
     client.start({.path = "/v1/completions",
                   .body = R"({"prompt": "x", "stream": true, "max_tokens": 20})",
                   .piece =
@@ -139,7 +141,7 @@ TEST_F(TlsTest, AStrangersCertificateIsNotTaken) {
   RunningServer server({}, options());
   trust("other");
   EXPECT_NE(failure(url(server)).find("certificate is not to be trusted"), std::string::npos);
-  EXPECT_FALSE(fetch(url(server), "GET", "/v1/models", "", "", Trust::anybody).empty());
+  EXPECT_FALSE(http::fetch(url(server), "GET", "/v1/models", "", "", http::Trust::anybody).empty());
 }
 
 TEST_F(TlsTest, ACertificateForAnotherNameIsNotTaken) {
@@ -151,15 +153,15 @@ TEST_F(TlsTest, ACertificateForAnotherNameIsNotTaken) {
 
 TEST_F(TlsTest, PlainHttpIsToldSo) {
   RunningServer server({}, options());
-  Client plain(server.port());
+  Wire plain(server.port());
   const Received got = plain.ask(get("/v1/models"));
   EXPECT_EQ(got.status, 400);
   EXPECT_NE(got.body.find("HTTPS only"), std::string::npos);
   EXPECT_TRUE(plain.ended());
-  Client noise(server.port());
+  Wire noise(server.port());
   noise.send(std::string("\x16\x03\x01\x00\x05hello", 10));
   EXPECT_TRUE(noise.ended());
-  Client zeros(server.port());
+  Wire zeros(server.port());
   zeros.send(std::string(100, '\0'));
   EXPECT_TRUE(zeros.ended());
   EXPECT_EQ(failure(url(server)), "");
@@ -169,7 +171,7 @@ TEST_F(TlsTest, WhoIsSilentIsNotWaitedFor) {
   ServerOptions impatient = options();
   impatient.http.header_seconds = 1;
   RunningServer server({}, impatient);
-  Client silent(server.port()), half(server.port());
+  Wire silent(server.port()), half(server.port());
   half.send(std::string("\x16\x03\x01\x02\x00\x01", 6));
   EXPECT_TRUE(silent.ended());
   EXPECT_TRUE(half.ended());
@@ -178,7 +180,7 @@ TEST_F(TlsTest, WhoIsSilentIsNotWaitedFor) {
 TEST_F(TlsTest, AClientThatLeavesEndsItsRequest) {
   RunningServer server({.tokens_per_s = 50}, options());
   {
-    HttpClient client(url(server));
+    http::Client client(url(server));
     int pieces = 0;
     client.start({.path = "/v1/completions",
                   .body = R"({"prompt": "x", "stream": true, "max_tokens": 4000})",
@@ -191,11 +193,39 @@ TEST_F(TlsTest, AClientThatLeavesEndsItsRequest) {
   EXPECT_TRUE(soon([&] { return server->state().running == 0; }, 2));
 }
 
+TEST_F(TlsTest, ALargePieceArrivesWhole) {
+  RunningServer server({}, options());
+  const std::vector<int32_t> ids(4000, 7);
+  const JsonValue body = {
+      {"prompt", ids}, {"echo", true}, {"stream", true}, {"logprobs", 20}, {"max_tokens", 1}};
+  const std::string got = http::fetch(url(server), "POST", "/v1/completions", body.dump(), "");
+  EXPECT_TRUE(got.ends_with("data: [DONE]\n\n"));
+  EXPECT_GT(got.size(), size_t{1} << 20);
+  EXPECT_EQ(failure(url(server)), "");
+}
+
+TEST_F(TlsTest, AClientMayLeaveAtAnyPiece) {
+  RunningServer server({}, options());
+  for (int left_at = 1; left_at < 40; ++left_at) {
+    http::Client client(url(server));
+    int pieces = 0;
+    client.start({.path = "/v1/completions",
+                  .body = R"({"prompt": "x", "stream": true, "max_tokens": 40, "n": 2})",
+                  .piece = [&](std::string_view) {
+                    if (++pieces == left_at) client.stop();
+                  }});
+    client.run();
+  }
+  EXPECT_TRUE(soon([&] { return server->state().running == 0; }, 5));
+  EXPECT_EQ(server->state().kv_tokens_used, 0);
+  EXPECT_EQ(failure(url(server)), "");
+}
+
 // As curl and Python see the end of an answer that has no length.
 TEST_F(TlsTest, TheEndIsTold) {
   RunningServer server({}, options());
   SSL_CTX* context = SSL_CTX_new(TLS_client_method());
-  Client client(server.port());
+  Wire client(server.port());
   SSL* tls = SSL_new(context);
   SSL_set_fd(tls, client.descriptor());
   ASSERT_EQ(SSL_connect(tls), 1);

@@ -3,11 +3,11 @@
 
 #include <boost/asio/ssl/context.hpp>
 
-#include "serve/http.h"
+#include "http/server.h"
 
-namespace quern::serve {
+namespace quern::http {
 
 // Certificate, key and what is asked of clients. Fails with Exit::usage, naming the file.
-boost::asio::ssl::context server_tls(const HttpOptions& options);
+boost::asio::ssl::context server_tls(const Options& options);
 
-}  // namespace quern::serve
+}  // namespace quern::http

@@ -10,9 +10,9 @@
 #include <unordered_set>
 #include <vector>
 
-#include "serve/connection.h"
+#include "http/connection.h"
 
-namespace quern::serve {
+namespace quern::http {
 
 struct IoThread {
   explicit IoThread(int index) : index(index) {}
@@ -32,7 +32,6 @@ struct IoThread {
   std::thread thread;
 
  private:
-  void run();
   void keep_sweeping();
   void flush();
   // `visit` may end connections.
@@ -45,4 +44,4 @@ struct IoThread {
   std::vector<std::shared_ptr<Reply>> unflushed_;
 };
 
-}  // namespace quern::serve
+}  // namespace quern::http

@@ -1,5 +1,5 @@
 // One client: its socket, from which requests are read one after another, and the Reply that the
-// request at hand gets. Both live on the I/O thread that owns them. Private to http.cc.
+// request at hand gets. Both live on the I/O thread that owns them. Private to server.cc.
 #pragma once
 
 #include <array>
@@ -14,9 +14,9 @@
 #include <string>
 #include <string_view>
 
-#include "serve/http.h"
+#include "http/server.h"
 
-namespace quern::serve {
+namespace quern::http {
 
 class Connection;
 struct IoThread;
@@ -24,8 +24,9 @@ using Socket = boost::asio::generic::stream_protocol::socket;
 
 // What all connections of a server share.
 struct Hosting {
-  HttpOptions options;
-  HttpServer::Handler handler;
+  Options options;
+  Handler& handler;
+  std::shared_ptr<Budget> bodies = std::make_shared<Budget>(options.bodies_bytes);
   std::optional<boost::asio::ssl::context> tls = {};
   std::atomic<size_t> connections{0};
   std::atomic<uint64_t> slow_clients{0};
@@ -33,21 +34,24 @@ struct Hosting {
 };
 
 // The bytes of a response that is sent in one go.
-std::string whole_response(const HttpResponse& response, bool keep_alive);
+std::string whole_response(const Response& response, bool keep_alive);
 
 class Reply : public Exchange, public std::enable_shared_from_this<Reply> {
  public:
-  Reply(IoThread& thread, Connection& connection, HttpRequest request);
+  Reply(IoThread& thread, Connection& connection, Request request);
 
-  HttpRequest& request() override { return request_; }
-  const HttpRequest& request() const override { return request_; }
+  Request& request() override { return request_; }
+  const Request& request() const override { return request_; }
   Clock::time_point arrived() const override { return arrived_; }
   void add_header(Header header) override { headers_.push_back(std::move(header)); }
-  void respond(HttpResponse response) override;
-  void begin(HttpResponse head) override;
+  void respond(Response response) override;
+  void begin(Response head) override;
   void write(std::string_view piece) override;
   void end() override;
-  void on_gone(std::function<void()> gone) override;
+  bool left() const override { return left_; }
+  void on_left(std::function<void()> work) override;
+  bool full() const override;
+  void on_room(std::function<void()> work) override;
   void at(Clock::time_point when, std::function<void()> work) override;
   int io_thread() const override;
   void post(std::function<void()> work) override;
@@ -57,17 +61,21 @@ class Reply : public Exchange, public std::enable_shared_from_this<Reply> {
   void close_after() { keep_alive_ = false; }
   std::string& out() { return out_; }
   Connection* connection() const { return connection_; }
+  size_t unsent() const;
   // The client is served, or gone: the connection is no longer this reply's.
   void detach();
+  // Some bytes have left.
+  void sent();
 
  private:
   IoThread& thread_;
   Connection* connection_;
-  HttpRequest request_;
+  Request request_;
   const Clock::time_point arrived_ = Clock::now();
   std::vector<Header> headers_;
   std::string out_;  // not yet handed to the socket
-  std::function<void()> gone_;
+  std::function<void()> on_left_, on_room_;
+  std::atomic<bool> left_{false};
   std::optional<boost::asio::steady_timer> timer_;
   bool keep_alive_;
   bool begun_ = false, chunked_ = false, complete_ = false;
@@ -86,7 +94,6 @@ class Connection : public std::enable_shared_from_this<Connection> {
   void drain();
   // The client left or does not read: who makes the reply is told.
   void lose();
-  void too_slow();
   // Sends what the reply holds, as far as that goes without waiting.
   void send_now();
   size_t unsent_limit() const { return hosting_.options.unsent_bytes; }
@@ -105,12 +112,17 @@ class Connection : public std::enable_shared_from_this<Connection> {
   // `bytes` must live until it is done.
   Awaitable<bool> send(std::string_view bytes);
   Awaitable<void> send_reply();
-  Awaitable<void> refuse(const HttpFault& fault);
-  void dispatch(HttpRequest request);
+  // Asks the handler, once the head is there; what it refuses has no body.
+  Awaitable<bool> admit(RequestParser& parser);
+  // Sends it and reads no further request.
+  Awaitable<void> refuse(const Response& response);
+  void dispatch(Request request);
   void watch();
   bool client_left();
   void close();
 
+  // The deadline moves with what was sent or received, at 1 KiB/s.
+  void progress(size_t bytes, int most_seconds);
   void allow(int seconds) { deadline_ = Clock::now() + std::chrono::seconds(seconds); }
   void allow_forever() { deadline_ = Clock::time_point::max(); }
 
@@ -120,6 +132,8 @@ class Connection : public std::enable_shared_from_this<Connection> {
   std::unique_ptr<Tls> tls_;
   std::unique_ptr<std::array<char, 16 << 10>> tls_buffer_;
   std::string ahead_;  // bytes of the next request
+  Charge request_charge_;
+  std::optional<Response> refused_;  // what admit() made of the head
   std::shared_ptr<Reply> reply_;
   uint64_t request_ = 0;
   boost::asio::steady_timer wake_;  // cancelled when there is something to do for send_reply()
@@ -128,4 +142,4 @@ class Connection : public std::enable_shared_from_this<Connection> {
   bool sending_ = false, expired_ = false, closed_ = false;
 };
 
-}  // namespace quern::serve
+}  // namespace quern::http

@@ -1,4 +1,4 @@
-#include "serve/io_thread.h"
+#include "http/io_thread.h"
 
 #include <netinet/tcp.h>
 #include <sys/socket.h>
@@ -8,9 +8,7 @@
 #include <boost/asio/post.hpp>
 #include <chrono>
 
-#include "base/log.h"
-
-namespace quern::serve {
+namespace quern::http {
 
 namespace asio = boost::asio;
 using boost::system::error_code;
@@ -21,19 +19,9 @@ constexpr auto kSweepEvery = std::chrono::seconds(1);
 
 }  // namespace
 
+// What nobody has caught ends the process: who waits for this thread would wait for ever.
 void IoThread::start() {
-  thread = std::thread([this] { run(); });
-}
-
-void IoThread::run() {
-  for (;;) {
-    try {
-      context.run();
-      return;
-    } catch (const std::exception& error) {
-      log_warning("an I/O thread goes on after: {}", error.what());
-    }
-  }
+  thread = std::thread([this] { context.run(); });
 }
 
 void IoThread::serve(Hosting& hosting, Socket socket) {
@@ -88,4 +76,4 @@ void IoThread::stop() {
   sweeper_.cancel();
 }
 
-}  // namespace quern::serve
+}  // namespace quern::http

@@ -1,4 +1,4 @@
-#include "serve/connection.h"
+#include "http/connection.h"
 
 #include <poll.h>
 #include <sys/socket.h>
@@ -8,10 +8,9 @@
 #include <boost/asio/use_awaitable.hpp>
 
 #include "base/log.h"
-#include "serve/errors.h"
-#include "serve/io_thread.h"
+#include "http/io_thread.h"
 
-namespace quern::serve {
+namespace quern::http {
 
 namespace asio = boost::asio;
 using boost::system::error_code;
@@ -30,7 +29,7 @@ constexpr int kLingerSeconds = 2;
 // Data that the client sends ahead hides that it left; then its state is asked for this often.
 constexpr auto kLookEvery = std::chrono::milliseconds(50);
 
-std::string head_of(const HttpResponse& response, bool keep_alive) {
+std::string head_of(const Response& response, bool keep_alive) {
   std::string head = fmt::format("HTTP/1.1 {} {}\r\nServer: quern\r\n", response.status,
                                  reason_phrase(response.status));
   if (!response.content_type.empty()) head += "Content-Type: " + response.content_type + "\r\n";
@@ -41,14 +40,14 @@ std::string head_of(const HttpResponse& response, bool keep_alive) {
 
 }  // namespace
 
-std::string whole_response(const HttpResponse& response, bool keep_alive) {
+std::string whole_response(const Response& response, bool keep_alive) {
   return head_of(response, keep_alive) +
          fmt::format("Content-Length: {}\r\n\r\n", response.body.size()) + response.body;
 }
 
 // --- Reply ---------------------------------------------------------------------------------------
 
-Reply::Reply(IoThread& thread, Connection& connection, HttpRequest request)
+Reply::Reply(IoThread& thread, Connection& connection, Request request)
     : thread_(thread),
       connection_(&connection),
       request_(std::move(request)),
@@ -58,11 +57,27 @@ int Reply::io_thread() const { return thread_.index; }
 
 void Reply::post(std::function<void()> work) { asio::post(thread_.context, std::move(work)); }
 
-void Reply::on_gone(std::function<void()> gone) {
-  if (connection_)
-    gone_ = std::move(gone);
-  else
-    gone();
+void Reply::on_left(std::function<void()> work) {
+  if (left_)
+    post(std::move(work));
+  else if (connection_)
+    on_left_ = std::move(work);
+}
+
+size_t Reply::unsent() const { return connection_ ? out_.size() + connection_->in_flight() : 0; }
+
+bool Reply::full() const { return connection_ && unsent() > connection_->unsent_limit(); }
+
+void Reply::on_room(std::function<void()> work) {
+  if (full())
+    on_room_ = std::move(work);
+  else if (connection_)
+    post(std::move(work));
+}
+
+void Reply::sent() {
+  const bool room = on_room_ && unsent() <= connection_->unsent_limit() / 2;
+  if (room) post(std::exchange(on_room_, nullptr));
 }
 
 void Reply::at(Clock::time_point when, std::function<void()> work) {
@@ -73,7 +88,7 @@ void Reply::at(Clock::time_point when, std::function<void()> work) {
   });
 }
 
-void Reply::respond(HttpResponse response) {
+void Reply::respond(Response response) {
   if (!connection_ || complete_ || begun_) return;
   response.headers.insert(response.headers.end(), headers_.begin(), headers_.end());
   out_ = whole_response(response, keep_alive_);
@@ -82,11 +97,12 @@ void Reply::respond(HttpResponse response) {
   thread_.flush_soon(shared_from_this());
 }
 
-void Reply::begin(HttpResponse head) {
+void Reply::begin(Response head) {
   if (!connection_ || complete_ || begun_) return;
   head.headers.insert(head.headers.end(), headers_.begin(), headers_.end());
   begun_ = true;
-  chunked_ = keep_alive_ || request_.header("connection") == "close";
+  chunked_ = request_.version >= 11;
+  keep_alive_ &= chunked_;  // else the end of the connection is the end of the answer
   out_ = head_of(head, keep_alive_);
   if (chunked_) out_ += "Transfer-Encoding: chunked\r\n";
   out_ += "\r\n";
@@ -99,8 +115,6 @@ void Reply::write(std::string_view piece) {
   out_ += piece;
   if (chunked_) out_ += "\r\n";
   if (out_.size() > kSendBytes) connection_->send_now();
-  if (out_.size() + connection_->in_flight() > connection_->unsent_limit())
-    return connection_->too_slow();
   thread_.flush_soon(shared_from_this());
 }
 
@@ -115,9 +129,10 @@ void Reply::detach() {
   connection_ = nullptr;
   out_ = {};
   timer_.reset();
-  const auto gone = std::move(gone_);
-  gone_ = nullptr;
-  if (!complete_ && gone) gone();
+  left_ = !complete_;
+  // Who waits for room lives until it is told.
+  if (left_ && on_left_) post([left = std::move(on_left_), room = on_room_] { left(); });
+  on_left_ = on_room_ = nullptr;
 }
 
 // --- Connection ----------------------------------------------------------------------------------
@@ -157,25 +172,30 @@ asio::awaitable<bool> Connection::shake_hands() {
   }
   tls_.reset();
   const bool plain = !silent && size == 1 && first >= 'A' && first <= 'Z';
-  if (plain) co_await refuse(HttpFault(400, "This port speaks HTTPS only."));
+  if (plain) co_await refuse(hosting_.handler.fault(400, "This port speaks HTTPS only."));
   co_return false;
 }
 
 asio::awaitable<bool> Connection::serve_one() {
   RequestParser parser(hosting_.options.limits);
-  std::optional<HttpFault> fault;
+  std::optional<Fault> fault;
   try {
     const bool complete = co_await read_request(parser);
     if (!complete) co_return false;
-  } catch (const HttpFault& caught) {
+  } catch (const Fault& caught) {
     fault = caught;
+  } catch (const std::bad_alloc&) {
+    fault.emplace(503, "Out of memory.");
   }
-  if (fault) {
-    co_await refuse(*fault);
+  if (fault) refused_ = hosting_.handler.fault(fault->status(), fault->what());
+  if (refused_ && (fault || !parser.done())) {
+    co_await refuse(*refused_);
     co_return false;
   }
   allow_forever();
-  dispatch(parser.take());
+  Request request = parser.take();
+  request.charge = std::move(request_charge_);
+  dispatch(std::move(request));
   co_await send_reply();
   const bool more = reply_->complete() && reply_->keep_alive() && !closed_ && !hosting_.draining;
   reply_->detach();
@@ -187,42 +207,46 @@ asio::awaitable<bool> Connection::serve_one() {
 
 // False when the client left, or did not begin a request in time.
 asio::awaitable<bool> Connection::read_request(RequestParser& parser) {
-  const HttpOptions& options = hosting_.options;
+  const Options& options = hosting_.options;
   allow(request_ ? options.keep_alive_seconds : options.header_seconds);
+  Charge charge(hosting_.bodies);
   bool in_body = false;
-  size_t received = 0;
   std::string bytes = std::move(ahead_);
   ahead_ = {};
   for (;;) {
     if (!bytes.empty()) {
       if (!parser.started()) allow(options.header_seconds);
       const size_t used = parser.feed(bytes);
+      if (parser.head_done() && !in_body) {
+        in_body = true;
+        allow(options.body_seconds);
+        const bool goes_on = co_await admit(parser);
+        if (!goes_on) co_return !closed_;
+      }
+      if (in_body && !charge.add(bytes.size()))
+        throw Fault(503, "Other requests hold all the memory that is there for them.");
       if (parser.done()) {
         ahead_ = bytes.substr(used);
+        request_charge_ = std::move(charge);
         co_return true;
       }
-      received += bytes.size();
-    }
-    if (parser.head_done() && !in_body) {
-      in_body = true;
-      received = 0;
-      allow(options.body_seconds);
-      if (parser.expects_continue()) {
-        const bool sent = co_await send(kContinue);
-        if (!sent) co_return false;
-      }
-    }
-    if (in_body && received >= 64 << 10) {  // 1 KiB/s at least
-      deadline_ += std::chrono::seconds(received >> 10);
-      const auto latest = Clock::now() + std::chrono::seconds(options.body_seconds);
-      deadline_ = std::min(deadline_, latest);
-      received = 0;
+      if (in_body) progress(bytes.size(), options.body_seconds);
     }
     const std::string_view read = co_await read_some();
-    if (expired_ && parser.started()) throw HttpFault(408, "The request took too long to arrive.");
+    if (expired_ && parser.started()) throw Fault(408, "The request took too long to arrive.");
     if (read.empty()) co_return false;
     bytes = read;
   }
+}
+
+// False when the request goes no further.
+asio::awaitable<bool> Connection::admit(RequestParser& parser) {
+  refused_ = hosting_.handler.admit(parser.head());
+  if (parser.done()) co_return true;
+  if (refused_) co_return false;
+  if (!parser.expects_continue()) co_return true;
+  const bool sent = co_await send(kContinue);
+  co_return sent;
 }
 
 // Empty when the client left or the deadline passed. Valid until the next suspension.
@@ -243,16 +267,17 @@ asio::awaitable<std::string_view> Connection::read_some() {
   }
 }
 
-void Connection::dispatch(HttpRequest request) {
+void Connection::dispatch(Request request) {
   ++request_;
   if (hosting_.draining) request.keep_alive = false;
   reply_ = std::make_shared<Reply>(thread_, *this, std::move(request));
   watch();
+  if (refused_) return reply_->respond(*std::exchange(refused_, std::nullopt));
   try {
-    hosting_.handler(reply_);
+    hosting_.handler.handle(reply_);
   } catch (const std::exception& error) {
     log_warning("a request failed: {}", error.what());
-    reply_->respond(error_response(500, "Internal error."));
+    reply_->respond(hosting_.handler.fault(500, "Internal error."));
   }
 }
 
@@ -278,20 +303,25 @@ asio::awaitable<void> Connection::send_reply() {
 asio::awaitable<bool> Connection::send(std::string_view bytes) {
   sending_ = true;
   in_flight_ = bytes.size();
+  allow(hosting_.options.unread_seconds);
+  auto sent = [this](size_t size) {
+    in_flight_ -= size;
+    progress(size, hosting_.options.unread_seconds);
+    if (reply_) reply_->sent();
+  };
   while (in_flight_ > 0 && !closed_) {
     const char* begin = bytes.data() + (bytes.size() - in_flight_);
-    allow(hosting_.options.unread_seconds);
     if (tls_) {
       const auto [error, size] =
           co_await tls_->async_write_some(asio::buffer(begin, in_flight_), kAwait);
       if (error) break;
-      in_flight_ -= size;
+      sent(size);
       continue;
     }
     const ssize_t size =
         ::send(socket_.native_handle(), begin, in_flight_, MSG_DONTWAIT | MSG_NOSIGNAL);
     if (size >= 0) {
-      in_flight_ -= static_cast<size_t>(size);
+      sent(static_cast<size_t>(size));
     } else if (errno == EAGAIN || errno == EINTR) {
       const auto [error] = co_await socket_.async_wait(Socket::wait_write, kAwait);
       if (error) break;
@@ -299,10 +329,10 @@ asio::awaitable<bool> Connection::send(std::string_view bytes) {
       break;
     }
   }
-  const bool sent = in_flight_ == 0;
+  const bool complete = in_flight_ == 0;
   in_flight_ = 0;
   sending_ = false;
-  co_return sent && !closed_;
+  co_return complete && !closed_;
 }
 
 void Connection::send_now() {
@@ -311,14 +341,17 @@ void Connection::send_now() {
   if (!tls_ && !out.empty()) {
     const ssize_t size =
         ::send(socket_.native_handle(), out.data(), out.size(), MSG_DONTWAIT | MSG_NOSIGNAL);
-    if (size > 0) out.erase(0, static_cast<size_t>(size));
+    if (size > 0) {
+      out.erase(0, static_cast<size_t>(size));
+      reply_->sent();
+    }
   }
   if (!out.empty() || reply_->complete()) wake_.cancel();
 }
 
-asio::awaitable<void> Connection::refuse(const HttpFault& fault) {
+asio::awaitable<void> Connection::refuse(const Response& response) {
   expired_ = false;
-  const std::string answer = whole_response(error_response(fault.status(), fault.what()), false);
+  const std::string answer = whole_response(response, false);
   const bool sent = co_await send(answer);
   if (!sent || tls_) co_return;
   error_code ignored;
@@ -354,9 +387,10 @@ void Connection::lose() {
   if (reply_) reply_->detach();
 }
 
-void Connection::too_slow() {
-  ++hosting_.slow_clients;
-  lose();
+void Connection::progress(size_t bytes, int most_seconds) {
+  const auto now = Clock::now();
+  deadline_ += std::chrono::nanoseconds(bytes * 1'000'000'000 / 1024);
+  deadline_ = std::min(deadline_, now + std::chrono::seconds(most_seconds));
 }
 
 void Connection::close() {
@@ -370,7 +404,10 @@ void Connection::close() {
 void Connection::check_deadline(Clock::time_point now) {
   if (now < deadline_) return;
   allow_forever();
-  if (sending_ && reply_) return too_slow();
+  if (sending_ && reply_) {
+    ++hosting_.slow_clients;
+    return lose();
+  }
   if (expired_ || sending_) return close();
   expired_ = true;
   error_code ignored;
@@ -382,4 +419,4 @@ void Connection::drain() {
   close();
 }
 
-}  // namespace quern::serve
+}  // namespace quern::http

@@ -1,7 +1,8 @@
-#include "serve/http.h"
+#include "http/server.h"
 
 #include <netdb.h>
 #include <sys/socket.h>
+#include <sys/stat.h>
 #include <sys/un.h>
 #include <unistd.h>
 
@@ -14,18 +15,17 @@
 #include <boost/asio/use_awaitable.hpp>
 
 #include "base/error.h"
-#include "serve/connection.h"
-#include "serve/errors.h"
-#include "serve/io_thread.h"
-#include "serve/tls.h"
+#include "http/connection.h"
+#include "http/io_thread.h"
+#include "http/tls.h"
 
-namespace quern::serve {
+namespace quern::http {
 
 namespace asio = boost::asio;
 using Protocol = asio::generic::stream_protocol;
 using boost::system::error_code;
 
-struct HttpServer::State {
+struct Server::State {
   void listen();
   asio::awaitable<void> accept();
   void turn_away(Socket& socket) const;
@@ -35,6 +35,7 @@ struct HttpServer::State {
   std::vector<asio::executor_work_guard<asio::io_context::executor_type>> guards = {};
   std::optional<asio::basic_socket_acceptor<Protocol>> acceptor = {};
   uint16_t port = 0;
+  ino_t inode = 0;  // of the Unix socket
   bool stopped = false;
 };
 
@@ -62,9 +63,9 @@ constexpr std::pair<int, const char*> kReasons[] = {
     {529, "Overloaded"},
 };
 
-bool tcp(const HttpOptions& options) { return options.uds.empty(); }
+bool tcp(const Options& options) { return options.uds.empty(); }
 
-Protocol::endpoint tcp_endpoint(const HttpOptions& options) {
+Protocol::endpoint tcp_endpoint(const Options& options) {
   addrinfo hints{};
   hints.ai_socktype = SOCK_STREAM;
   hints.ai_flags = AI_PASSIVE | AI_NUMERICSERV;
@@ -85,8 +86,27 @@ Protocol::endpoint unix_endpoint(const std::string& path) {
   if (path.size() >= sizeof address.sun_path)
     fail(Exit::usage, "--uds {}: the path is longer than a Unix socket may have", path);
   path.copy(address.sun_path, path.size());
-  ::unlink(path.c_str());  // left by a server that was killed; bind() never replaces one
   return {&address, sizeof address};
+}
+
+// bind() replaces nothing, so a socket that a killed server left goes first: never a file, nor the
+// socket of a server that lives.
+void remove_dead_socket(const std::string& path, const Protocol::endpoint& endpoint) {
+  struct stat found{};
+  if (::lstat(path.c_str(), &found) != 0) return;
+  if (!S_ISSOCK(found.st_mode))
+    fail(Exit::usage, "--uds {}: there is a file of this name; name another path", path);
+  const int probe = ::socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
+  const int answered = ::connect(probe, endpoint.data(), static_cast<socklen_t>(endpoint.size()));
+  ::close(probe);
+  if (answered == 0)
+    fail(Exit::usage, "--uds {}: another server listens there; stop it or name another path", path);
+  ::unlink(path.c_str());
+}
+
+ino_t inode_of(const std::string& path) {
+  struct stat found{};
+  return ::lstat(path.c_str(), &found) == 0 ? found.st_ino : 0;
 }
 
 uint16_t port_of(const Protocol::endpoint& endpoint) {
@@ -99,8 +119,8 @@ uint16_t port_of(const Protocol::endpoint& endpoint) {
 
 }  // namespace
 
-void HttpServer::State::listen() {
-  const HttpOptions& options = hosting.options;
+void Server::State::listen() {
+  const Options& options = hosting.options;
   if (!options.certificate_file.empty() || !options.key_file.empty())
     hosting.tls.emplace(server_tls(options));
   for (int i = 0; i < std::max(options.io_threads, 1); ++i) {
@@ -108,6 +128,7 @@ void HttpServer::State::listen() {
     guards.push_back(asio::make_work_guard(threads.back()->context));
   }
   const auto endpoint = tcp(options) ? tcp_endpoint(options) : unix_endpoint(options.uds);
+  if (!tcp(options)) remove_dead_socket(options.uds, endpoint);
   acceptor.emplace(threads[0]->context);
   try {
     acceptor->open(endpoint.protocol());
@@ -115,14 +136,16 @@ void HttpServer::State::listen() {
     acceptor->bind(endpoint);
     acceptor->listen(SOMAXCONN);
   } catch (const boost::system::system_error& error) {
-    fail(Exit::usage, "cannot listen on {}: {}; choose another --port, or end who has it",
+    fail(Exit::usage,
+         "cannot listen on {}: {}; choose another --port, or stop the process that uses it",
          tcp(options) ? fmt::format("{}:{}", options.host, options.port) : options.uds,
          error.code().message());
   }
   port = port_of(acceptor->local_endpoint());
+  if (!tcp(options)) inode = inode_of(options.uds);
 }
 
-asio::awaitable<void> HttpServer::State::accept() {
+asio::awaitable<void> Server::State::accept() {
   asio::steady_timer pause(threads[0]->context);
   for (size_t next = 0; acceptor->is_open(); ++next) {
     IoThread& thread = *threads[next % threads.size()];
@@ -142,43 +165,43 @@ asio::awaitable<void> HttpServer::State::accept() {
   }
 }
 
-void HttpServer::State::turn_away(Socket& socket) const {
+void Server::State::turn_away(Socket& socket) const {
   if (hosting.tls) return;  // to shake hands first would cost what there is too little of
   const std::string answer = whole_response(
-      error_response(503, "This server has as many connections as it may have."), false);
+      hosting.handler.fault(503, "This server has as many connections as it may have."), false);
   (void)!::send(socket.native_handle(), answer.data(), answer.size(), MSG_DONTWAIT | MSG_NOSIGNAL);
 }
 
-HttpServer::HttpServer(const HttpOptions& options, Handler handler)
-    : state_(new State{.hosting = {.options = options, .handler = std::move(handler)}}) {
+Server::Server(const Options& options, Handler& handler)
+    : state_(new State{.hosting = {.options = options, .handler = handler}}) {
   state_->listen();
   asio::co_spawn(state_->threads[0]->context, state_->accept(), asio::detached);
   for (auto& thread : state_->threads) thread->start();
 }
 
-HttpServer::~HttpServer() { stop(); }
+Server::~Server() { stop(); }
 
-int HttpServer::io_threads() const { return static_cast<int>(state_->threads.size()); }
+int Server::io_threads() const { return static_cast<int>(state_->threads.size()); }
 
-uint16_t HttpServer::port() const { return state_->port; }
+uint16_t Server::port() const { return state_->port; }
 
-std::string HttpServer::url() const {
-  const HttpOptions& options = state_->hosting.options;
+std::string Server::url() const {
+  const Options& options = state_->hosting.options;
   if (!tcp(options)) return "unix:" + options.uds;
   const bool v6 = options.host.find(':') != std::string::npos;
   return fmt::format("{}://{}:{}", state_->hosting.tls ? "https" : "http",
                      v6 ? "[" + options.host + "]" : options.host, state_->port);
 }
 
-HttpCounts HttpServer::counts() const {
+Counts Server::counts() const {
   return {state_->hosting.connections, state_->hosting.slow_clients};
 }
 
-void HttpServer::post(int io_thread, std::function<void()> work) {
+void Server::post(int io_thread, std::function<void()> work) {
   asio::post(state_->threads[static_cast<size_t>(io_thread)]->context, std::move(work));
 }
 
-void HttpServer::drain() {
+void Server::drain() {
   state_->hosting.draining = true;
   asio::post(state_->threads[0]->context, [state = state_.get()] {
     error_code ignored;
@@ -188,14 +211,15 @@ void HttpServer::drain() {
     asio::post(thread->context, [raw = thread.get()] { raw->drain(); });
 }
 
-void HttpServer::stop() {
+void Server::stop() {
   if (std::exchange(state_->stopped, true)) return;
   drain();
   for (auto& thread : state_->threads)
     asio::post(thread->context, [raw = thread.get()] { raw->stop(); });
   state_->guards.clear();
   for (auto& thread : state_->threads) thread->thread.join();
-  if (!tcp(state_->hosting.options)) ::unlink(state_->hosting.options.uds.c_str());
+  const std::string& uds = state_->hosting.options.uds;  // somebody else may have its place now
+  if (!uds.empty() && inode_of(uds) == state_->inode) ::unlink(uds.c_str());
 }
 
 const char* reason_phrase(int status) {
@@ -204,4 +228,4 @@ const char* reason_phrase(int status) {
   return "Error";
 }
 
-}  // namespace quern::serve
+}  // namespace quern::http

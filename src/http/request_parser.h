@@ -11,16 +11,23 @@
 #include <utility>
 #include <vector>
 
-namespace quern::serve {
+#include "http/budget.h"
+
+namespace quern::http {
 
 using Header = std::pair<std::string, std::string>;
 
-struct HttpRequest {
+// ASCII letters in lower case.
+std::string lower(std::string_view text);
+
+struct Request {
   std::string method;
   std::string path;  // decoded, without dot segments and query: what routes and keys go by
   std::string query;
   std::vector<Header> headers;  // names in lower case
   std::string body;
+  Charge charge;     // for the body
+  int version = 11;  // of HTTP, times ten
   bool keep_alive = true;
 
   // The value of the first header of this name, or nothing.
@@ -28,10 +35,9 @@ struct HttpRequest {
 };
 
 // A request that is answered with an error and the end of the connection.
-class HttpFault : public std::runtime_error {
+class Fault : public std::runtime_error {
  public:
-  HttpFault(int status, const std::string& message)
-      : std::runtime_error(message), status_(status) {}
+  Fault(int status, const std::string& message) : std::runtime_error(message), status_(status) {}
   int status() const { return status_; }
 
  private:
@@ -45,7 +51,7 @@ struct RequestLimits {
   size_t body_bytes = 64 << 20;
 };
 
-// Of one request. Throws HttpFault for what it refuses.
+// Of one request. Throws Fault for what it refuses.
 class RequestParser {
  public:
   explicit RequestParser(const RequestLimits& limits);
@@ -59,9 +65,12 @@ class RequestParser {
   bool done() const { return done_; }
   // The client waits for "100 Continue" before it sends the body.
   bool expects_continue() const { return expects_continue_; }
-  HttpRequest take();
+  // Once the head is done.
+  const Request& head() const { return request_; }
+  Request take();
 
  private:
+  size_t skip_empty_lines(std::string_view bytes);
   size_t feed_head(std::string_view bytes);
   size_t feed_body(std::string_view bytes);
   void finish_head();
@@ -69,14 +78,14 @@ class RequestParser {
   struct Body;
   RequestLimits limits_;
   std::string head_;
-  size_t empty_ = 0;  // bytes of empty lines before it
-  HttpRequest request_;
+  size_t empty_ = 0;  // bytes of empty lines before it, a half one included
+  Request request_;
   std::unique_ptr<Body> body_;
   bool started_ = false, head_done_ = false, done_ = false, expects_continue_ = false;
 };
 
-// Percent-decoded, without dot segments and empty segments. Throws HttpFault for broken escapes,
+// Percent-decoded, without dot segments and empty segments. Throws Fault for broken escapes,
 // control characters, and paths that leave the root.
 std::string normal_path(std::string_view target);
 
-}  // namespace quern::serve
+}  // namespace quern::http

@@ -1,4 +1,4 @@
-#include "serve/http_client.h"
+#include "http/client.h"
 
 #include <array>
 #include <boost/asio/connect.hpp>
@@ -12,8 +12,9 @@
 #include <optional>
 
 #include "base/error.h"
+#include "http/request_parser.h"
 
-namespace quern::serve {
+namespace quern::http {
 
 namespace asio = boost::asio;
 using asio::ip::tcp;
@@ -26,7 +27,7 @@ constexpr size_t kLongestHead = 64 << 10;
 // Bytes of an answer -> its status and the bytes of its body.
 class ResponseReader {
  public:
-  explicit ResponseReader(HttpClient::Call& call) : call_(call) {}
+  explicit ResponseReader(Client::Call& call) : call_(call) {}
 
   // False when the bytes are no HTTP.
   bool push(std::string_view bytes) {
@@ -43,22 +44,38 @@ class ResponseReader {
 
  private:
   bool read_head() {
-    const size_t end = held_.find("\r\n\r\n");
-    if (end == std::string::npos) return false;
+    size_t end;
     int status = 0;
-    if (held_.size() > 12) std::from_chars(held_.data() + 9, held_.data() + 12, status);
-    broken_ = !held_.starts_with("HTTP/1.") || status < 100;
-    if (broken_) return false;
-    const std::string_view head = std::string_view(held_).substr(0, end + 2);
-    chunked_ = head.find("Transfer-Encoding: chunked") != std::string_view::npos;
-    const size_t length = head.find("Content-Length: ");
-    unbounded_ = length == std::string_view::npos;
-    left_ = static_cast<size_t>(-1);
-    if (!unbounded_) std::from_chars(head.data() + length + 16, head.data() + head.size(), left_);
+    do {
+      end = held_.find("\r\n\r\n");
+      if (end == std::string::npos) return false;
+      if (held_.size() > 12) std::from_chars(held_.data() + 9, held_.data() + 12, status);
+      broken_ = !held_.starts_with("HTTP/1.") || status < 100;
+      if (broken_) return false;
+      if (status < 200) held_.erase(0, end + 4);  // the answer is still to come
+    } while (status < 200);
+    read_framing(std::string_view(held_).substr(0, end));
     held_.erase(0, end + 4);
     in_body_ = true;
     call_.head(status);
     return true;
+  }
+
+  void read_framing(std::string_view head) {
+    left_ = static_cast<size_t>(-1);
+    unbounded_ = true;
+    for (size_t line = head.find("\r\n"); line != std::string_view::npos;) {
+      const size_t begin = line + 2;
+      line = head.find("\r\n", begin);
+      const std::string field = lower(head.substr(begin, line - begin));
+      const size_t colon = std::min(field.find(':'), field.size());
+      const size_t value = std::min(field.find_first_not_of(" \t", colon + 1), field.size());
+      if (field.starts_with("transfer-encoding:"))
+        chunked_ = field.find("chunked", value) != std::string::npos;
+      if (!field.starts_with("content-length:")) continue;
+      unbounded_ = false;
+      std::from_chars(field.data() + value, field.data() + field.size(), left_);
+    }
   }
 
   bool read_chunks() {
@@ -83,7 +100,7 @@ class ResponseReader {
     return true;
   }
 
-  HttpClient::Call& call_;
+  Client::Call& call_;
   std::string held_;
   size_t left_ = 0;
   bool in_body_ = false, chunked_ = false, unbounded_ = false, broken_ = false;
@@ -95,7 +112,7 @@ std::string authority(const Url& url) {
 
 class Conversation : public std::enable_shared_from_this<Conversation> {
  public:
-  Conversation(asio::io_context& context, asio::ssl::context* tls, HttpClient::Call call,
+  Conversation(asio::io_context& context, asio::ssl::context* tls, Client::Call call,
                const Url& url)
       : socket_(context), call_(std::move(call)), reader_(call_), host_(url.host) {
     if (tls) tls_.emplace(socket_, *tls);
@@ -105,16 +122,19 @@ class Conversation : public std::enable_shared_from_this<Conversation> {
     request_ += "Content-Length: " + std::to_string(call_.body.size()) + "\r\n\r\n" + call_.body;
   }
 
-  void start(const tcp::endpoint& endpoint) {
-    socket_.async_connect(endpoint, [self = shared_from_this()](const error_code& error) {
-      if (error) return self->call_.end(error.message() + "; is the server running?");
-      error_code ignored;
-      self->socket_.set_option(tcp::no_delay(true), ignored);
-      if (self->tls_)
-        self->shake_hands();
-      else
-        self->write();
-    });
+  // Tries them one after another.
+  void start(const tcp::resolver::results_type& addresses) {
+    asio::async_connect(socket_, addresses,
+                        [self = shared_from_this()](const error_code& error, const tcp::endpoint&) {
+                          if (error)
+                            return self->call_.end(error.message() + "; is the server running?");
+                          error_code ignored;
+                          self->socket_.set_option(tcp::no_delay(true), ignored);
+                          if (self->tls_)
+                            self->shake_hands();
+                          else
+                            self->write();
+                        });
   }
 
  private:
@@ -171,14 +191,14 @@ class Conversation : public std::enable_shared_from_this<Conversation> {
   void take(const error_code& error, size_t size) {
     if (error == asio::error::eof && reader_.ends_with_connection()) return call_.end("");
     if (error) return call_.end("the connection ended early: " + error.message());
-    if (!reader_.push({buffer_.data(), size})) return call_.end("the answer is no HTTP");
+    if (!reader_.push({buffer_.data(), size})) return call_.end("the answer is not HTTP");
     if (reader_.done()) return call_.end("");
     read();
   }
 
   tcp::socket socket_;
   std::optional<asio::ssl::stream<tcp::socket&>> tls_;
-  HttpClient::Call call_;
+  Client::Call call_;
   ResponseReader reader_;
   std::string host_, request_;
   std::array<char, 8192> buffer_;
@@ -186,11 +206,11 @@ class Conversation : public std::enable_shared_from_this<Conversation> {
 
 }  // namespace
 
-struct HttpClient::State {
+struct Client::State {
   Url url;
   asio::io_context context{1};
   std::optional<asio::ssl::context> tls;
-  tcp::endpoint endpoint;
+  tcp::resolver::results_type addresses;
 };
 
 Url Url::of(const std::string& text) {
@@ -211,7 +231,7 @@ Url Url::of(const std::string& text) {
     const char* end = url.host.data() + url.host.size();
     const auto [stop, error] = std::from_chars(url.host.data() + colon + 1, end, url.port);
     if (error != std::errc() || stop != end || url.port == 0)
-      fail(Exit::usage, "{}: \"{}\" is no port", text, url.host.substr(colon + 1));
+      fail(Exit::usage, "{}: \"{}\" is not a port", text, url.host.substr(colon + 1));
     url.host.resize(colon);
   }
   if (url.host.starts_with('[') && url.host.ends_with(']'))
@@ -224,13 +244,13 @@ std::string Url::text() const {
   return fmt::format("{}://{}:{}", tls ? "https" : "http", authority(*this), port);
 }
 
-HttpClient::HttpClient(const Url& url, Trust trust) : state_(std::make_unique<State>()) {
+Client::Client(const Url& url, Trust trust) : state_(std::make_unique<State>()) {
   state_->url = url;
   error_code error;
   tcp::resolver resolver(state_->context);
   const auto found = resolver.resolve(url.host, std::to_string(url.port), error);
   if (error) fail(Exit::usage, "{}: {}", url.host, error.message());
-  state_->endpoint = *found.begin();
+  state_->addresses = found;
   if (!url.tls) return;
   asio::ssl::context& tls = state_->tls.emplace(asio::ssl::context::tls_client);
   SSL_CTX_set_min_proto_version(tls.native_handle(), TLS1_2_VERSION);
@@ -239,15 +259,15 @@ HttpClient::HttpClient(const Url& url, Trust trust) : state_(std::make_unique<St
   tls.set_verify_mode(asio::ssl::verify_peer);
 }
 
-HttpClient::~HttpClient() = default;
+Client::~Client() = default;
 
-void HttpClient::start(Call call) {
+void Client::start(Call call) {
   asio::ssl::context* tls = state_->tls ? &*state_->tls : nullptr;
   std::make_shared<Conversation>(state_->context, tls, std::move(call), state_->url)
-      ->start(state_->endpoint);
+      ->start(state_->addresses);
 }
 
-void HttpClient::after(double seconds, std::function<void()> work) {
+void Client::after(double seconds, std::function<void()> work) {
   using std::chrono::duration;
   const auto wait =
       std::chrono::duration_cast<asio::steady_timer::duration>(duration<double>(seconds));
@@ -255,16 +275,16 @@ void HttpClient::after(double seconds, std::function<void()> work) {
   timer->async_wait([timer, work = std::move(work)](const error_code&) { work(); });
 }
 
-void HttpClient::run() {
+void Client::run() {
   state_->context.restart();
   state_->context.run();
 }
 
-void HttpClient::stop() { state_->context.stop(); }
+void Client::stop() { state_->context.stop(); }
 
 std::string fetch(const Url& url, const std::string& method, const std::string& path,
                   const std::string& body, const std::string& key, Trust trust) {
-  HttpClient client(url, trust);
+  Client client(url, trust);
   std::string answer, failure;
   int status = 0;
   client.start({.method = method,
@@ -280,4 +300,4 @@ std::string fetch(const Url& url, const std::string& method, const std::string& 
   return answer;
 }
 
-}  // namespace quern::serve
+}  // namespace quern::http

@@ -1,10 +1,10 @@
-#include "serve/tls.h"
+#include "http/tls.h"
 
 #include <functional>
 
 #include "base/error.h"
 
-namespace quern::serve {
+namespace quern::http {
 
 namespace asio = boost::asio;
 
@@ -25,7 +25,7 @@ void read(const char* option, const std::string& file, const std::function<void(
 
 }  // namespace
 
-asio::ssl::context server_tls(const HttpOptions& options) {
+asio::ssl::context server_tls(const Options& options) {
   asio::ssl::context context(asio::ssl::context::tls_server);
   SSL_CTX_set_min_proto_version(context.native_handle(), TLS1_2_VERSION);
   // OpenSSL would ask the terminal.
@@ -43,4 +43,4 @@ asio::ssl::context server_tls(const HttpOptions& options) {
   return context;
 }
 
-}  // namespace quern::serve
+}  // namespace quern::http

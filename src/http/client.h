@@ -8,7 +8,7 @@
 #include <string>
 #include <string_view>
 
-namespace quern::serve {
+namespace quern::http {
 
 struct Url {
   bool tls = false;
@@ -25,7 +25,7 @@ struct Url {
 // whom this machine trusts (or SSL_CERT_FILE names).
 enum class Trust { check, anybody };
 
-class HttpClient {
+class Client {
  public:
   struct Call {
     std::string method = "POST";
@@ -39,8 +39,8 @@ class HttpClient {
   };
 
   // Fails with Exit::usage when the host is not known.
-  explicit HttpClient(const Url& url, Trust trust = Trust::check);
-  ~HttpClient();
+  explicit Client(const Url& url, Trust trust = Trust::check);
+  ~Client();
 
   void start(Call call);
   void after(double seconds, std::function<void()> work);
@@ -59,22 +59,37 @@ class HttpClient {
 std::string fetch(const Url& url, const std::string& method, const std::string& path,
                   const std::string& body, const std::string& key, Trust trust = Trust::check);
 
-// A stream of server-sent events -> their data.
+// A stream of server-sent events -> their data, with lines that end in LF or CR LF.
 class EventReader {
  public:
   template <class Take>
   void push(std::string_view bytes, Take&& take) {
     held_ += bytes;
     size_t begin = 0;
-    for (size_t end; (end = held_.find("\n\n", begin)) != std::string::npos; begin = end + 2) {
-      const std::string_view event = std::string_view(held_).substr(begin, end - begin);
-      if (event.starts_with("data: ")) take(event.substr(6));
-    }
+    for (size_t end; (end = held_.find('\n', begin)) != std::string::npos; begin = end + 1)
+      if (ends_event(std::string_view(held_).substr(begin, end - begin))) {
+        take(std::string_view(data_));
+        data_.clear();
+        lines_ = 0;
+      }
     held_.erase(0, begin);
   }
 
  private:
-  std::string held_;
+  bool ends_event(std::string_view line) {
+    if (line.ends_with('\r')) line.remove_suffix(1);
+    if (line.empty()) return lines_ > 0;
+    constexpr std::string_view kField = "data:";
+    if (!line.starts_with(kField)) return false;
+    line.remove_prefix(kField.size());
+    if (line.starts_with(' ')) line.remove_prefix(1);
+    if (lines_++ > 0) data_ += '\n';
+    data_ += line;
+    return false;
+  }
+
+  std::string held_, data_;
+  int lines_ = 0;  // of data, in the event at hand
 };
 
-}  // namespace quern::serve
+}  // namespace quern::http
