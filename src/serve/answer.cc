@@ -173,6 +173,7 @@ Piece Answer::take_tokens(Choice& choice, engine::Update& update) {
     return piece;
   }
   int64_t position = choice.times.new_tokens - static_cast<int64_t>(piece.ids.size());
+  std::vector<bool> shown(piece.ids.size(), true);
   for (size_t i = 0; i < piece.ids.size(); ++i, ++position) {
     const int32_t id = piece.ids[i];
     const bool ends = update.finish == engine::Finish::stop && i + 1 == piece.ids.size();
@@ -180,6 +181,7 @@ Piece Answer::take_tokens(Choice& choice, engine::Update& update) {
     const Voice before = choice.reasoning.voice();
     const auto voice = choice.reasoning.see(id);
     if (before == Voice::thought) ++choice.reasoning_tokens;
+    if (request_.stream && !request_.include_reasoning) shown[i] = voice == Voice::said;
     if (!voice) {
       const std::string rest = choice.detokenizer.flush();
       take_text(choice, piece, before, choice.stops.push(rest) + choice.stops.flush());
@@ -190,6 +192,7 @@ Piece Answer::take_tokens(Choice& choice, engine::Update& update) {
     take_text(choice, piece, *voice, may_stop ? choice.stops.push(text) : text);
     if (choice.stops.found()) break;
   }
+  piece.keep(shown);
   if (update.finish || choice.stops.found()) end_choice(choice, piece, update);
   return piece;
 }
@@ -243,11 +246,10 @@ void Answer::send_text(size_t index) {
     tell(writer_.echo_chunk(index, prompt_of(index), usage_of_prompt()));
   }
   Piece piece = std::exchange(choice.unsent, {});
-  const bool hidden = !request_.include_reasoning && piece.said.empty() && !piece.thought.empty();
   if (!request_.include_reasoning) piece.thought.clear();
-  if (hidden && piece.finish_reason.empty()) return;
-  // Text that is held back, or half a character, has no chunk of its own.
-  if (piece.empty() && !request_.logprobs() && !request_.return_token_ids) return;
+  // Text that is held back, or half a character, has no chunk of its own; nor has a hidden thought.
+  const bool tells_tokens = request_.logprobs() || request_.return_token_ids;
+  if (piece.empty() && (piece.ids.empty() || !tells_tokens)) return;
   Usage so_far;
   if (request_.continuous_usage) so_far = usage();
   tell(writer_.chunk(index, piece, so_far));

@@ -45,6 +45,18 @@ void Piece::add(Piece next) {
   stop_reason = std::move(next.stop_reason);
 }
 
+void Piece::keep(const std::vector<bool>& shown) {
+  size_t kept = 0;
+  for (size_t i = 0; i < ids.size(); ++i) {
+    if (!shown[i]) continue;
+    ids[kept] = ids[i];
+    if (i < reports.size()) reports[kept] = std::move(reports[i]);
+    ++kept;
+  }
+  ids.resize(kept);
+  reports.resize(std::min(kept, reports.size()));
+}
+
 ApiWriter::ApiWriter(WriterOptions options, const ApiRequest& request,
                      const prompt::Tokenizer& tokenizer, size_t choices)
     : options_(std::move(options)), request_(request), tokenizer_(tokenizer), offsets_(choices) {

@@ -22,6 +22,8 @@ struct Piece {
 
   // Appends what comes next.
   void add(Piece next);
+  // Drops the ids and reports of tokens that are not shown; shown: as many as ids.
+  void keep(const std::vector<bool>& shown);
   bool empty() const { return thought.empty() && said.empty() && finish_reason.empty(); }
 };
 

@@ -262,7 +262,7 @@ void Server::on_pool(const Call& call, std::function<void()> work) {
   if (!request.charge.add(kCopies * request.body.size()))
     admission_.refuse_load("other requests hold all the memory that there is for bodies");
   Pool& pool = is_long ? *long_pool_ : *pool_;
-  const bool accepted = pool.run([this, call, is_long, work = std::move(work)] {
+  const bool accepted = pool.run([this, call, is_long, work = std::move(work)]() mutable {
     std::optional<http::Response> refused;
     try {
       if (!call->left()) work();
@@ -274,6 +274,8 @@ void Server::on_pool(const Call& call, std::function<void()> work) {
       log_warning("a request failed: {}", error.what());
       refused = error_response(500, "Internal error.");
     }
+    // Before the answer is there: the next request finds the room that this one took.
+    work = nullptr;
     call->request().body = {};
     call->request().charge.release();
     if (is_long) ::malloc_trim(0);

@@ -77,7 +77,7 @@ TEST(BudgetsTest, TokenizingStopsWhenTheClientLeaves) {
   const ServedModel model(tiny());
   int looks = 0;
   TextBudget budget;
-  budget.tokens = 100'000;
+  budget.tokens = 200'000;
   budget.left = [&] { return ++looks > 2; };
   try {
     model.encode(words(100'000), true, budget);

@@ -51,7 +51,9 @@ std::vector<std::unique_ptr<Wire>> idle_clients(uint16_t port, int count) {
     idle.push_back(std::make_unique<Wire>(port));
     if (i % 3 == 0) idle.back()->send("GET /health HTTP/1.1\r\nX");
     if (i % 3 == 1)
-      idle.back()->send("POST /tokenize HTTP/1.1\r\nHost: x\r\nContent-Length: 99\r\n\r\n{");
+      idle.back()->send(
+          "POST /tokenize HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: "
+          "99\r\n\r\n{");
   }
   return idle;
 }
