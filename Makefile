@@ -12,7 +12,7 @@ export CCACHE_NOHASHDIR ?= true
 # AddressSanitizer and UndefinedBehaviorSanitizer.
 SANITIZED := base checkpoint prompt data http quant kernels engine serve
 # What several threads share is tested under ThreadSanitizer too.
-RACED := base http engine serve
+RACED := base http
 # Seconds for each fuzz target: short for a person, long in continuous integration, where CI=true.
 export FUZZ_SECONDS ?= $(if $(filter true,$(CI))$(filter fuzz,$(MAKECMDGOALS)),60,3)
 

@@ -274,8 +274,8 @@ Tensor paged_attention(const Tensor& q_in, const PagedKv& cache,
   const PagedAttention attention(q, cache, scale, window);
   const Cut cut(sequences, cache.heads, window);
   Tensor output = at::empty(q.sizes(), q.options());
-  // With many tiles there is enough parallel work without cutting the keys. But a long sequence among
-  // short ones would keep one thread for each head busy long after the others have finished.
+  // With many tiles there is enough parallel work without cutting the keys. But a long sequence
+  // among short ones would keep one thread for each head busy long after the others have finished.
   const bool few = std::ssize(cut.tiles) < 8 * cache.heads;
   std::vector<size_t> by_spans, by_tiles;
   for (size_t tile = 0; tile < cut.tiles.size(); ++tile)

@@ -50,7 +50,7 @@ void Piece::keep(const std::vector<bool>& shown) {
   for (size_t i = 0; i < ids.size(); ++i) {
     if (!shown[i]) continue;
     ids[kept] = ids[i];
-    if (i < reports.size()) reports[kept] = std::move(reports[i]);
+    if (kept != i && i < reports.size()) reports[kept] = std::move(reports[i]);
     ++kept;
   }
   ids.resize(kept);

@@ -65,7 +65,7 @@ TEST(CarryOver, RefusesALinkOutOfTheFolder) {
   fs::create_symlink(outside / "secret.txt", source.scratch / "README.md");
   EXPECT_NE(error_of([&] {
               copy_other_files(Checkpoint(source.scratch.path()), out.path());
-            }).find("README.md: leads out"),
+            }).find("README.md: the link leads out"),
             std::string::npos);
   EXPECT_FALSE(fs::exists(out / "README.md"));
 }

@@ -211,7 +211,7 @@ TEST_F(CompressTest, FirstInterruptFinishesTheBlock) {
     Running running(args, "", {});
     ASSERT_TRUE(running.says("block 1/4: ")) << running.err_so_far();
     running.send(signal);
-    ASSERT_TRUE(running.says("once more to stop at once"));
+    ASSERT_TRUE(running.says("interrupt again to stop at once"));
     const Ran ran = running.wait();
     expect_nothing(ran, 6, {"block 2/4: ", "interrupted; nothing was left behind"});
     EXPECT_EQ(ran.err.find("block 4/4: "), std::string::npos) << ran.err;
@@ -224,7 +224,7 @@ TEST_F(CompressTest, SecondInterruptStopsAtOnce) {
   Running running(args, "", {});
   ASSERT_TRUE(running.says("calibration: ")) << running.err_so_far();
   running.send(SIGINT);
-  ASSERT_TRUE(running.says("once more to stop at once"));
+  ASSERT_TRUE(running.says("interrupt again to stop at once"));
   running.send(SIGINT);
   expect_nothing(running.wait(), 6, {});
 }

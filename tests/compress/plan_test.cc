@@ -13,6 +13,7 @@
 #include "compress/recipe_read.h"
 #include "layouts/headers.h"
 #include "models/models.h"
+#include "ops/learning_stack.h"
 #include "tests/formats.h"
 #include "tests/scratch.h"
 
@@ -88,8 +89,9 @@ TEST_F(PublishedSizes, Qwen36AutoRound) {
   EXPECT_NEAR(gib(weight_of(made).bytes), 20.79, 0.005);
 }
 
-// 256 windows of 2048 tokens, 400 iterations of 8 samples: offsets in 32 bits.
-TEST_F(PublishedSizes, Qwen36AutoRoundTakesEighteenGigabytes) {
+// 256 windows of 2048 tokens, 400 iterations of 8 samples: offsets in 32 bits. The tuned weights
+// take two bytes where the processor multiplies in bf16, else four.
+TEST_F(PublishedSizes, Qwen36AutoRoundTakesLessThanSixteenGigabytes) {
   write("qwen3.6");
   const Recipe recipe = make_recipe(
       {.iters = 400,
@@ -99,7 +101,8 @@ TEST_F(PublishedSizes, Qwen36AutoRoundTakesEighteenGigabytes) {
   const MemoryNeed need = memory_need(*model, nn::Weights(source_), sites,
                                       make_plan(*source_, sites, recipe, kAutoGptq), recipe,
                                       {.windows = 256, .tokens = 256 * 2048, .longest = 2048}, {});
-  EXPECT_NEAR(need.total(), 18e9, 0.5e9) << to_text(need);
+  const bool bf16 = ops::LearningStack::fastest_dtype() == at::kBFloat16;
+  EXPECT_NEAR(need.total(), bf16 ? 15.0e9 : 16.7e9, 0.3e9) << to_text(need);
   EXPECT_EQ(need.activations, 2ll * 256 * 2048 * 2048 * 2);
 }
 

@@ -480,7 +480,7 @@ TEST(Errors, RecipesThatAreNotUnderstood) {
     EXPECT_TRUE(has(message_of([&] { parse(yaml); }), part)) << yaml;
   }
   EXPECT_TRUE(has(message_of([] { make_recipe({.bits = 3}); }), "int4"));
-  EXPECT_TRUE(has(message_of([] { make_recipe({.method = "gptq"}); }), "auto-round, rtn"));
+  EXPECT_TRUE(has(message_of([] { make_recipe({.method = "awq"}); }), "auto-round, gptq, rtn"));
   EXPECT_TRUE(has(message_of([] { parse_layer_rule("lm_head"); }), "PATTERN=bits:16"));
   EXPECT_TRUE(has(message_of([] { parse_layer_rule("a=bits:5"); }), "PATTERN=bits:16"));
 }

@@ -572,7 +572,7 @@ TEST_P(VerifyTest, GatesAreKept) {
   options.min_top1 = 1;
   const std::string messages = all_messages(verify(artifact(GetParam()), source(), options));
   EXPECT_NE(messages.find("the mean KL divergence is"), std::string::npos) << messages;
-  EXPECT_NE(messages.find("the likeliest token"), std::string::npos) << messages;
+  EXPECT_NE(messages.find("the most likely token"), std::string::npos) << messages;
 }
 
 TEST_P(VerifyTest, ADegenerateSampleIsFound) {
