@@ -10,11 +10,11 @@ export CCACHE_NOHASHDIR ?= true
 
 # Code that reads untrusted bytes or does arithmetic on raw pointers is also tested under
 # AddressSanitizer and UndefinedBehaviorSanitizer.
-SANITIZED := base checkpoint prompt data http quant kernels engine serve
+SANITIZED := base checkpoint prompt data http quant kernels engine runner serve
 # What several threads share is tested under ThreadSanitizer too.
-RACED := base http
+RACED := base http engine serve
 # Seconds for each fuzz target: short for a person, long in continuous integration, where CI=true.
-export FUZZ_SECONDS ?= $(if $(filter true,$(CI))$(filter fuzz,$(MAKECMDGOALS)),60,3)
+export FUZZ_SECONDS ?= $(if $(filter true,$(CI))$(filter fuzz,$(MAKECMDGOALS)),30,3)
 
 .PHONY: help setup build demo test bench format tidy fuzz clean
 help:
@@ -52,7 +52,7 @@ tidy:             ## run clang-tidy over src/
 	cmake --preset tidy >/dev/null
 	run-clang-tidy-19 -quiet -j $(JOBS) -p build-tidy '$(CURDIR)/src/.*'
 
-fuzz: setup build-dev/build.ninja  ## fuzz every parser for FUZZ_SECONDS (60), from another random seed every time
+fuzz: setup build-dev/build.ninja  ## fuzz every parser for FUZZ_SECONDS (30), from another random seed every time
 	cmake --build build-dev -j $(JOBS) --target fuzz_targets
 	@FUZZ_SEED=0 python3 tools/run_tests.py build-dev=fuzz
 

@@ -9,8 +9,8 @@
 
 #include "base/random.h"
 #include "bench/report.h"
-#include "engine/model_engine.h"
 #include "models/models.h"
+#include "runner/model_engine.h"
 #include "tensor/memory.h"
 
 namespace quern {
@@ -23,7 +23,7 @@ double seconds_since(Clock::time_point start) {
 }
 
 // A model whose arithmetic is timed.
-class TimedRunner : public engine::ModelRunner {
+class TimedRunner : public runner::ModelRunner {
  public:
   TimedRunner(const std::shared_ptr<const nn::Source>& source, const engine::EngineOptions& options,
               double& seconds)

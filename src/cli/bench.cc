@@ -9,7 +9,7 @@
 #include "base/file.h"
 #include "cli/program.h"
 #include "cli/terminal.h"
-#include "engine/model_engine.h"
+#include "runner/model_engine.h"
 #include "serve/load_bench.h"
 
 namespace quern::cli {
@@ -228,7 +228,7 @@ std::pair<double, double> run_batch(engine::Engine& engine, int64_t prompt, int6
 }
 
 void run_raw(const RawBench& bench, bool json) {
-  engine::ModelEngine engine(std::make_shared<const nn::Source>(bench.model));
+  runner::ModelEngine engine(std::make_shared<const nn::Source>(bench.model));
   std::vector<double> prefill, decode;
   run_batch(engine, bench.prompt, 2, bench.batch, 0);  // cold
   for (int64_t i = 0; i < bench.repeat; ++i) {

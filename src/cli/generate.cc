@@ -13,13 +13,13 @@
 #include "cli/interrupt.h"
 #include "cli/program.h"
 #include "cli/terminal.h"
-#include "engine/model_engine.h"
 #include "models/models.h"
 #include "prompt/chat_template.h"
 #include "prompt/generation_config.h"
 #include "prompt/media.h"
 #include "prompt/stop_ids.h"
 #include "prompt/tokenizer.h"
+#include "runner/model_engine.h"
 
 namespace quern::cli {
 namespace {
@@ -174,7 +174,7 @@ class Generator {
   engine::Sampling sampling_;
   prompt::Tokenizer tokenizer_;
   std::vector<int32_t> stops_;
-  engine::ModelEngine engine_;
+  runner::ModelEngine engine_;
   std::optional<prompt::ChatTemplate> template_;
   std::optional<prompt::ImageReader> reader_;  // for a model with a vision tower
   JsonValue messages_ = JsonValue::array();

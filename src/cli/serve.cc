@@ -14,7 +14,7 @@
 #include "cli/program.h"
 #include "cli/terminal.h"
 #include "engine/mock_engine.h"
-#include "engine/model_engine.h"
+#include "runner/model_engine.h"
 
 namespace quern::cli {
 namespace {
@@ -100,7 +100,7 @@ std::unique_ptr<engine::Engine> make_engine(const std::filesystem::path& folder,
                                             const serve::Arguments& arguments, int64_t max_len) {
   const JsonValue mock = arguments.value("mock-engine");
   if (!mock.is_null()) return make_mock(mock, model, arguments, max_len);
-  auto engine = std::make_unique<engine::ModelEngine>(std::make_shared<const nn::Source>(folder),
+  auto engine = std::make_unique<runner::ModelEngine>(std::make_shared<const nn::Source>(folder),
                                                       engine_options(arguments, max_len, model));
   log_info("{}", engine->plan().text());
   return engine;

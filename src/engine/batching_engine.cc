@@ -6,7 +6,6 @@
 
 #include "base/error.h"
 #include "base/threads.h"
-#include "engine/sequence_images.h"
 
 namespace quern::engine {
 namespace {
@@ -104,7 +103,7 @@ int64_t BatchingEngine::submit(Request request) {
   check(request, limits_);
   const bool pictures = !request.images.empty();
   if (pictures) {
-    request.cache_salt += digest_of(request.images);
+    request.cache_salt += prompt::digest_of(request.images);
     runner_->add_pictures(submitted_, std::exchange(request.images, {}));
   }
   active_.try_emplace(

@@ -1,7 +1,7 @@
 // How the memory of a server is divided before any of it is allocated: weights, what a step takes
 // while it runs, and the caches.
 //
-// What a step takes (its activations) is measured, not derived: ModelEngine runs a small pass,
+// What a step takes (its activations) is measured, not derived: runner/probe.h runs a small pass,
 // looks at how much memory the process held at its peak, and scales that to the largest pass, to
 // which everything but a little scratch memory is proportional. A bound from the widths would have
 // to repeat for every architecture which tensors live at the same time, and a full pass at the

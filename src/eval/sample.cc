@@ -2,14 +2,14 @@
 
 #include <algorithm>
 
-#include "engine/model_engine.h"
+#include "runner/model_engine.h"
 
 namespace quern::eval {
 
 std::vector<int32_t> greedy(const std::shared_ptr<const nn::Source>& source,
                             std::span<const int32_t> prompt, int64_t count,
                             std::span<const int32_t> stops) {
-  engine::ModelEngine engine(source);
+  runner::ModelEngine engine(source);
   engine.submit({.tokens = {prompt.begin(), prompt.end()},
                  .max_tokens = count,
                  .sampling = {.temperature = 0},

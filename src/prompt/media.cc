@@ -3,8 +3,19 @@
 #include <algorithm>
 
 #include "base/error.h"
+#include "base/file.h"
 
 namespace quern::prompt {
+
+std::string digest_of(const std::vector<ImagePrompt::Image>& images) {
+  std::string digest;
+  for (const auto& image : images) {
+    const Tensor values = image.patches.values.contiguous();
+    digest += '\n';
+    digest += sha256({static_cast<const char*>(values.const_data_ptr()), values.nbytes()});
+  }
+  return digest;
+}
 
 ImageReader::ImageReader(std::unique_ptr<const ImageProcessor> processor, ImageTokens tokens,
                          const ImageLimits& limits)

@@ -31,6 +31,10 @@ struct ImagePrompt {
   std::vector<Image> images;
 };
 
+// Equal only for equal pictures: prompts with other pictures are other prompts, though their tokens
+// may be equal.
+std::string digest_of(const std::vector<ImagePrompt::Image>& images);
+
 // Reads pictures for one model. Thread-safe; opens no files.
 class ImageReader {
  public:

@@ -4,7 +4,6 @@
 
 #include <atomic>
 
-#include "engine/model_engine.h"
 #include "http/server.h"
 #include "tests/serve/running.h"
 
@@ -15,10 +14,6 @@ engine::MockOptions slow() {
   engine::MockOptions mock;
   mock.tokens_per_s = 50;
   return mock;
-}
-
-std::string stream_body(int64_t max_tokens) {
-  return R"({"prompt": "x", "stream": true, "max_tokens": )" + std::to_string(max_tokens) + "}";
 }
 
 // The chunk that echoes this prompt has some megabytes.
@@ -471,30 +466,6 @@ TEST(HttpTest, MemoryStaysFlatOverFiftyThousandRequests) {
   }
   const engine::EngineState state = server->state();
   EXPECT_EQ(state.running + state.waiting + state.kv_tokens_used, 0);
-}
-
-TEST(HttpTest, AStormAgainstARealModelLeavesItsCachesFree) {
-  RunningServer server(std::make_unique<engine::ModelEngine>(
-      std::make_shared<const nn::Source>(tiny_model()),
-      engine::EngineOptions{.max_model_len = 512, .max_num_seqs = 8, .kv_bytes = 32 << 20}));
-  const std::string question = R"({"prompt": "2 + 3 =", "max_tokens": 8, "temperature": 0})";
-  const std::string before = complete(server.port(), question).json()["choices"].dump();
-  EXPECT_EQ(server->state().kv_tokens_used, 0);
-  std::vector<std::thread> storm;
-  for (int t = 0; t < 4; ++t)
-    storm.emplace_back([&, t] {
-      for (int i = 0; i < 5; ++i) {
-        Wire client(server.port());
-        client.send(post("/v1/completions", stream_body(400)));
-        for (int k = 0; k < (i + t) % 3; ++k) client.receive(5);
-      }
-    });
-  for (std::thread& thread : storm) thread.join();
-  EXPECT_TRUE(soon([&] {
-    const auto state = server->state();
-    return state.running == 0 && state.waiting == 0 && state.kv_tokens_used == 0;
-  }));
-  EXPECT_EQ(complete(server.port(), question).json()["choices"].dump(), before);
 }
 
 }  // namespace

@@ -14,6 +14,7 @@
 #include "engine/mock_engine.h"
 #include "serve/server.h"
 #include "tests/http/wire.h"
+#include "tests/sanitized.h"
 
 namespace quern::serve {
 
@@ -23,18 +24,6 @@ using http::post;
 using http::Received;
 using http::soon;
 using http::Wire;
-
-// AddressSanitizer keeps what was freed for a while, so memory says nothing; and all is slower.
-#if defined(__has_feature)
-#if __has_feature(address_sanitizer)
-#define QUERN_SANITIZED 1
-#endif
-#endif
-#ifdef QUERN_SANITIZED
-constexpr bool kSanitized = true;
-#else
-constexpr bool kSanitized = false;
-#endif
 
 inline size_t resident_bytes() {
   std::ifstream file("/proc/self/statm");
@@ -118,6 +107,10 @@ inline Received complete(uint16_t port, const std::string& body) {
 }
 inline std::string user(const std::string& more = "") {
   return R"({"messages": [{"role": "user", "content": "Hello"}])" + more + "}";
+}
+
+inline std::string stream_body(int64_t max_tokens) {
+  return R"({"prompt": "x", "stream": true, "max_tokens": )" + std::to_string(max_tokens) + "}";
 }
 
 }  // namespace quern::serve

@@ -3,7 +3,6 @@
 
 #include <gtest/gtest.h>
 
-#include "engine/model_engine.h"
 #include "tests/serve/running.h"
 
 namespace quern::serve {
@@ -97,21 +96,6 @@ TEST(ServerTest, TellsUsageWithEveryChunkIfAsked) {
     }
     EXPECT_EQ(before, 3);
   }
-}
-
-TEST(ServerTest, CachedTokensAreCountedOnceForAllAnswers) {
-  RunningServer server(std::make_unique<engine::ModelEngine>(
-      std::make_shared<const nn::Source>(tiny_model()),
-      engine::EngineOptions{.max_model_len = 256, .kv_bytes = 32 << 20}));
-  std::string prompt;
-  for (int i = 0; i < 10; ++i) prompt += "1 + 2 = 3, ";
-  const std::string body =
-      JsonValue{{"prompt", prompt}, {"n", 4}, {"max_tokens", 1}, {"temperature", 1}}.dump();
-  complete(server.port(), body);
-  const JsonValue usage = complete(server.port(), body).json()["usage"];
-  const int64_t cached = usage["prompt_tokens_details"]["cached_tokens"];
-  EXPECT_GT(cached, 16);
-  EXPECT_LT(cached, usage["prompt_tokens"].get<int64_t>());
 }
 
 TEST(ServerTest, NoCharacterIsCutInAStream) {

@@ -1,19 +1,6 @@
-#include "engine/sequence_images.h"
+#include "runner/sequence_images.h"
 
-#include "base/error.h"
-#include "base/file.h"
-
-namespace quern::engine {
-
-std::string digest_of(const std::vector<prompt::ImagePrompt::Image>& images) {
-  std::string digest;
-  for (const auto& image : images) {
-    const Tensor values = image.patches.values.contiguous();
-    digest += '\n';
-    digest += sha256({static_cast<const char*>(values.const_data_ptr()), values.nbytes()});
-  }
-  return digest;
-}
+namespace quern::runner {
 
 SequenceImages::SequenceImages(std::vector<prompt::ImagePrompt::Image> images, bool by_grid)
     : waiting_(std::move(images)), by_grid_(by_grid) {}
@@ -41,4 +28,4 @@ void SequenceImages::complete(nn::Pass& pass, int64_t first, int64_t count) cons
   }
 }
 
-}  // namespace quern::engine
+}  // namespace quern::runner

@@ -9,11 +9,7 @@
 #include "nn/pass.h"
 #include "prompt/media.h"
 
-namespace quern::engine {
-
-// Equal only for equal pictures: prompts with other pictures are other prompts, though their tokens
-// may be equal.
-std::string digest_of(const std::vector<prompt::ImagePrompt::Image>& images);
+namespace quern::runner {
 
 class SequenceImages {
  public:
@@ -33,4 +29,4 @@ class SequenceImages {
   int64_t shift_ = 0;  // of positions behind the last picture, against the number of the token
 };
 
-}  // namespace quern::engine
+}  // namespace quern::runner

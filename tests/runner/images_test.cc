@@ -5,13 +5,14 @@
 
 #include "base/error.h"
 #include "base/file.h"
-#include "engine/model_engine.h"
-#include "engine/sequence_images.h"
 #include "models/models.h"
+#include "runner/model_engine.h"
+#include "runner/sequence_images.h"
 
-namespace quern::engine {
+namespace quern::runner {
 namespace {
 
+using namespace engine;
 namespace fs = std::filesystem;
 
 fs::path data_folder() { return fs::path(QUERN_SOURCE_DIR) / "tests/data"; }
@@ -162,4 +163,4 @@ TEST(EngineImagesTest, AModelWithoutATowerRefusesThem) {
 }
 
 }  // namespace
-}  // namespace quern::engine
+}  // namespace quern::runner

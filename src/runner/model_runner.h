@@ -6,25 +6,25 @@
 #include <optional>
 
 #include "engine/options.h"
-#include "engine/probe.h"
 #include "engine/runner.h"
-#include "engine/sequence_images.h"
 #include "nn/model.h"
 #include "nn/weights.h"
+#include "runner/probe.h"
+#include "runner/sequence_images.h"
 
-namespace quern::engine {
+namespace quern::runner {
 
-class ModelRunner : public Runner {
+class ModelRunner : public engine::Runner {
  public:
   // Loads the whole model. Fails when the architecture is not known, a tensor is missing, or the
   // options do not fit the model.
-  ModelRunner(std::shared_ptr<const nn::Source> source, const EngineOptions& options);
+  ModelRunner(std::shared_ptr<const nn::Source> source, const engine::EngineOptions& options);
   ~ModelRunner() override;
 
   int64_t vocabulary() const override { return model_->vocabulary(); }
-  MemoryNeeds needs() const override;
-  void make_caches(const MemoryPlan& plan) override;
-  Ticket launch(const Batch& batch) override;
+  engine::MemoryNeeds needs() const override;
+  void make_caches(const engine::MemoryPlan& plan) override;
+  Ticket launch(const engine::Batch& batch) override;
   void collect(Ticket ticket, const Reader& read) override;
   void add_pictures(int64_t request, std::vector<prompt::ImagePrompt::Image> images) override;
   void see_pictures(int64_t request) override;
@@ -38,12 +38,12 @@ class ModelRunner : public Runner {
   void read_scales();
   // Fails for a model that sees no pictures.
   const nn::Vision& vision();
-  void copy_states(std::span<const StateCopy> copies);
-  nn::Pass pass_of(const Batch& batch);
-  void place_pictures(const Batch& batch, nn::Pass& pass) const;
+  void copy_states(std::span<const engine::StateCopy> copies);
+  nn::Pass pass_of(const engine::Batch& batch);
+  void place_pictures(const engine::Batch& batch, nn::Pass& pass) const;
 
   std::shared_ptr<const nn::Source> source_;
-  EngineOptions options_;
+  engine::EngineOptions options_;
   std::unique_ptr<nn::Model> model_;
   nn::Weights root_;
   std::unique_ptr<nn::Stem> stem_;
@@ -59,4 +59,4 @@ class ModelRunner : public Runner {
   std::vector<int64_t> rows_;  // of it
 };
 
-}  // namespace quern::engine
+}  // namespace quern::runner

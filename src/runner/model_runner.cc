@@ -1,4 +1,4 @@
-#include "engine/model_runner.h"
+#include "runner/model_runner.h"
 
 #include <algorithm>
 #include <charconv>
@@ -8,7 +8,7 @@
 #include "base/threads.h"
 #include "models/models.h"
 
-namespace quern::engine {
+namespace quern::runner {
 namespace {
 
 // Rows of logits that are held at once, unless more sequences draw.
@@ -42,7 +42,8 @@ int64_t bytes_of(const nn::Source& source, const nn::Weights& taken) {
 
 // ---- start
 
-ModelRunner::ModelRunner(std::shared_ptr<const nn::Source> source, const EngineOptions& options)
+ModelRunner::ModelRunner(std::shared_ptr<const nn::Source> source,
+                         const engine::EngineOptions& options)
     : source_(std::move(source)),
       options_(options),
       model_(models::make_model(source_->files.config())),
@@ -61,13 +62,13 @@ ModelRunner::ModelRunner(std::shared_ptr<const nn::Source> source, const EngineO
 
 ModelRunner::~ModelRunner() = default;
 
-MemoryNeeds ModelRunner::needs() const {
-  MemoryNeeds needs{.block_tokens = options_.block_tokens,
-                    .windows = probe_->layout.windows(),
-                    .state_bytes = probe_->layout.state_bytes(),
-                    .longest = longest_of(source_->files.config()),
-                    .weights = bytes_of(*source_, root_),
-                    .activations = probe_->activations};
+engine::MemoryNeeds ModelRunner::needs() const {
+  engine::MemoryNeeds needs{.block_tokens = options_.block_tokens,
+                            .windows = probe_->layout.windows(),
+                            .state_bytes = probe_->layout.state_bytes(),
+                            .longest = longest_of(source_->files.config()),
+                            .weights = bytes_of(*source_, root_),
+                            .activations = probe_->activations};
   for (int64_t window : needs.windows)
     needs.block_bytes.push_back(options_.block_tokens *
                                 probe_->layout.token_bytes(window, kv_type_));
@@ -76,7 +77,7 @@ MemoryNeeds ModelRunner::needs() const {
   return needs;
 }
 
-void ModelRunner::make_caches(const MemoryPlan& plan) {
+void ModelRunner::make_caches(const engine::MemoryPlan& plan) {
   QUERN_CHECK(!caches_);
   caches_ = std::make_unique<nn::Caches>(probe_->layout, kv_type_, plan.blocks, plan.block_tokens,
                                          plan.states);
@@ -140,7 +141,7 @@ Tensor ModelRunner::logits_of(const Tensor& hidden, std::span<const int64_t> row
 
 // Copies between other slots run side by side; one that reads or writes what an earlier one writes,
 // or writes what it reads, waits for it.
-void ModelRunner::copy_states(std::span<const StateCopy> copies) {
+void ModelRunner::copy_states(std::span<const engine::StateCopy> copies) {
   while (!copies.empty()) {
     size_t count = 0;
     std::vector<int32_t> read, written;
@@ -163,7 +164,7 @@ void ModelRunner::copy_states(std::span<const StateCopy> copies) {
 
 // Positions and soft tokens of the sequences with pictures. If one has positions of three axes, all
 // get them.
-void ModelRunner::place_pictures(const Batch& batch, nn::Pass& pass) const {
+void ModelRunner::place_pictures(const engine::Batch& batch, nn::Pass& pass) const {
   std::vector<Tensor> tokens, features;
   for (int64_t i = 0; i < batch.sequences(); ++i) {
     const auto index = static_cast<size_t>(i);
@@ -181,7 +182,7 @@ void ModelRunner::place_pictures(const Batch& batch, nn::Pass& pass) const {
   if (!tokens.empty()) pass.media = {at::cat(tokens), at::cat(features)};
 }
 
-nn::Pass ModelRunner::pass_of(const Batch& batch) {
+nn::Pass ModelRunner::pass_of(const engine::Batch& batch) {
   nn::Pass pass;
   pass.caches = caches_.get();
   pass.bounds = batch.bounds;
@@ -192,7 +193,7 @@ nn::Pass ModelRunner::pass_of(const Batch& batch) {
     nn::CachePlace& place = pass.places.emplace_back();
     place.past = batch.past[i];
     place.slot = batch.slots[i];
-    for (const Batch::Table& table : batch.tables)
+    for (const engine::Batch::Table& table : batch.tables)
       place.tables.push_back(table.blocks.data() + table.begins[i]);
     for (int64_t t = 0; t < batch.bounds[i + 1] - batch.bounds[i]; ++t)
       *position++ = batch.past[i] + t;
@@ -202,7 +203,7 @@ nn::Pass ModelRunner::pass_of(const Batch& batch) {
   return pass;
 }
 
-Runner::Ticket ModelRunner::launch(const Batch& batch) {
+engine::Runner::Ticket ModelRunner::launch(const engine::Batch& batch) {
   // Not InferenceMode: it holds for one thread, and the threads of parallel_for could not write to
   // tensors that were made in it.
   at::NoGradGuard no_grad;
@@ -226,4 +227,4 @@ void ModelRunner::collect(Ticket ticket, const Reader& read) {
   }
 }
 
-}  // namespace quern::engine
+}  // namespace quern::runner

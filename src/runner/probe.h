@@ -7,7 +7,7 @@
 
 #include "nn/pass.h"
 
-namespace quern::engine {
+namespace quern::runner {
 
 // The two halves of a step: ids int64 [tokens] -> hidden, and some rows of it -> logits.
 struct StepParts {
@@ -22,4 +22,4 @@ struct Probe {
 
 Probe probe(const StepParts& parts, int64_t tokens, int64_t rows);
 
-}  // namespace quern::engine
+}  // namespace quern::runner

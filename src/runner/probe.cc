@@ -1,10 +1,10 @@
-#include "engine/probe.h"
+#include "runner/probe.h"
 
 #include <algorithm>
 
 #include "tensor/machine_memory.h"
 
-namespace quern::engine {
+namespace quern::runner {
 namespace {
 
 // Enough that tensors outweigh scratch memory, and few enough for a second or two.
@@ -34,4 +34,4 @@ Probe probe(const StepParts& parts, int64_t tokens, int64_t rows) {
           scaled(of_forward, some_tokens, tokens) + scaled(of_logits, std::ssize(some_rows), rows)};
 }
 
-}  // namespace quern::engine
+}  // namespace quern::runner
