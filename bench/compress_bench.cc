@@ -154,8 +154,8 @@ void run(const Options& o) {
   auto source = std::make_shared<nn::Source>(o.checkpoint);
   auto model = models::make_model(source->files.config());
   const nn::Weights weights(source);
-  std::vector<nn::LinearSite> sites;
-  auto block = model->block(weights.listing(&sites), o.block);
+  compress::Sites sites;
+  auto block = model->block(weights.listing(&sites.linears, nullptr, &sites.norms), o.block);
   compress::RecipeOptions recipe;
   recipe.iters = 200;
   const compress::Plan plan = compress::make_plan(*source, compress::list_sites(source, *model),
@@ -170,7 +170,7 @@ void run(const Options& o) {
   compress::Samples target = input;
   compress::run_block(*block, target, &pairs);
 
-  const std::vector<compress::Task> tasks = compress::tasks_of(sites, plan);
+  const std::vector<compress::Task> tasks = compress::tasks_of(sites.linears, plan);
   int64_t parameters = 0;
   for (const compress::Task& task : tasks)
     parameters += task.weight.matrices() * task.weight.rows() * task.weight.columns();
@@ -181,7 +181,7 @@ void run(const Options& o) {
     delta = {o.samples * ((o.length + 63) / 64), text.get<int>("linear_num_value_heads"),
              text.get<int>("linear_key_head_dim"), text.get<int>("linear_value_head_dim")};
   }
-  const std::vector<Product> products = products_of(sites, plan, pairs, tokens);
+  const std::vector<Product> products = products_of(sites.linears, plan, pairs, tokens);
   const bool bf16 = ops::has_bf16_matrix();
   const Floor fp32_floor(products, delta, at::kFloat);
   const Floor own_floor(products, delta, bf16 ? at::kBFloat16 : at::kFloat);
@@ -210,7 +210,16 @@ void run(const Options& o) {
     start = Clock::now();
     faults = faults_so_far();
   };
-  compress::tune_rounding({"block", *block, tasks, input, target, options, random, iteration_done},
+  compress::tune_rounding({.name = "block",
+                           .block = *block,
+                           .sites = sites,
+                           .plan = plan,
+                           .tasks = tasks,
+                           .input = input,
+                           .target = target,
+                           .options = options,
+                           .random = random,
+                           .iteration_done = iteration_done},
                           settings, {});
   JsonValue line = {{"benchmark", "autoround_iteration"},
                     {"version", kVersion},

@@ -129,7 +129,6 @@ compress::Calibration read_calibration(const CompressCommand& command,
 
 // Checks that run before long reads or writes.
 void check(const CompressCommand& command, const compress::Recipe& recipe) {
-  compress::check_methods(recipe);
   if (compress::needs_data(recipe) && command.data.empty())
     fail(Exit::usage,
          "the method needs calibration texts: add --data FILE (jsonl, json, csv, txt or parquet), "

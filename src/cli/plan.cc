@@ -25,21 +25,6 @@ struct PlanCommand {
   int64_t samples = 128, seqlen = 2048;
 };
 
-// A plan may use methods that this version cannot run.
-void warn_of_missing_methods(const compress::Recipe& recipe, std::vector<std::string>& warnings) {
-  try {
-    compress::check_methods(recipe);
-  } catch (const Error& error) {
-    warnings.emplace_back(error.what());
-  }
-}
-
-// The memory of a missing method is unknown.
-bool can_be_carried_out(const compress::Recipe& recipe) {
-  return std::ranges::all_of(
-      recipe.steps, [](const compress::Step& step) { return step.method->run != nullptr; });
-}
-
 void run(const PlanCommand& command, bool json) {
   const compress::Recipe recipe = recipe_of(command.method);
   const quant::Format& format = format_of(command.method);
@@ -47,16 +32,15 @@ void run(const PlanCommand& command, bool json) {
   const auto model = models::make_model(source->files.config());
   std::vector<std::string> dropped;
   if (command.drop_unused) dropped = model->unused(nn::Weights(source));
-  const std::vector<nn::LinearSite> sites = compress::list_sites(source, *model, dropped);
+  const compress::Sites sites = compress::list_sites(source, *model, dropped);
   const compress::Plan plan = compress::make_plan(*source, sites, recipe, format, dropped);
-  PlanReport report = report_plan(*source, sites, recipe, plan, format);
-  if (compress::needs_data(recipe) && can_be_carried_out(recipe)) {
+  PlanReport report = report_plan(*source, sites.linears, recipe, plan, format);
+  if (compress::needs_data(recipe)) {
     const compress::WindowSizes sizes = {command.samples, command.samples * command.seqlen,
                                          command.seqlen};
-    report.memory = compress::memory_need(*model, nn::Weights(source), sites, plan, recipe, sizes,
-                                          {.format = format});
+    report.memory = compress::memory_need(*model, nn::Weights(source), sites.linears, plan, recipe,
+                                          sizes, {.format = format});
   }
-  warn_of_missing_methods(recipe, report.warnings);
   if (json) {
     JsonValue document = to_json(report);
     if (command.all) document.update(listing_json(plan));

@@ -215,6 +215,8 @@ void describe(const Step& step, quant::ConfigDetails& details) {
 }
 
 std::string refusal(const Step&, int64_t columns, const quant::Scheme& scheme) {
+  if (scheme.element != &quant::kInt4)
+    return fmt::format("AutoRound's kernels tune int4 weights, not {}", scheme.element->name);
   return kernels::rounding_refusal({.columns = columns,
                                     .group = scheme.group_size < 0 ? columns : scheme.group_size,
                                     .symmetric = scheme.symmetric});

@@ -2,26 +2,24 @@
 // to weights before the weights are rounded.
 #pragma once
 
-#include <string>
 #include <vector>
 
-namespace quern::compress {
+#include "compress/smoothing_rules.h"
 
-// The output of the modules that smooth_layer matches (norms or linears) is divided by a scale for
-// each channel, and the columns of the linears that read it (balance_layers) are multiplied by the
-// same scale. Patterns have the syntax of targets.
-struct AwqMapping {
-  std::string smooth_layer;
-  std::vector<std::string> balance_layers;
-};
+namespace quern::compress {
 
 // Whether the scale also depends on the weights; `both` tries both.
 enum class DuoScaling { off, on, both };
 
+// The scales that the search tries, and the grid on which it tries them. llm-compressor changed
+// both when its AWQModifier stopped to quantize weights itself.
+enum class AwqRules { until_0_10, since_0_11 };
+
 struct AwqSettings {
-  std::vector<AwqMapping> mappings = {};  // none: those of the architecture
+  std::vector<SmoothingMapping> mappings = {};  // none: every place where scale can move
   DuoScaling duo_scaling = DuoScaling::on;
   int grid = 20;  // number of scales to try
+  AwqRules rules = AwqRules::since_0_11;
 };
 
 }  // namespace quern::compress

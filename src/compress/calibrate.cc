@@ -58,22 +58,21 @@ void run_block(const nn::Block& block, Samples& samples, std::vector<int64_t>* p
   });
 }
 
-void look_at_block(const nn::Block& block, const Samples& samples) {
+void look_at_block(const nn::Block& block, const Samples& samples, const Look& look) {
   at::NoGradGuard no_grad;
   for_each_pass(samples, [&](const std::vector<int64_t>& which) {
     nn::Pass pass = samples.pass(which);
-    block(samples.read(which), pass);
+    const Tensor output = block(samples.read(which), pass);
+    if (look) look(which, output);
   });
 }
 
-bool first_half_reads(const nn::Block& block, const std::vector<Task>& tasks,
+bool first_half_reads(const nn::Block& block, const std::vector<nn::Weight>& weights,
                       const Samples& samples) {
   struct Seen : ops::InputTap {
     void see(int64_t, const Tensor&, const Tensor&) override { any = true; }
     std::atomic<bool> any = false;
   } seen;
-  std::vector<nn::Weight> weights;
-  for (const Task& task : tasks) weights.push_back(task.weight);
   const nn::Tapped tapped(weights, seen);
   at::NoGradGuard no_grad;
   nn::Pass pass = samples.pass({0});

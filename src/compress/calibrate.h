@@ -1,10 +1,10 @@
 // Runs calibration windows through the stem and the blocks of a model.
 #pragma once
 
+#include <functional>
 #include <vector>
 
 #include "compress/samples.h"
-#include "compress/task.h"
 #include "nn/model.h"
 
 namespace quern::compress {
@@ -19,8 +19,10 @@ Samples embed(const nn::Stem& stem, const std::vector<std::vector<int32_t>>& win
 void run_block(const nn::Block& block, Samples& samples,
                std::vector<int64_t>* pairs_per_expert = nullptr);
 
-// Runs every sample through the block, a few at a time, so that taps see the inputs.
-void look_at_block(const nn::Block& block, const Samples& samples);
+// Runs every sample through the block, a few at a time; taps see the inputs, and `look` the output
+// of these samples, fp32 [tokens, width].
+using Look = std::function<void(const std::vector<int64_t>& which, const Tensor& output)>;
+void look_at_block(const nn::Block& block, const Samples& samples, const Look& look = {});
 
 // One half of a block as a block, without the other half.
 class FirstHalf : public nn::Block {
@@ -46,7 +48,7 @@ class SecondHalf : public nn::Block {
 
 // Whether the first half of the block multiplies by one of these weights, found by running it on a
 // sample. If not, its output does not change while the weights are tuned.
-bool first_half_reads(const nn::Block& block, const std::vector<Task>& tasks,
+bool first_half_reads(const nn::Block& block, const std::vector<nn::Weight>& weights,
                       const Samples& samples);
 
 }  // namespace quern::compress

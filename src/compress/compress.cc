@@ -1,7 +1,5 @@
 #include "compress/compress.h"
 
-#include <fmt/ranges.h>
-
 #include <algorithm>
 #include <chrono>
 
@@ -31,11 +29,11 @@ Plan feasible_plan(const std::shared_ptr<const nn::Source>& source, const nn::Mo
   const nn::Weights weights(source);
   std::vector<std::string> dropped;
   if (options.drop_unused) dropped = model.unused(weights);
-  const std::vector<nn::LinearSite> sites = list_sites(source, model, dropped);
+  const Sites sites = list_sites(source, model, dropped);
   Plan plan = make_plan(*source, sites, recipe, options.format, dropped);
-  check_memory(
-      memory_need(model, weights, sites, plan, recipe, WindowSizes::of(calibration), options),
-      options.memory_bytes ? *options.memory_bytes : machine_memory().total);
+  check_memory(memory_need(model, weights, sites.linears, plan, recipe,
+                           WindowSizes::of(calibration), options),
+               options.memory_bytes ? *options.memory_bytes : machine_memory().total);
   return plan;
 }
 
@@ -81,8 +79,14 @@ class Run {
 
  private:
   const Step& step_of(const Verdict& verdict) const { return recipe_.steps[verdict.step]; }
+  // Whether a step that works on the linear needs data.
   bool calibrated(const Verdict& verdict) const {
-    return verdict.scheme && (step_of(verdict).method->needs_data || verdict.pruned_by);
+    if (!verdict.scheme) return false;
+    for (size_t i = 0; i < recipe_.steps.size(); ++i) {
+      const Step& step = recipe_.steps[i];
+      if (step.method->needs_data && works_on(step, i, verdict)) return true;
+    }
+    return false;
   }
 
   void stop_if_asked() const {
@@ -100,15 +104,16 @@ class Run {
   }
 
   void do_block(int index) {
-    std::vector<nn::LinearSite> sites, slices;
-    auto block = model_->block(weights_.listing(&sites, &slices), index);
-    const std::vector<Task> tasks = tasks_of(sites, plan_);
+    Sites sites;
+    std::vector<nn::LinearSite> slices;
+    auto block = model_->block(weights_.listing(&sites.linears, &slices, &sites.norms), index);
+    const std::vector<Task> tasks = tasks_of(sites.linears, plan_);
     const std::string name = fmt::format("{}.{}", model_->blocks_path(weights_), index);
     report(index, name, tasks, [&](BlockReport& report) {
       if (calibrates_)
-        calibrate(*block, tasks, tasks_of(slices, plan_), report);
+        calibrate(*block, sites, tasks, tasks_of(slices, plan_), report);
       else
-        for (const Outcome& outcome : outcomes_of(*block, tasks, report)) writer_.write(outcome);
+        write(run(*block, sites, tasks, report), sites);
       block.reset();
     });
   }
@@ -129,7 +134,7 @@ class Run {
 
   // The original block's output replaces its input. Then the packed block runs on the output of the
   // packed blocks before it, for the next block.
-  void calibrate(const nn::Block& block, const std::vector<Task>& tasks,
+  void calibrate(const nn::Block& block, const Sites& sites, const std::vector<Task>& tasks,
                  const std::vector<Task>& slices, BlockReport& report) {
     count_experts(block, original_, report);
     // A block's part of a linear outside the blocks gets the values that do_rest() will write,
@@ -138,29 +143,29 @@ class Run {
       become_packed(nearest(slice, step_of(*slice.verdict), options_.format));
     // If the recipe keeps the first half, it is computed once for each sample, not in every
     // iteration.
-    if (!tasks.empty() && !first_half_reads(block, tasks, quantized_)) {
+    if (!tasks.empty() && !first_half_reads(block, weights_of(tasks), quantized_)) {
       run_block(FirstHalf(block), quantized_);
-      quantize_and_run(SecondHalf(block), tasks, report);
+      quantize_and_run(SecondHalf(block), sites, tasks, report);
     } else {
-      quantize_and_run(block, tasks, report);
+      quantize_and_run(block, sites, tasks, report);
     }
   }
 
-  void quantize_and_run(const nn::Block& block, const std::vector<Task>& tasks,
+  void quantize_and_run(const nn::Block& block, const Sites& sites, const std::vector<Task>& tasks,
                         BlockReport& report) {
-    quantize(block, tasks, report);
+    quantize(block, sites, tasks, report);
     run_block(block, quantized_);
   }
 
   // The draft layer reads the output of the last block.
-  void calibrate_draft(const nn::Draft& draft, const nn::Head& head, const std::vector<Task>& tasks,
-                       BlockReport& report) {
+  void calibrate_draft(const nn::Draft& draft, const nn::Head& head, const Sites& sites,
+                       const std::vector<Task>& tasks, BlockReport& report) {
     const auto stem = model_->stem(weights_);
     const DraftBlock block(draft);
     for (Samples* last : {&original_, &quantized_})
       *last = draft_input(draft, *stem, head, calibration_.windows, calibration_.images, *last);
     count_experts(block, original_, report);
-    quantize(block, tasks, report);
+    quantize(block, sites, tasks, report);
   }
 
   static void count_experts(const nn::Block& block, Samples& samples, BlockReport& report) {
@@ -170,22 +175,36 @@ class Run {
   }
 
   // Writes the weights; afterwards they are packed in memory too.
-  void quantize(const nn::Block& block, const std::vector<Task>& tasks, BlockReport& report) {
-    for (const Outcome& outcome : outcomes_of(block, tasks, report)) {
-      writer_.write(outcome);
-      become_packed(outcome);
-    }
+  void quantize(const nn::Block& block, const Sites& sites, const std::vector<Task>& tasks,
+                BlockReport& report) {
+    const BlockResults results = run(block, sites, tasks, report);
+    write(results, sites);
+    for (const Outcome& outcome : results.outcomes) become_packed(outcome);
   }
 
-  std::vector<Outcome> outcomes_of(const nn::Block& block, const std::vector<Task>& tasks,
-                                   BlockReport& report) {
-    const BlockWork work = {report.name, block,    tasks,   quantized_,
-                            original_,   options_, random_, progress_.iteration_done};
+  BlockResults run(const nn::Block& block, const Sites& sites, const std::vector<Task>& tasks,
+                   BlockReport& report) {
+    const BlockWork work = {.name = report.name,
+                            .block = block,
+                            .sites = sites,
+                            .plan = plan_,
+                            .tasks = tasks,
+                            .input = quantized_,
+                            .target = original_,
+                            .options = options_,
+                            .random = random_,
+                            .iteration_done = progress_.iteration_done};
     // No output depends on an unused matrix.
     auto judged = [&](const Task& task) {
       return std::ranges::find(unused_, task.source) == unused_.end();
     };
     return run_steps(recipe_, work, judged, report);
+  }
+
+  void write(const BlockResults& results, const Sites& sites) {
+    for (const Outcome& outcome : results.outcomes) writer_.write(outcome);
+    for (const std::string& tensor : results.changed)
+      writer_.write_changed(tensor, stored_tensor(sites, tensor));
   }
 
   void write_nearest(const std::vector<Task>& tasks) {
@@ -196,16 +215,17 @@ class Run {
   // Quantizes the linears outside the blocks that the recipe names. The head is rounded to nearest,
   // because no block's output depends on it.
   void do_rest() {
-    std::vector<nn::LinearSite> of_ends, of_draft;
+    std::vector<nn::LinearSite> of_ends;
+    Sites of_draft;
     const auto stem = model_->stem(weights_.listing(&of_ends));
     const auto head = model_->head(weights_.listing(&of_ends));
     write_nearest(tasks_of(of_ends, plan_));
-    const auto draft = model_->draft(weights_.listing(&of_draft));
-    const std::vector<Task> tasks = tasks_of(of_draft, plan_);
+    const auto draft = model_->draft(weights_.listing(&of_draft.linears, nullptr, &of_draft.norms));
+    const std::vector<Task> tasks = tasks_of(of_draft.linears, plan_);
     if (!tunes_draft_) return write_nearest(tasks);
     stop_if_asked();
     report(model_->blocks(), model_->draft_path(weights_), tasks,
-           [&](BlockReport& report) { calibrate_draft(*draft, *head, tasks, report); });
+           [&](BlockReport& report) { calibrate_draft(*draft, *head, of_draft, tasks, report); });
   }
 
   void finish(std::chrono::steady_clock::time_point start) {
@@ -240,20 +260,6 @@ class Run {
 
 }  // namespace
 
-void check_methods(const Recipe& recipe) {
-  std::vector<std::string_view> known;
-  for (const Method* method : methods())
-    if (method->run) known.push_back(method->modifier);
-  for (size_t i = 0; i < recipe.steps.size(); ++i) {
-    if (recipe.steps[i].method->run) continue;
-    fail(Exit::infeasible,
-         "recipe: this version of quern cannot run step {} of {}, {}; it runs {}; `quern plan` "
-         "shows "
-         "the result of the recipe",
-         i + 1, recipe.steps.size(), recipe.steps[i].modifier, fmt::join(known, " and "));
-  }
-}
-
 bool needs_data(const Recipe& recipe) {
   return std::ranges::any_of(recipe.steps,
                              [](const Step& step) { return step.method->needs_data; });
@@ -262,7 +268,6 @@ bool needs_data(const Recipe& recipe) {
 CompressReport compress(const std::shared_ptr<const nn::Source>& source, const Recipe& recipe,
                         const Calibration& calibration, const CompressOptions& options,
                         const Progress& progress) {
-  check_methods(recipe);
   return Run(source, recipe, calibration, options, progress).run();
 }
 

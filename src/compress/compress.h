@@ -39,9 +39,6 @@ struct CompressOptions {
   const std::atomic<bool>* stop = nullptr;
 };
 
-// Fails with Exit::infeasible, naming the step, when this build lacks the method of a step.
-void check_methods(const Recipe& recipe);
-
 // Whether a step of the recipe needs calibration data.
 bool needs_data(const Recipe& recipe);
 

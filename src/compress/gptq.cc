@@ -84,8 +84,8 @@ class Solver {
 
  private:
   Solved solve(int64_t matrix) {
-    const Tensor gram =
-        input_.grams->take(matrix, windows_, input_.tasks[0].modules[static_cast<size_t>(matrix)]);
+    const Tensor gram = input_.grams->take_scaled(
+        matrix, windows_, input_.tasks[0].modules[static_cast<size_t>(matrix)]);
     if (!gram.defined()) return Solved::without_tokens;
     const double dampening = settings_.hessian.dampening;
     // Schemes of one input may order the columns in two ways.
@@ -130,7 +130,7 @@ void from_options(const RecipeOptions&, Step& step) {
   for (SchemeGroup& group : step.groups) group.act_order = ActOrder::by_activation;
 }
 
-Footprint footprint(const Step&, const CompressOptions&) { return {.grams = true}; }
+Footprint footprint(const Step&, const CompressOptions&) { return {.grams = GramsOf::all}; }
 
 }  // namespace
 

@@ -42,14 +42,19 @@ void Grams::see(int64_t matrix, const Tensor& x, const Tensor& /*factors*/) {
   });
 }
 
-Tensor Grams::take(int64_t matrix, int64_t windows, const std::string& module) {
+Tensor Grams::take(int64_t matrix, const std::string& module) {
   Tensor sum = std::move(sums_[static_cast<size_t>(matrix)]);
-  if (!sum.defined()) return sum;
-  if (!sum.diagonal().isfinite().all().item<bool>())
+  if (sum.defined() && !sum.diagonal().isfinite().all().item<bool>())
     fail(
         "{}: its inputs are not finite, or too large for the sum of their squares: the checkpoint "
         "or the calibration data hold NaN, infinity or very large numbers",
         module);
+  return sum;
+}
+
+Tensor Grams::take_scaled(int64_t matrix, int64_t windows, const std::string& module) {
+  Tensor sum = take(matrix, module);
+  if (!sum.defined()) return sum;
   const float scale = 2.0f / static_cast<float>(windows);
   parallel_pieces(columns_, kRows, [&](int64_t begin, int64_t end) {
     for (int64_t row = begin; row < end; ++row) {
@@ -74,11 +79,8 @@ std::vector<SharedInput> gather_grams(const BlockWork& work) {
     known->tasks.push_back(task);
   }
   std::vector<std::unique_ptr<nn::Tapped>> taps;
-  for (const SharedInput& input : inputs) {
-    std::vector<nn::Weight> weights;
-    for (const Task& task : input.tasks) weights.push_back(task.weight);
-    taps.push_back(std::make_unique<nn::Tapped>(std::move(weights), *input.grams));
-  }
+  for (const SharedInput& input : inputs)
+    taps.push_back(std::make_unique<nn::Tapped>(weights_of(input.tasks), *input.grams));
   look_at_block(work.block, work.input);
   return inputs;
 }

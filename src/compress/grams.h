@@ -23,10 +23,12 @@ class Grams : public ops::InputTap {
 
   int64_t matrices() const { return std::ssize(sums_); }
   int64_t tokens(int64_t matrix) const { return tokens_[static_cast<size_t>(matrix)]; }
-  // 2 / windows * sum of x x^T over all tokens, as llm-compressor scales it: fp32 [columns,
-  // columns], of which the upper triangle counts. Gives it away; undefined if no token was seen.
-  // Fails, naming the module, if an input was not finite.
-  Tensor take(int64_t matrix, int64_t windows, const std::string& module);
+  // The sum of x x^T over all tokens: fp32 [columns, columns], of which the upper triangle counts.
+  // Gives it away; undefined if no token was seen. Fails, naming the module, if an input was not
+  // finite.
+  Tensor take(int64_t matrix, const std::string& module);
+  // 2 / windows times that, as llm-compressor scales it.
+  Tensor take_scaled(int64_t matrix, int64_t windows, const std::string& module);
 
   // Bytes of one matrix.
   static int64_t bytes(int64_t columns) { return columns * columns * 4; }

@@ -6,7 +6,7 @@
 
 #include "base/error.h"
 #include "compress/method.h"
-#include "kernels/int4.h"
+#include "ops/packed_stack.h"
 
 namespace quern::compress {
 namespace {
@@ -14,13 +14,7 @@ namespace {
 // Empty, or why these steps cannot quantize the linear with this scheme.
 std::string refusal(const LinearInfo& linear, const quant::Scheme& scheme,
                     const std::vector<const Step*>& steps) {
-  if (scheme.element != &quant::kInt4)
-    return fmt::format("the kernels multiply int4 weights, not {}", scheme.element->name);
-  const int64_t group = scheme.group_size < 0 ? linear.columns : scheme.group_size;
-  std::string why = kernels::int4_refusal({.rows = linear.rows,
-                                           .columns = linear.columns,
-                                           .group = group,
-                                           .symmetric = scheme.symmetric});
+  std::string why = ops::packed_refusal(scheme, linear.rows, linear.columns);
   for (const Step* step : steps)
     if (why.empty() && step->method->refusal)
       why = step->method->refusal(*step, linear.columns, scheme);

@@ -43,21 +43,33 @@ Footprint footprint_of(const Step& step, const CompressOptions& options) {
   return step.method->footprint ? step.method->footprint(step, options) : Footprint();
 }
 
-bool needs_grams(const Verdict& verdict, const Recipe& recipe, const CompressOptions& options) {
-  const auto needed = [&](size_t step) { return footprint_of(recipe.steps[step], options).grams; };
-  return needed(verdict.step) || (verdict.pruned_by && needed(*verdict.pruned_by));
+// Whether a step that works on the linear needs the Gram matrix of its input.
+bool needs_gram(const nn::LinearSite& site, const Verdict& verdict, const Recipe& recipe,
+                const CompressOptions& options) {
+  for (size_t i = 0; i < recipe.steps.size(); ++i) {
+    if (!works_on(recipe.steps[i], i, verdict)) continue;
+    const GramsOf grams = footprint_of(recipe.steps[i], options).grams;
+    if (grams == GramsOf::all || (grams == GramsOf::produced && !site.producer.empty()))
+      return true;
+  }
+  return false;
 }
 
-// Codes and scales of a matrix, and the state that its method adds.
-double bytes_while_worked_on(const nn::LinearSite& site, const Verdict& verdict, const Step& step,
-                             const CompressOptions& options) {
+// Codes and scales of a matrix, and the largest state that a step adds.
+double bytes_while_worked_on(const nn::LinearSite& site, const Verdict& verdict,
+                             const Recipe& recipe, const CompressOptions& options) {
   if (!verdict.scheme) return 0;
   const int64_t rows = site.weight.rows(), columns = site.weight.columns();
   const auto numbers = static_cast<double>(rows * columns),
              groups = static_cast<double>(rows * verdict.scheme->groups(columns));
-  const Footprint footprint = footprint_of(step, options);
-  return numbers * (kBytesOfCode + footprint.bytes_of_weight) +
-         groups * (kBytesOfScale + footprint.bytes_of_group);
+  double state = 0;
+  for (size_t i = 0; i < recipe.steps.size(); ++i) {
+    if (!works_on(recipe.steps[i], i, verdict)) continue;
+    const Footprint footprint = footprint_of(recipe.steps[i], options);
+    state =
+        std::max(state, numbers * footprint.bytes_of_weight + groups * footprint.bytes_of_group);
+  }
+  return numbers * kBytesOfCode + groups * kBytesOfScale + state;
 }
 
 std::map<std::string, Size> sizes_of_places(const nn::Model& model, const nn::Weights& root,
@@ -71,9 +83,8 @@ std::map<std::string, Size> sizes_of_places(const nn::Model& model, const nn::We
     if (!site.name.starts_with(blocks + ".") && site.role != nn::Role::draft) continue;
     Size& size = places[place_of(site.name, blocks)];
     const Verdict& verdict = plan.verdicts[i];
-    const Step& step = recipe.steps[verdict.step];
-    size.weights += bytes_while_worked_on(site, verdict, step, options);
-    if (verdict.scheme && needs_grams(verdict, recipe, options) &&
+    size.weights += bytes_while_worked_on(site, verdict, recipe, options);
+    if (verdict.scheme && needs_gram(site, verdict, recipe, options) &&
         size.inputs.insert(site.input).second)
       size.weights +=
           static_cast<double>(Grams::bytes(site.weight.columns()) * site.weight.matrices());
@@ -113,7 +124,12 @@ MemoryNeed memory_need(const nn::Model& model, const nn::Weights& root,
   MemoryNeed need;
   const int64_t pass_tokens =
       std::min(sizes.windows, samples_at_once(recipe, options)) * sizes.longest;
-  need.activations = 2 * Samples::bytes(sizes.tokens, model.hidden() + model.shared_width());
+  double more = 0;  // bytes of each number that a step keeps
+  for (const Step& step : recipe.steps)
+    more = std::max(more, footprint_of(step, options).bytes_of_activation);
+  need.activations =
+      2 * Samples::bytes(sizes.tokens, model.hidden() + model.shared_width()) +
+      static_cast<int64_t>(more * static_cast<double>(sizes.tokens * model.hidden()));
   for (const auto& [place, size] : sizes_of_places(model, root, sites, plan, recipe, options)) {
     need.weights = std::max(need.weights, static_cast<int64_t>(size.weights));
     const int64_t numbers = size.token_numbers + model.experts_per_token() * size.pair_numbers;

@@ -9,11 +9,13 @@ const Method& auto_round_method();
 const Method& awq_method();
 const Method& gptq_method();
 const Method& rtn_method();
+const Method& smooth_quant_method();
 const Method& sparse_gpt_method();
 
 const std::vector<const Method*>& methods() {
-  static const std::vector<const Method*> kMethods = {
-      &auto_round_method(), &awq_method(), &gptq_method(), &rtn_method(), &sparse_gpt_method()};
+  static const std::vector<const Method*> kMethods = {&auto_round_method(),   &awq_method(),
+                                                      &gptq_method(),         &rtn_method(),
+                                                      &smooth_quant_method(), &sparse_gpt_method()};
   return kMethods;
 }
 

@@ -6,6 +6,7 @@
 
 #include "base/error.h"
 #include "checkpoint/carry_over.h"
+#include "compress/method.h"
 
 namespace quern::compress {
 namespace {
@@ -78,11 +79,26 @@ std::vector<LinearInfo> linears_of(const std::vector<nn::LinearSite>& sites) {
   return linears;
 }
 
+// Kept tensors that steps of the recipe change.
+std::set<std::string> changed_tensors(const Recipe& recipe, const Sites& sites, Plan& plan) {
+  std::set<std::string> tensors;
+  for (size_t i = 0; i < recipe.steps.size(); ++i) {
+    const Step& step = recipe.steps[i];
+    if (!step.method->changes) continue;
+    Changes changes = step.method->changes(step, i, sites, plan);
+    tensors.insert(changes.tensors.begin(), changes.tensors.end());
+    std::ranges::move(changes.warnings, std::back_inserter(plan.warnings));
+  }
+  return tensors;
+}
+
 // Every tensor of the source in order, either unchanged or as the tensors of its quantized
 // matrices.
 std::vector<checkpoint::PlannedTensor> plan_tensors(const nn::Source& source,
                                                     const std::vector<nn::LinearSite>& sites,
-                                                    const Plan& plan, const quant::Format& format,
+                                                    const Plan& plan,
+                                                    const std::set<std::string>& changed,
+                                                    const quant::Format& format,
                                                     const std::vector<std::string>& dropped) {
   const std::set<std::string> without(dropped.begin(), dropped.end());
   const auto parts_of = by_source(sites, plan);
@@ -95,6 +111,7 @@ std::vector<checkpoint::PlannedTensor> plan_tensors(const nn::Source& source,
     const auto parts = parts_of.find(name);
     if (parts == parts_of.end() || !plan.quantized(parts->second[0]->name)) {
       tensors.push_back(checkpoint::PlannedTensor::copy_of(source.files.info(name)));
+      if (changed.contains(name)) tensors.back().fate = checkpoint::Fate::changed;
       continue;
     }
     for (const nn::LinearSite* site : parts->second) {
@@ -117,11 +134,11 @@ const Verdict* Plan::quantized(const std::string& module) const {
   return &verdicts[found->second];
 }
 
-std::vector<nn::LinearSite> list_sites(const std::shared_ptr<const nn::Source>& source,
-                                       const nn::Model& model,
-                                       const std::vector<std::string>& dropped) {
-  std::vector<nn::LinearSite> sites;
-  const nn::Weights weights = nn::Weights(source).listing(&sites);
+Sites list_sites(const std::shared_ptr<const nn::Source>& source, const nn::Model& model,
+                 const std::vector<std::string>& dropped) {
+  Sites all;
+  std::vector<nn::LinearSite>& sites = all.linears;
+  const nn::Weights weights = nn::Weights(source).listing(&sites, nullptr, &all.norms);
   model.stem(weights);
   for (int i = 0; i < model.blocks(); ++i) model.block(weights, i);
   model.head(weights);
@@ -137,12 +154,12 @@ std::vector<nn::LinearSite> list_sites(const std::shared_ptr<const nn::Source>& 
     if (site.fused.empty() || !parts) continue;
     site.absent.insert(site.absent.end(), parts.mapped().begin(), parts.mapped().end());
   }
-  return sites;
+  return all;
 }
 
-Plan make_plan(const nn::Source& source, const std::vector<nn::LinearSite>& sites,
-               const Recipe& recipe, const quant::Format& format,
-               const std::vector<std::string>& dropped) {
+Plan make_plan(const nn::Source& source, const Sites& all, const Recipe& recipe,
+               const quant::Format& format, const std::vector<std::string>& dropped) {
+  const std::vector<nn::LinearSite>& sites = all.linears;
   if (source.quantization) {
     fail(
         "{}: already quantized (config.json has a quantization_config); compress the original "
@@ -169,7 +186,8 @@ Plan make_plan(const nn::Source& source, const std::vector<nn::LinearSite>& site
     plan.place_[verdict.name] = i;
     plan.modules.push_back(nn::module_scheme(sites[i], verdict.scheme));
   }
-  plan.tensors = plan_tensors(source, sites, plan, format, dropped);
+  const std::set<std::string> changed = changed_tensors(recipe, all, plan);
+  plan.tensors = plan_tensors(source, sites, plan, changed, format, dropped);
   plan.source_bytes = source.files.total_bytes();
   plan.output_bytes = checkpoint::planned_bytes(plan.tensors);
   return plan;

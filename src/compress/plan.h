@@ -9,6 +9,7 @@
 
 #include "checkpoint/shard_writer.h"
 #include "compress/resolve.h"
+#include "compress/sites.h"
 #include "nn/model.h"
 #include "quant/config.h"
 #include "quant/format.h"
@@ -16,7 +17,7 @@
 namespace quern::compress {
 
 struct Plan {
-  // One for each linear, in the order of the model; scale dtypes are those of the format.
+  // One for each linear of the sites, in their order; scale dtypes are those of the format.
   std::vector<Verdict> verdicts;
   std::vector<std::string> warnings;
   std::vector<checkpoint::PlannedTensor> tensors;  // of the output, in the order of the source
@@ -27,22 +28,20 @@ struct Plan {
   const Verdict* quantized(const std::string& module) const;
 
  private:
-  friend Plan make_plan(const nn::Source&, const std::vector<nn::LinearSite>&, const Recipe&,
-                        const quant::Format&, const std::vector<std::string>&);
+  friend Plan make_plan(const nn::Source&, const Sites&, const Recipe&, const quant::Format&,
+                        const std::vector<std::string>&);
   std::unordered_map<std::string, size_t> place_;
 };
 
 // Every linear of the blocks, the head and the draft layer, then those that the text model does not
-// use (vision, audio); without those in `dropped` tensors. Reads names and shapes only.
-std::vector<nn::LinearSite> list_sites(const std::shared_ptr<const nn::Source>& source,
-                                       const nn::Model& model,
-                                       const std::vector<std::string>& dropped = {});
+// use (vision, audio); without those in `dropped` tensors. Reads names and shapes, and the norms.
+Sites list_sites(const std::shared_ptr<const nn::Source>& source, const nn::Model& model,
+                 const std::vector<std::string>& dropped = {});
 
 // `dropped`: tensors of the source to omit. Fails when the checkpoint is already quantized, and
 // where resolve() fails.
-Plan make_plan(const nn::Source& source, const std::vector<nn::LinearSite>& sites,
-               const Recipe& recipe, const quant::Format& format,
-               const std::vector<std::string>& dropped = {});
+Plan make_plan(const nn::Source& source, const Sites& sites, const Recipe& recipe,
+               const quant::Format& format, const std::vector<std::string>& dropped = {});
 // The plan of all linears of a model, with or without the tensors that the model never reads.
 Plan make_plan(const std::shared_ptr<const nn::Source>& source, const nn::Model& model,
                const Recipe& recipe, const quant::Format& format, bool drop_unused);

@@ -211,8 +211,8 @@ void read_quantization(const Json& json, Step& step) {
 // Modifiers of llm-compressor that quern does not have.
 const Names kForeign = {"ConstantPruningModifier",  "LogarithmicEqualizationModifier",
                         "MagnitudePruningModifier", "QuIPModifier",
-                        "REAPPruningModifier",      "SmoothQuantModifier",
-                        "SpinQuantModifier",        "WandaPruningModifier"};
+                        "REAPPruningModifier",      "SpinQuantModifier",
+                        "WandaPruningModifier"};
 
 const Method& method_named(const std::string& name, const std::string& path) {
   if (const Method* method = method_of_modifier(name)) return *method;
@@ -226,7 +226,7 @@ const Method& method_named(const std::string& name, const std::string& path) {
 }
 
 Step read_step(const Json& json, const Method& method) {
-  const bool quantizes = method.schemes != Schemes::none;
+  const bool quantizes = states_schemes(method.schemes);
   check_fields(json,
                joined({quantizes ? kQuantizationFields : Names{}, method.fields, kCommonFields}));
   Step step{.modifier = std::string(method.modifier),

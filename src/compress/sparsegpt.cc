@@ -86,7 +86,7 @@ void prune(const SparseGptSettings& settings, int64_t windows, SharedInput& inpu
   std::vector<Solved> solved(static_cast<size_t>(input.grams->matrices()), Solved::without_tokens);
   parallel_for(std::ssize(solved), [&](int64_t matrix) {
     const auto m = static_cast<size_t>(matrix);
-    const Tensor gram = input.grams->take(matrix, windows, input.tasks[0].modules[m]);
+    const Tensor gram = input.grams->take_scaled(matrix, windows, input.tasks[0].modules[m]);
     if (!gram.defined()) return;
     const double dampening = settings.hessian.dampening;
     const ops::InverseFactor factor = ops::inverse_factor(gram, dampening, /*by_activation=*/false);
@@ -107,10 +107,10 @@ Results run(const Step& step, const BlockWork& work) {
   const auto& settings = step.as<SparseGptSettings>();
   SolvedMatrices report;
   for (SharedInput& input : gather_grams(work)) prune(settings, work.input.count(), input, report);
-  return {.outcomes = {}, .loss = {}, .warnings = report.warnings("not pruned by its inputs")};
+  return {.warnings = report.warnings("not pruned by its inputs")};
 }
 
-Footprint footprint(const Step&, const CompressOptions&) { return {.grams = true}; }
+Footprint footprint(const Step&, const CompressOptions&) { return {.grams = GramsOf::all}; }
 
 }  // namespace
 

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <functional>
+#include <string>
 #include <vector>
 
 #include "compress/method.h"
@@ -9,10 +10,15 @@
 
 namespace quern::compress {
 
+struct BlockResults {
+  std::vector<Outcome> outcomes;
+  std::vector<std::string> changed;  // kept tensors with new values (Results::changed)
+};
+
 // Steps run in order, and each sees the results of earlier steps. `judged`: whether the block's
-// output depends on a task's weight; weights without effect on it are rounded to nearest. Losses go
-// into the report.
-std::vector<Outcome> run_steps(const Recipe& recipe, const BlockWork& block,
-                               const std::function<bool(const Task&)>& judged, BlockReport& report);
+// output depends on a task's weight; weights without effect on it are rounded to nearest. Losses
+// and warnings go into the report.
+BlockResults run_steps(const Recipe& recipe, const BlockWork& block,
+                       const std::function<bool(const Task&)>& judged, BlockReport& report);
 
 }  // namespace quern::compress

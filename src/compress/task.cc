@@ -10,6 +10,12 @@ int64_t matrices_of(const std::vector<Task>& tasks) {
   return matrices;
 }
 
+std::vector<nn::Weight> weights_of(const std::vector<Task>& tasks) {
+  std::vector<nn::Weight> weights;
+  for (const Task& task : tasks) weights.push_back(task.weight);
+  return weights;
+}
+
 std::vector<Task> tasks_of(const std::vector<nn::LinearSite>& sites, const Plan& plan) {
   std::vector<Task> tasks;
   for (const nn::LinearSite& site : sites) {

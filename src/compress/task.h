@@ -29,6 +29,7 @@ struct Outcome {
 };
 
 int64_t matrices_of(const std::vector<Task>& tasks);
+std::vector<nn::Weight> weights_of(const std::vector<Task>& tasks);
 
 // The weights that the plan quantizes among these sites, each once, in the order of the sites.
 std::vector<Task> tasks_of(const std::vector<nn::LinearSite>& sites, const Plan& plan);

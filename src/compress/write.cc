@@ -5,7 +5,7 @@
 #include "base/file.h"
 #include "base/threads.h"
 #include "checkpoint/carry_over.h"
-#include "ops/int4_stack.h"
+#include "ops/packed_stack.h"
 #include "quant/dequantize.h"
 
 namespace quern::compress {
@@ -22,7 +22,7 @@ void Writer::write(const std::string& module, const Tensor& original,
   quant::MatrixRecord record = quant::record_of(original, packed, bound);
   {
     const std::lock_guard lock(records_mutex_);
-    records_[module] = std::move(record);
+    records_.matrices[module] = std::move(record);
   }
   for (const auto& [name, tensor] : quant::to_disk(module, packed, format_))
     shards_.write(name, tensor);
@@ -35,6 +35,11 @@ void Writer::write(const Outcome& outcome) {
   });
 }
 
+void Writer::write_changed(const std::string& name, const Tensor& tensor) {
+  records_.changed[name] = quant::digest(tensor);
+  shards_.write(name, tensor);
+}
+
 void Writer::finish() {
   shards_.finish();
   checkpoint::copy_other_files(source_.files, output_,
@@ -44,8 +49,8 @@ void Writer::finish() {
 
 void become_packed(const Outcome& outcome) {
   const nn::Weight& weight = outcome.task.weight;
-  auto stack = std::make_shared<ops::Int4Stack>(weight.name(), weight.matrices(), weight.rows(),
-                                                weight.columns(), outcome.task.scheme);
+  auto stack = ops::packed_stack(weight.name(), weight.matrices(), weight.rows(), weight.columns(),
+                                 outcome.task.scheme);
   parallel_for(std::ssize(outcome.matrices),
                [&](int64_t matrix) { stack->set(matrix, outcome.matrices[matrix]); });
   weight.become(std::move(stack));

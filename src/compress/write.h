@@ -19,6 +19,8 @@ class Writer {
 
   // Every matrix of a weight.
   void write(const Outcome& outcome);
+  // A kept tensor with new values, in its dtype.
+  void write_changed(const std::string& name, const Tensor& tensor);
 
   // Copies the kept tensors, and writes the index, the records and the source's other files. Fails
   // when a planned tensor is missing.
@@ -33,7 +35,7 @@ class Writer {
   quant::Format format_;
   checkpoint::ShardWriter shards_;
   std::mutex records_mutex_;
-  quant::MatrixRecords records_;
+  quant::Records records_;
 };
 
 // From now on the weight multiplies by the quantized matrices: packed, as in a loaded artifact; or

@@ -11,6 +11,7 @@
 #include "eval/modules.h"
 #include "eval/verify.h"
 #include "nn/weights.h"
+#include "quant/record.h"
 
 namespace quern::eval {
 
@@ -21,6 +22,7 @@ struct Pair {
   SourcePointer source, artifact;
   std::vector<Module> modules;        // of the source, without those that the artifact omits
   std::set<std::string> unused = {};  // tensors of the source that the artifact may omit
+  std::optional<quant::Records> records = {};  // of the artifact
 };
 
 // Whether any tensor of a packed module exists.

@@ -158,6 +158,7 @@ class MatrixChecker {
 
   // Compares with the record of compress, and with the bound of the method if it has one.
   void compare(const QuantWeight& weight) {
+    check_.rescaled = record_->bound.kind == quant::Bound::Kind::rescaled;
     if (record_->bound.kind == quant::Bound::Kind::code_distance) {
       check_.bounded = true;
       check_codes(weight, record_->bound.limit);
@@ -225,10 +226,9 @@ std::vector<const Module*> packed_modules(const Pair& pair) {
 
 void check_matrices(const Pair& pair, const MatrixLimits& limits, VerifyReport& report) {
   if (!pair.artifact->quantization) return;
-  const auto record = quant::read_records(pair.artifact->files.folder());
-  report.has_record = record.has_value();
+  const quant::MatrixRecords* record = pair.records ? &pair.records->matrices : nullptr;
   const std::vector<const Module*> modules = packed_modules(pair);
-  quant::MatrixRecords unseen = record.value_or(quant::MatrixRecords());
+  quant::MatrixRecords unseen = record ? *record : quant::MatrixRecords();
   for (size_t first = 0; first < modules.size();) {
     size_t end = first;
     for (size_t bytes = 0; end < modules.size() && bytes < kBytesAtOnce; ++end)

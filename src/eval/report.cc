@@ -34,9 +34,16 @@ Extremes extremes_of(const std::vector<MatrixCheck>& matrices, double MatrixChec
 }
 
 std::string matrices_text(const VerifyReport& report) {
-  const Extremes error = extremes_of(report.matrices, &MatrixCheck::relative_error);
-  std::string text = fmt::format("matrices   {}, relative error {:.4f} to {:.4f}",
-                                 report.matrices.size(), error.least, error.most);
+  std::vector<MatrixCheck> comparable;
+  std::ranges::copy_if(report.matrices, std::back_inserter(comparable),
+                       [](const MatrixCheck& matrix) { return !matrix.rescaled; });
+  std::string text = fmt::format("matrices   {}", report.matrices.size());
+  if (comparable.size() < report.matrices.size())
+    text += fmt::format(", {} of them rescaled", report.matrices.size() - comparable.size());
+  if (!comparable.empty()) {
+    const Extremes error = extremes_of(comparable, &MatrixCheck::relative_error);
+    text += fmt::format(", relative error {:.4f} to {:.4f}", error.least, error.most);
+  }
   if (!report.has_record)
     return text + "; none was compared with its weight, because there is no record\n";
   std::vector<MatrixCheck> bounded;
@@ -86,6 +93,7 @@ std::string to_text(const VerifyReport& report) {
   if (report.tensors > 0) {
     text += fmt::format("tensors    {} in the source, {} of them unchanged", report.tensors,
                         report.copied);
+    if (report.changed > 0) text += fmt::format(", {} changed by the method", report.changed);
     if (report.dropped > 0) text += fmt::format(", {} unused ones omitted", report.dropped);
     text += "\n";
   }
@@ -100,9 +108,13 @@ std::string to_text(const VerifyReport& report) {
 }
 
 JsonValue to_json(const VerifyReport& report) {
-  JsonValue json = {{"passed", report.passed()},      {"tensors", report.tensors},
-                    {"copied", report.copied},        {"dropped", report.dropped},
-                    {"findings", JsonValue::array()}, {"matrices_compared", report.has_record},
+  JsonValue json = {{"passed", report.passed()},
+                    {"tensors", report.tensors},
+                    {"copied", report.copied},
+                    {"changed", report.changed},
+                    {"dropped", report.dropped},
+                    {"findings", JsonValue::array()},
+                    {"matrices_compared", report.has_record},
                     {"matrices", JsonValue::array()}};
   for (const Finding& finding : report.findings) {
     json["findings"].push_back({{"severity", severity_name(finding.severity)},
@@ -115,6 +127,7 @@ JsonValue to_json(const VerifyReport& report) {
                        {"relative_error", matrix.relative_error}};
     if (report.has_record) entry["recorded"] = matrix.recorded;
     if (matrix.bounded) entry["error_ratio"] = matrix.error_ratio;
+    if (matrix.rescaled) entry["rescaled"] = true;
     json["matrices"].push_back(std::move(entry));
   }
   if (report.quality) json["quality"] = to_json(*report.quality);

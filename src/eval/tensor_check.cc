@@ -40,6 +40,7 @@ class TensorCheck {
       : source_(pair.source->files),
         artifact_(pair.artifact->files),
         unused_(pair.unused),
+        changed_(pair.records ? pair.records->changed : std::map<std::string, std::string>()),
         report_(report) {
     for (const Module& module : pair.modules) modules_[module.source].push_back(&module);
   }
@@ -103,11 +104,23 @@ class TensorCheck {
     }
     if (same_bytes(source_.bytes(name), artifact_.bytes(name))) {
       ++report_.copied;
+    } else if (const auto changed = changed_.find(name); changed != changed_.end()) {
+      check_changed(name, changed->second);
     } else {
       found(report_, name, "is not quantized, but differs from the source: {}",
             difference(source_.tensor(name), artifact_.tensor(name)));
     }
     artifact_.release(name);
+  }
+
+  void check_changed(const std::string& name, const std::string& digest) {
+    ++report_.changed;
+    const Tensor tensor = artifact_.tensor(name);
+    if (quant::digest(tensor) != digest)
+      found(report_, name, "is not what compress wrote: its hash differs from the one in {}",
+            quant::kRecordFile);
+    else if (!tensor.isfinite().all().item<bool>())
+      found(report_, name, "has numbers that are not finite");
   }
 
   // A matrix of a stack, written separately and not quantized.
@@ -130,6 +143,7 @@ class TensorCheck {
 
   const Files &source_, &artifact_;
   const std::set<std::string>& unused_;
+  const std::map<std::string, std::string> changed_;  // quant::Records::changed
   VerifyReport& report_;
   std::unordered_map<std::string, std::vector<const Module*>> modules_;  // key: the source's tensor
   std::set<std::string> expected_;

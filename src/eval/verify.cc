@@ -40,6 +40,8 @@ VerifyReport verify(const std::filesystem::path& artifact, const std::filesystem
   begin("tensors");
   guarded(report, [&] { pair.artifact = std::make_shared<nn::Source>(artifact); });
   if (!pair.artifact) return report;
+  guarded(report, [&] { pair.records = quant::read_records(artifact); });
+  report.has_record = pair.records.has_value();
   pair.unused = unused_tensors(pair.source);
   std::erase_if(pair.modules, [&](const Module& module) {
     const checkpoint::Files& files = pair.artifact->files;

@@ -48,7 +48,8 @@ class Attention {
                        {"k_proj", Axis::heads(c.kv_heads, c.head_dim)},
                        {"v_proj", Axis::heads(c.kv_heads, c.head_dim)}},
                       c.hidden)),
-        o_proj_(w.closing("o_proj", c.hidden, Axis::heads(c.heads, c.head_dim))),
+        o_proj_(w.closing("o_proj", c.hidden, Axis::heads(c.heads, c.head_dim),
+                          c.heads == c.kv_heads ? "v_proj" : "")),
         rope_(c.rope),
         head_dim_(c.head_dim),
         shape_{.layer = layer, .scale = 1.0 / std::sqrt(static_cast<double>(c.head_dim))} {}

@@ -54,7 +54,8 @@ class Attention {
                       c.hidden)),
         q_norm_(w.norm("q_norm", c.head_dim, c.eps)),
         k_norm_(w.norm("k_norm", c.head_dim, c.eps)),
-        o_proj_(w.closing("o_proj", c.hidden, Axis::heads(c.heads, c.head_dim))),
+        o_proj_(w.closing("o_proj", c.hidden, Axis::heads(c.heads, c.head_dim),
+                          c.heads == c.kv_heads ? "v_proj" : "")),
         rope_(c.rope),
         head_dim_(c.head_dim),
         shape_{.layer = layer, .scale = 1.0 / std::sqrt(static_cast<double>(c.head_dim))} {}

@@ -39,6 +39,7 @@ struct NormSite {
   std::string tensor;  // the tensor of the weight, "model.layers.0.input_layernorm.weight"
   Norm norm;
   bool plus_one;  // the tensor holds the factor minus 1
+  DType dtype;    // of the tensor
   // The inputs (LinearSite::input) that consist of this norm's output only. Empty if the output
   // also goes elsewhere, because its scale then cannot be moved into linears.
   std::vector<std::string> readers;

@@ -5,7 +5,7 @@
 
 #include "base/error.h"
 #include "base/threads.h"
-#include "ops/int4_stack.h"
+#include "ops/packed_stack.h"
 #include "prompt/pattern.h"
 
 namespace quern::nn {
@@ -169,7 +169,8 @@ Norm Weights::listed_norm(const std::string& name, int64_t width, double eps,
   const Tensor stored = tensor(tensor_of(name), {width});
   Norm norm(plus_one ? 1.0 + stored : stored, eps);
   if (norms_ && !readers.empty()) {
-    norms_->push_back({prefix_ + tensor_of(name), norm, plus_one, {}});
+    const std::string full = prefix_ + tensor_of(name);
+    norms_->push_back({full, norm, plus_one, source_->files.info(full).dtype, {}});
     for (const std::string& reader : readers) norms_->back().readers.push_back(prefix_ + reader);
   }
   return norm;
@@ -214,8 +215,8 @@ Weight Weights::packed_stack(const std::string& name, const std::vector<std::str
   for (const std::string& module : modules) take_packed(module, whole);
   auto read = [&](const std::string& module) { return read_packed(module, whole); };
   quant::QuantWeight first = read(modules[0]);
-  auto stack = std::make_shared<ops::Int4Stack>(name, std::ssize(modules), first.rows(),
-                                                first.columns, first.scheme);
+  auto stack =
+      ops::packed_stack(name, std::ssize(modules), first.rows(), first.columns, first.scheme);
   stack->set(0, first);
   parallel_for(static_cast<int64_t>(modules.size()) - 1, [&](int64_t i) {
     quant::QuantWeight weight = read(modules[i + 1]);
@@ -283,6 +284,13 @@ Linear Weights::linear(const std::string& name, const Axis& rows, const Axis& co
   return Linear(std::move(weight), bias_of(name, rows, bias, split));
 }
 
+Linear Weights::closing(const std::string& name, int64_t rows, const Axis& columns,
+                        const std::string& producer) const {
+  const Linear made = linear(name, rows, columns, Role::ordinary, Bias::none, Split::columns);
+  if (sites_ && !producer.empty()) sites_->back().producer = prefix_ + producer;
+  return made;
+}
+
 Linear Weights::tied_head(const std::string& name, const std::string& embedding, int64_t rows,
                           int64_t columns) const {
   const std::string module = prefix_ + name;
@@ -299,7 +307,7 @@ Linear Weights::linear_rows(const std::string& name, int64_t rows, int64_t colum
   if (is_packed(module)) {
     take_packed(module, whole);
     const quant::QuantWeight some = pick(read_packed(module, whole), 0, {{first, count}}, module);
-    auto stack = std::make_shared<ops::Int4Stack>(module, 1, count, columns, some.scheme);
+    auto stack = ops::packed_stack(module, 1, count, columns, some.scheme);
     stack->set(0, some);
     weight = Weight(module, std::move(stack));
   } else {
@@ -353,7 +361,7 @@ Mlp Weights::mlp(const std::string& name, int64_t hidden, int64_t inner,
                  Activation activation) const {
   const Weights here = *this / name;
   Linear gate_up = here.merged("gate_up_proj", {{"gate_proj", inner}, {"up_proj", inner}}, hidden);
-  return Mlp(std::move(gate_up), here.closing("down_proj", hidden, inner), activation);
+  return Mlp(std::move(gate_up), here.closing("down_proj", hidden, inner, "up_proj"), activation);
 }
 
 Experts Weights::experts(const std::string& name, int64_t count, int64_t hidden, int64_t inner,
@@ -371,9 +379,10 @@ Experts Weights::experts(const std::string& name, int64_t count, int64_t hidden,
         const std::string module = fmt::format("{}.{}.{}", place, e, projection);
         const std::string source =
             fused ? place + "." + fused_place(projection, 0).tensor : tensor_of(module);
-        const std::string input =
-            projection == std::string_view("down_proj") ? place + ".down_proj" : place;
+        const bool last = projection == std::string_view("down_proj");
+        const std::string input = last ? place + ".down_proj" : place;
         list({module, weight, e, source, input, place, Role::ordinary, {}, {}, /*expert=*/true});
+        if (last) sites_->back().producer = fmt::format("{}.{}.up_proj", place, e);
       }
     }
   }

@@ -56,6 +56,10 @@ struct LinearSite {
   std::vector<std::string> absent = {};  // parts of that unit that the model lacks
   std::string in_block = {};             // its name inside its block; "" outside blocks
   bool expert = false;
+  // The linear whose output channels, times numbers that do not depend on them, are the columns of
+  // this one, in order; a scale can move from the rows of one to the columns of the other. "" if
+  // there is none.
+  std::string producer = {};
 };
 
 // The site as quantization_config describes it.
@@ -110,10 +114,10 @@ class Weights {
   Linear linear(const std::string& name, const Axis& rows, const Axis& columns,
                 Role role = Role::ordinary, Bias bias = Bias::none,
                 Split split = Split::none) const;
-  // The linear at the end of a unit; the ranks divide its inputs.
-  Linear closing(const std::string& name, int64_t rows, const Axis& columns) const {
-    return linear(name, rows, columns, Role::ordinary, Bias::none, Split::columns);
-  }
+  // The linear at the end of a unit; the ranks divide its inputs. producer: LinearSite::producer,
+  // below this place.
+  Linear closing(const std::string& name, int64_t rows, const Axis& columns,
+                 const std::string& producer = {}) const;
   // A head that is tied to the embedding with the full name `embedding`: listed under its own name,
   // which readers expect, with the embedding's tensor as its source.
   Linear tied_head(const std::string& name, const std::string& embedding, int64_t rows,

@@ -6,22 +6,29 @@
 #include "quant/float_type.h"
 
 namespace quern::ops {
+namespace {
 
-Int4Stack::Int4Stack(const std::string& name, int64_t matrices, int64_t rows, int64_t columns,
-                     const quant::Scheme& scheme)
-    : CpuStack(matrices, rows, columns), scheme_(scheme) {
-  if (scheme.element != &quant::kInt4)
-    fail("{}: the kernels cannot multiply it packed: its elements are {}", name,
-         scheme.element->name);
-  shape_.rows = rows;
-  shape_.columns = columns;
-  shape_.group = scheme.group_size < 0 ? columns : scheme.group_size;
-  shape_.scale_type = quant::float_type(scheme.scale_dtype);
-  shape_.symmetric = scheme.symmetric;
-  if (std::string why = kernels::int4_refusal(shape_); !why.empty())
-    fail("{}: the kernels cannot multiply it packed: {}", name, why);
-  matrix_bytes_ = kernels::int4_bytes(shape_);
-  arranged_ = AlignedBytes(matrix_bytes_ * matrices);
+kernels::Int4Shape shape_of(const quant::Scheme& scheme, int64_t rows, int64_t columns) {
+  return {.rows = rows,
+          .columns = columns,
+          .group = scheme.group_size < 0 ? columns : scheme.group_size,
+          .scale_type = quant::float_type(scheme.scale_dtype),
+          .symmetric = scheme.symmetric};
+}
+
+}  // namespace
+
+std::string Int4Stack::refusal(const quant::Scheme& scheme, int64_t rows, int64_t columns) {
+  return kernels::int4_refusal(shape_of(scheme, rows, columns));
+}
+
+Int4Stack::Int4Stack(int64_t matrices, int64_t rows, int64_t columns, const quant::Scheme& scheme)
+    : PackedStack(matrices, rows, columns),
+      scheme_(scheme),
+      shape_(shape_of(scheme, rows, columns)),
+      matrix_bytes_(kernels::int4_bytes(shape_)),
+      arranged_(matrix_bytes_ * matrices) {
+  QUERN_CHECK(kernels::int4_refusal(shape_).empty());
 }
 
 void Int4Stack::set(int64_t matrix, const quant::QuantWeight& weight) {

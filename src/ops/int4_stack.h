@@ -1,24 +1,20 @@
-// Packed 4-bit weights in the kernels' layout, made from a QuantWeight when a model is loaded,
-// whatever the format on disk.
+// Packed 4-bit weights.
 #pragma once
 
 #include <string>
 
 #include "kernels/kernels.h"
-#include "ops/cpu_stack.h"
-#include "quant/scheme.h"
+#include "ops/packed_stack.h"
 
 namespace quern::ops {
 
-class Int4Stack : public CpuStack {
+class Int4Stack : public PackedStack {
  public:
-  // Fails when the kernels cannot multiply a weight of this shape and scheme, naming the limit and
-  // `name`.
-  Int4Stack(const std::string& name, int64_t matrices, int64_t rows, int64_t columns,
-            const quant::Scheme& scheme);
+  static std::string refusal(const quant::Scheme& scheme, int64_t rows, int64_t columns);
 
-  // Arranges one matrix; threads may set different matrices at the same time.
-  void set(int64_t matrix, const quant::QuantWeight& weight);
+  Int4Stack(int64_t matrices, int64_t rows, int64_t columns, const quant::Scheme& scheme);
+
+  void set(int64_t matrix, const quant::QuantWeight& weight) override;
 
   // Activations become 16-bit integers; each token and piece of columns has its own grid.
   InputForm input_form() const override;

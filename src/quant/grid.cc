@@ -54,6 +54,21 @@ GridPoint auto_round_point(const Scheme& scheme, DType dtype, float low, float h
   return point;
 }
 
+// The grid of llm-compressor's search for AWQ scales.
+GridPoint awq_point(const Scheme& scheme, DType dtype, float low, float high) {
+  constexpr float kLeastRange = 1e-5f;
+  auto rounded = [dtype](float x) { return round_to(dtype, x); };
+  const int middle = scheme.element->middle();
+  const auto steps =
+      static_cast<float>(scheme.symmetric ? middle - 1 : scheme.element->codes() - 1);
+  const float range = scheme.symmetric ? std::max(-low, high) : rounded(high - low);
+  GridPoint point{.scale = rounded(std::max(range, rounded(kLeastRange)) / steps), .zero = middle};
+  if (scheme.symmetric) return point;
+  const float zero = -std::nearbyint(rounded(low / point.scale));
+  point.zero = static_cast<int>(std::clamp(zero, 0.0f, steps));
+  return point;
+}
+
 // Rounds one weight: its inputs and the rows of the result.
 class Rounder {
  public:
@@ -166,8 +181,15 @@ std::optional<Observer> observer_named(std::string_view name) {
 }
 
 GridPoint minmax_point(Grid grid, const Scheme& scheme, DType weight_dtype, float low, float high) {
-  return grid == Grid::auto_round ? auto_round_point(scheme, weight_dtype, low, high)
-                                  : compressed_tensors_point(scheme, weight_dtype, low, high);
+  switch (grid) {
+    case Grid::auto_round:
+      return auto_round_point(scheme, weight_dtype, low, high);
+    case Grid::awq:
+      return awq_point(scheme, weight_dtype, low, high);
+    case Grid::compressed_tensors:
+      break;
+  }
+  return compressed_tensors_point(scheme, weight_dtype, low, high);
 }
 
 QuantWeight round_to_nearest(const Tensor& weight, const Scheme& scheme,

@@ -1,4 +1,4 @@
-// Round to nearest: turns a weight into codes, scales and zeros. The two grids equal those of
+// Round to nearest: turns a weight into codes, scales and zeros. The grids equal those of
 // llm-compressor and auto-round bit for bit:
 //
 //   compressed_tensors: symmetric, scale = absmax / 7.5; asymmetric, (max - min) / 15. Every step
@@ -10,7 +10,11 @@
 //   (max - min) / 15. The scale is rounded to its dtype, then its magnitude is raised to at least
 //   1e-5; the quotient is rounded, then clamped.
 //
-// 7.5, 15 and 8 are the values for int4; other integers have others.
+//   awq: symmetric, scale = absmax / 7; asymmetric, (max - min) / 15; the range is at least 1e-5.
+//   The quotient is rounded, then clamped. The search of llm-compressor's AWQ up to 0.10 tries
+//   scales on this grid; nothing is stored on it.
+//
+// 7.5, 7, 15 and 8 are the values for int4; other integers have others.
 #pragma once
 
 #include <optional>
@@ -22,7 +26,7 @@
 
 namespace quern::quant {
 
-enum class Grid { compressed_tensors, auto_round };
+enum class Grid { compressed_tensors, auto_round, awq };
 
 // How the range of a group is chosen. minmax: its extremes. mse: the extremes shrunk by the step
 // with the smallest sum of |error|^norm. A weight is observed once, so the running observers of the

@@ -6,7 +6,6 @@
 
 #include "base/error.h"
 #include "models/models.h"
-#include "ops/int4_stack.h"
 #include "tests/compress/job.h"
 #include "tests/formats.h"
 

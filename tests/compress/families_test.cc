@@ -182,7 +182,7 @@ TEST_F(FamiliesTest, HalvesOfABlock) {
     const nn::Weights weights(source);
     const auto block = model->block(weights.listing(&sites), 1);
     const Samples samples = embed(*model->stem(weights), calibration(1, 20, 512).windows);
-    return first_half_reads(*block, tasks_of(sites, plan), samples);
+    return first_half_reads(*block, weights_of(tasks_of(sites, plan)), samples);
   };
   EXPECT_TRUE(read_by_attention({}));
   EXPECT_TRUE(read_by_attention({"query_key_value"}));

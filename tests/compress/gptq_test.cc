@@ -2,10 +2,7 @@
 #include <nlohmann/json.hpp>
 
 #include "base/error.h"
-#include "base/yaml.h"
 #include "checkpoint/checkpoint.h"
-#include "compress/recipe_read.h"
-#include "models/models.h"
 #include "tests/compress/job.h"
 #include "tests/formats.h"
 
@@ -14,35 +11,6 @@ namespace {
 
 class GptqTest : public CompressTest {
  protected:
-  CompressReport run_recipe(const std::string& model, const std::string& modifiers,
-                            const std::string& out, size_t windows = 8) {
-    const std::string yaml = "a_stage: {a_modifiers: {" + modifiers + "}}";
-    return run(model, parse_recipe(parse_yaml(yaml, "r.yaml"), "r.yaml"),
-               calibration(windows, 48, 512), out, kCompressedTensors);
-  }
-
-  // How far the artifact's logits are from the original's, on the calibration's tokens.
-  double distance(const std::string& model, const std::string& out) const {
-    const auto source = std::make_shared<nn::Source>(test_data(model)),
-               artifact = std::make_shared<nn::Source>(folder_ / out);
-    return relative_distance(logits(artifact), logits(source));
-  }
-
-  static Tensor logits(const std::shared_ptr<nn::Source>& from) {
-    at::NoGradGuard no_grad;
-    const auto model = models::make_model(from->files.config());
-    const nn::Weights root(from);
-    std::vector<Tensor> all;
-    for (const auto& window : calibration(8, 48, 512).windows) {
-      nn::Pass pass = nn::Pass::whole({std::ssize(window)});
-      Tensor x = (*model->stem(root))(at::tensor(window, at::kInt).to(at::kLong), pass);
-      for (int i = 0; i < model->blocks(); ++i) x = (*model->block(root, i))(x, pass);
-      const auto head = model->head(root);
-      all.push_back(head->logits(head->norm(x)));
-    }
-    return at::cat(all);
-  }
-
   // The share of zeros in all packed matrices whose name ends so.
   double zeros(const std::string& out, const std::string& suffix) const {
     const nn::Source artifact(folder_ / out);
@@ -65,13 +33,6 @@ class GptqTest : public CompressTest {
   }
 };
 
-// Groups of 32, which divide the columns of every fixture.
-std::string rounding(const std::string& modifier, const std::string& ignore = "lm_head") {
-  return modifier +
-         ": {config_groups: {g: {targets: [Linear], weights: {num_bits: 4, type: int, symmetric: "
-         "true, strategy: group, group_size: 32}}}, ignore: [" +
-         ignore + "]}";
-}
 const std::string kGptq = rounding("GPTQModifier"), kNearest = rounding("QuantizationModifier");
 
 TEST_F(GptqTest, BeatsRoundToNearestInEveryFamily) {
@@ -99,9 +60,7 @@ TEST_F(GptqTest, SameBytesForEveryNumberOfThreads) {
 // A token reaches two of eight experts: with one window of a few tokens some see none.
 TEST_F(GptqTest, ExpertsWithoutTokensAreRoundedToNearestAndNamed) {
   const auto few = [&](const std::string& modifiers, const std::string& out) {
-    const std::string yaml = "a_stage: {a_modifiers: {" + modifiers + "}}";
-    return run("qwen36", parse_recipe(parse_yaml(yaml, "r.yaml"), "r.yaml"), calibration(1, 2, 512),
-               out, kCompressedTensors);
+    return run("qwen36", recipe_of(modifiers), calibration(1, 2, 512), out, kCompressedTensors);
   };
   const CompressReport report = few(kGptq, "gptq");
   few(kNearest, "rtn");

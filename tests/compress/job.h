@@ -9,8 +9,11 @@
 
 #include "base/file.h"
 #include "base/threads.h"
+#include "base/yaml.h"
 #include "compress/compress.h"
 #include "compress/recipe_options.h"
+#include "compress/recipe_read.h"
+#include "models/models.h"
 #include "ops/dense_stack.h"
 #include "quant/dequantize.h"
 #include "tests/formats.h"
@@ -23,6 +26,23 @@ inline fs::path test_data(const std::string& name) {
   return fs::path(QUERN_SOURCE_DIR) / "tests" / "data" / name;
 }
 
+inline double relative_distance(const Tensor& a, const Tensor& b) {
+  return ((a - b).norm() / b.norm()).item<double>();
+}
+
+// Of modifiers as YAML: "GPTQModifier: {...}, ...".
+inline Recipe recipe_of(const std::string& modifiers) {
+  const std::string yaml = "a_stage: {a_modifiers: {" + modifiers + "}}";
+  return parse_recipe(parse_yaml(yaml, "r.yaml"), "r.yaml");
+}
+
+// Groups of 32, which divide the columns of every fixture.
+inline std::string rounding(const std::string& modifier, const std::string& ignore = "lm_head") {
+  return modifier +
+         ": {config_groups: {g: {targets: [Linear], weights: {num_bits: 4, type: int, symmetric: "
+         "true, strategy: group, group_size: 32}}}, ignore: [" +
+         ignore + "]}";
+}
 class CompressTest : public testing::Test {
  protected:
   CompressTest()
@@ -64,6 +84,33 @@ class CompressTest : public testing::Test {
     return run(model, make_recipe(recipe), data, out, format);
   }
 
+  CompressReport run_recipe(const std::string& model, const std::string& modifiers,
+                            const std::string& out, size_t windows = 8) {
+    return run(model, recipe_of(modifiers), calibration(windows, 48, 512), out, kCompressedTensors);
+  }
+
+  // How far the artifact's logits are from the original's, on the calibration's tokens.
+  double distance(const std::string& model, const std::string& out) const {
+    const auto source = std::make_shared<nn::Source>(test_data(model)),
+               artifact = std::make_shared<nn::Source>(folder_ / out);
+    return relative_distance(logits(artifact), logits(source));
+  }
+
+  static Tensor logits(const std::shared_ptr<nn::Source>& from) {
+    at::NoGradGuard no_grad;
+    const auto model = models::make_model(from->files.config());
+    const nn::Weights root(from);
+    std::vector<Tensor> all;
+    for (const auto& window : calibration(8, 48, 512).windows) {
+      nn::Pass pass = nn::Pass::whole({std::ssize(window)});
+      Tensor x = (*model->stem(root))(at::tensor(window, at::kInt).to(at::kLong), pass);
+      for (int i = 0; i < model->blocks(); ++i) x = (*model->block(root, i))(x, pass);
+      const auto head = model->head(root);
+      all.push_back(head->logits(head->norm(x)));
+    }
+    return at::cat(all);
+  }
+
   void expect_same_bytes(const std::string& a, const std::string& b) const {
     std::vector<std::string> files;
     for (const auto& entry : fs::directory_iterator(folder_ / a))
@@ -98,10 +145,6 @@ inline void take_from(const nn::Source& artifact, const std::vector<nn::LinearSi
     for (Tensor& matrix : matrices) matrix = matrix.to(at::kFloat);
     weight.become(std::make_shared<ops::DenseStack>(std::move(matrices)));
   }
-}
-
-inline double relative_distance(const Tensor& a, const Tensor& b) {
-  return ((a - b).norm() / b.norm()).item<double>();
 }
 
 inline RecipeOptions auto_round_options(int iters) {

@@ -18,7 +18,8 @@ class MemoryTest : public CompressTest {
     const auto model = models::make_model(source->files.config());
     const auto sites = list_sites(source, *model);
     const Plan plan = make_plan(*source, sites, recipe, kAutoGptq);
-    return memory_need(*model, nn::Weights(source), sites, plan, recipe, WindowSizes::of(data), {});
+    return memory_need(*model, nn::Weights(source), sites.linears, plan, recipe,
+                       WindowSizes::of(data), {});
   }
 };
 

@@ -98,7 +98,7 @@ TEST_F(PublishedSizes, Qwen36AutoRoundTakesLessThanSixteenGigabytes) {
        .ignore = {"mtp.fc", "linear_attn.in_proj_a", "linear_attn.in_proj_b", "shared_expert"}});
   const auto model = models::make_model(source_->files.config());
   const auto sites = list_sites(source_, *model);
-  const MemoryNeed need = memory_need(*model, nn::Weights(source_), sites,
+  const MemoryNeed need = memory_need(*model, nn::Weights(source_), sites.linears,
                                       make_plan(*source_, sites, recipe, kAutoGptq), recipe,
                                       {.windows = 256, .tokens = 256 * 2048, .longest = 2048}, {});
   const bool bf16 = ops::LearningStack::fastest_dtype() == at::kBFloat16;

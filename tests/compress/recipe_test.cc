@@ -433,7 +433,7 @@ TEST(Errors, RecipesThatAreNotUnderstood) {
       {"{}", "no modifier"},
       {"default: {x: {QuantizationModifier: {scheme: W4A16}}}", "no modifier"},
       {stage("AutoRoundModifer: {scheme: W4A16}"), "did you mean AutoRoundModifier"},
-      {stage("SmoothQuantModifier: {}"), "AutoRoundModifier, AWQModifier, GPTQModifier"},
+      {stage("SpinQuantModifier: {}"), "AutoRoundModifier, AWQModifier, GPTQModifier"},
       {stage("AWQModifier: {}"), "AWQModifier quantizes nothing"},
       {stage("AWQModifier: {scheme: W4A16, ngrid: 3}"), "did you mean \"n_grid\""},
       {stage("AWQModifier: {scheme: W4A16, duo_scaling: maybe}"), "true, false or both"},

@@ -44,7 +44,7 @@ inline void write_artifact(const std::filesystem::path& source_folder,
   std::vector<quant::ModuleScheme> linears;
   std::map<std::string, std::vector<checkpoint::PlannedTensor>> packed;  // by the source's tensor
   std::vector<std::pair<std::string, Tensor>> tensors;
-  quant::MatrixRecords records;
+  quant::Records records;
   for (const Module& module : modules_of(source)) {
     if (!is_quantized(module)) {
       linears.push_back({module.name, std::nullopt, module.fused});
@@ -58,7 +58,7 @@ inline void write_artifact(const std::filesystem::path& source_folder,
                                        checkpoint::Fate::quantized, module.source});
       tensors.emplace_back(name, tensor);
     }
-    records[module.name] =
+    records.matrices[module.name] =
         quant::record_of(module.weight, weight, {quant::Bound::Kind::code_distance, 0.5});
   }
   std::vector<checkpoint::PlannedTensor> plan;

@@ -95,7 +95,7 @@ class VerifyTest : public testing::TestWithParam<quant::Format> {
   // Records the current state of every matrix, so only its bound can detect a defect.
   static void record_again(const Damaged& damaged, const quant::Bound& bound) {
     const nn::Source made(damaged.folder());
-    quant::MatrixRecords records;
+    quant::Records records;
     for (const Module& module : modules_of(std::make_shared<nn::Source>(source()))) {
       if (!is_quantized(module)) continue;
       const auto weight =
@@ -103,7 +103,7 @@ class VerifyTest : public testing::TestWithParam<quant::Format> {
                            made.quantization->format(), [&](const std::string& name) {
                              return made.files.has(name) ? made.files.tensor(name) : Tensor();
                            });
-      records[module.name] = quant::record_of(module.weight, weight, bound);
+      records.matrices[module.name] = quant::record_of(module.weight, weight, bound);
     }
     write_file(damaged.folder() / quant::kRecordFile, quern::to_text(quant::to_json(records)));
   }

@@ -20,8 +20,8 @@ inline const std::filesystem::path kTestData =
 // Name -> tensor. The files are ours and complete, so only checks that the copy needs are made.
 inline std::map<std::string, Tensor> read_tensors(const std::filesystem::path& file) {
   static const std::map<std::string, DType> kTypes = {
-      {"BF16", at::kBFloat16}, {"F16", at::kHalf}, {"F32", at::kFloat}, {"I8", at::kChar},
-      {"U8", at::kByte},       {"I32", at::kInt},  {"I64", at::kLong}};
+      {"BF16", at::kBFloat16}, {"F16", at::kHalf}, {"F32", at::kFloat}, {"F64", at::kDouble},
+      {"I8", at::kChar},       {"U8", at::kByte},  {"I32", at::kInt},   {"I64", at::kLong}};
   std::string bytes = read_file(file);
   uint64_t header = 0;
   std::memcpy(&header, bytes.data(), 8);
