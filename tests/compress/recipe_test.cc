@@ -525,7 +525,6 @@ TEST(PublishedRecipe, AwqOfExpertsIsReadAsWritten) {
   ASSERT_EQ(recipe.steps.size(), 1u);
   const Step& step = recipe.steps[0];
   EXPECT_EQ(step.modifier, "AWQModifier");
-  EXPECT_EQ(step.method->run, nullptr);
   const auto& settings = step.as<AwqSettings>();
   ASSERT_EQ(settings.mappings.size(), 2u);
   EXPECT_EQ(settings.mappings[0].smooth_layer, "re:.*post_attention_layernorm$");
