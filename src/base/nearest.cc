@@ -2,10 +2,9 @@
 
 #include <algorithm>
 #include <cctype>
+#include <limits>
 #include <numeric>
 #include <unordered_map>
-
-#include "base/error.h"
 
 namespace quern {
 namespace {
@@ -43,10 +42,19 @@ std::string without_numbers(std::string_view name) {
 
 int edit_distance(std::string_view a, std::string_view b) { return edits(a, b, false); }
 
-std::string nearest(std::string_view word, const std::vector<std::string>& known) {
-  QUERN_CHECK(!known.empty());
-  return *std::ranges::min_element(
-      known, {}, [&](const std::string& candidate) { return edit_distance(word, candidate); });
+std::string did_you_mean(std::string_view word, const std::vector<std::string>& known) {
+  int least = std::numeric_limits<int>::max();
+  const std::string* closest = nullptr;
+  for (const std::string& candidate : known) {
+    const int distance = edit_distance(word, candidate);
+    if (distance >= least) continue;
+    least = distance;
+    closest = &candidate;
+  }
+  if (!closest) return {};
+  const int size = static_cast<int>(closest->size());
+  if (least > std::max(size / 3, std::min(2, size / 2))) return {};
+  return "; did you mean " + *closest + "?";
 }
 
 std::vector<std::string> names_like(std::string_view part, const std::vector<std::string>& names) {

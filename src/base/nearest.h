@@ -10,8 +10,9 @@ namespace quern {
 // The number of edits (insert, delete, replace) that turn `a` into `b`.
 int edit_distance(std::string_view a, std::string_view b);
 
-// The closest of `known`.
-std::string nearest(std::string_view word, const std::vector<std::string>& known);
+// "; did you mean NAME?" with the closest of `known`. Empty if none is near: with edits for more
+// than a third of its characters (of a short name: more than two edits, or half of it).
+std::string did_you_mean(std::string_view word, const std::vector<std::string>& known);
 
 // Up to three of `names` with a part similar to `part`. Names that differ only in numbers count as
 // one.

@@ -194,6 +194,8 @@ JsonValue parse_yaml(std::string_view text, const std::string& origin, const Yam
   try {
     YAML::Parser parser(stream);
     parser.HandleNextDocument(builder);
+    Builder second(origin, limits);
+    if (parser.HandleNextDocument(second)) fail("{}: holds more than one document", origin);
   } catch (const YAML::Exception& error) {
     fail("{}: not valid YAML at line {}, column {}: {}", origin, error.mark.line + 1,
          error.mark.column + 1, error.msg);

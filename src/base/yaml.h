@@ -1,6 +1,6 @@
 // YAML as JSON values, limited to what configuration files need: mappings, lists and scalars of
-// YAML's core schema. Anchors, aliases and merge keys are refused, tags are ignored, size and depth
-// are bounded.
+// YAML's core schema. Anchors, aliases, merge keys and a second document are refused, tags are
+// ignored, size and depth are bounded.
 #pragma once
 
 #include <filesystem>

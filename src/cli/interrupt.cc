@@ -14,7 +14,8 @@
 namespace quern::cli {
 namespace {
 
-std::mutex mutex;  // guards the two variables below
+std::mutex mutex;  // guards the variables below
+std::function<void()> reload_on_hangup;
 FinishFirst* finishing = nullptr;
 std::optional<std::filesystem::path> to_remove;
 
@@ -33,6 +34,7 @@ sigset_t interrupts() {
   sigemptyset(&set);
   sigaddset(&set, SIGINT);
   sigaddset(&set, SIGTERM);
+  sigaddset(&set, SIGHUP);
   return set;
 }
 
@@ -46,6 +48,10 @@ void watch_interrupts() {
       int signal = 0;
       if (sigwait(&set, &signal) != 0) continue;
       const std::lock_guard lock(mutex);
+      if (signal == SIGHUP && reload_on_hangup) {
+        reload_on_hangup();
+        continue;
+      }
       if (!finishing || finishing->asked_) end_at_once();
       finishing->asked_ = true;
       log_message(LogLevel::info, finishing->message_);
@@ -64,6 +70,16 @@ FinishFirst::FinishFirst(const std::string& message, std::function<void()> tell)
 FinishFirst::~FinishFirst() {
   const std::lock_guard lock(mutex);
   finishing = nullptr;
+}
+
+OnHangup::OnHangup(std::function<void()> reload) {
+  const std::lock_guard lock(mutex);
+  reload_on_hangup = std::move(reload);
+}
+
+OnHangup::~OnHangup() {
+  const std::lock_guard lock(mutex);
+  reload_on_hangup = nullptr;
 }
 
 RemovedOnInterrupt::RemovedOnInterrupt(const std::filesystem::path& folder) {

@@ -1,6 +1,6 @@
-// Ctrl-C and SIGTERM. A separate thread waits for them, so the clean-up may call any function. The
-// first signal ends the program at once, unless the current work asked to finish first
-// (FinishFirst); the second signal always does.
+// Ctrl-C, SIGTERM and SIGHUP. A separate thread waits for them, so the clean-up may call any
+// function. The first signal ends the program at once, unless the current work asked to finish
+// first (FinishFirst); the second signal always does.
 #pragma once
 
 #include <atomic>
@@ -29,6 +29,15 @@ class FinishFirst {
   std::string message_;
   std::function<void()> tell_;
   std::atomic<bool> asked_{false};
+};
+
+// During its lifetime, SIGHUP calls `reload` on the signal thread; otherwise it is an interrupt.
+class OnHangup {
+ public:
+  explicit OnHangup(std::function<void()> reload);
+  ~OnHangup();
+  OnHangup(const OnHangup&) = delete;
+  OnHangup& operator=(const OnHangup&) = delete;
 };
 
 // During its lifetime, an interrupt that ends the program removes the folder.

@@ -39,8 +39,7 @@ const CLI::App& verb_named(const CLI::App& app, const std::string& name) {
     if (verb->get_name() == name) return *verb;
     known.push_back(verb->get_name());
   }
-  fail(Exit::usage, "there is no verb \"{}\"; did you mean \"quern {}\"?", name,
-       nearest(name, known));
+  fail(Exit::usage, "there is no verb \"{}\"{}", name, did_you_mean(name, known));
 }
 
 std::vector<std::string> long_options(const CLI::App& app) {
@@ -55,7 +54,7 @@ void check_option(const CLI::App& app, const CLI::App* verb, const std::string& 
   if (verb)
     for (const std::string& option : long_options(*verb)) known.push_back(option);
   if (std::find(known.begin(), known.end(), name) == known.end())
-    fail(Exit::usage, "there is no option {}; did you mean {}?", name, nearest(name, known));
+    fail(Exit::usage, "there is no option {}{}", name, did_you_mean(name, known));
 }
 
 bool takes_value(const CLI::App& app, const std::string& option) {

@@ -4,6 +4,7 @@
 #include <sys/resource.h>
 
 #include <algorithm>
+#include <chrono>
 #include <cstdlib>
 
 #include "base/error.h"
@@ -12,6 +13,7 @@
 #include "checkpoint/files.h"
 #include "cli/interrupt.h"
 #include "cli/program.h"
+#include "cli/service.h"
 #include "cli/terminal.h"
 #include "engine/mock_engine.h"
 #include "runner/model_engine.h"
@@ -53,56 +55,25 @@ std::unique_ptr<engine::Engine> make_mock(const std::string& speed, const serve:
                                               std::move(script));
 }
 
-std::optional<nn::KvType> kv_type(const std::string& name) {
-  if (name == "bfloat16") return nn::KvType::bf16;
-  if (name == "float16") return nn::KvType::fp16;
-  if (name == "fp8" || name == "fp8_e4m3") return nn::KvType::fp8_e4m3;
-  return std::nullopt;
-}
-
-engine::LogprobsMode logprobs_mode(const std::string& name) {
-  if (name == "raw_logits") return engine::LogprobsMode::raw_logits;
-  if (name == "processed_logprobs") return engine::LogprobsMode::processed_logprobs;
-  if (name == "processed_logits") return engine::LogprobsMode::processed_logits;
-  return engine::LogprobsMode::raw_logprobs;
-}
-
-engine::EngineOptions engine_options(const serve::Arguments& arguments, int64_t max_len,
-                                     const serve::ServedModel& model) {
-  if (arguments.value("device") == "cuda")
-    fail(Exit::device, "--device cuda: this quern was built without CUDA");
-  engine::EngineOptions options;
-  // Without a wish of the user the memory decides.
-  if (arguments.has("max-model-len") && arguments.given["max-model-len"] != -1)
-    options.max_model_len = max_len;
-  options.max_num_seqs = arguments.value("max-num-seqs");
-  options.max_num_batched_tokens = arguments.value("max-num-batched-tokens");
-  options.long_prefill_tokens = arguments.value("long-prefill-token-threshold");
-  if (arguments.value("scheduling-policy") == "priority") options.policy = engine::Policy::priority;
-  options.prefix_caching = arguments.value("enable-prefix-caching");
-  options.kv_type = kv_type(arguments.value("kv-cache-dtype"));
-  options.kv_bytes = serve::cache_bytes(arguments, environment);
-  if (arguments.has("gpu-memory-utilization")) {
-    options.memory_share = arguments.given["gpu-memory-utilization"];
-    if (!(options.memory_share > 0 && options.memory_share <= 1))
-      fail(Exit::usage, "--gpu-memory-utilization is {}, it must lie above 0 and be 1 at most",
-           options.memory_share);
-  }
-  options.block_tokens = arguments.value("block-size");
-  options.seed = static_cast<uint64_t>(arguments.value("seed").get<int64_t>());
-  options.logprobs_mode = logprobs_mode(arguments.value("logprobs-mode"));
-  options.ids = model.tokenizer().ids();
-  return options;
+// With the two lines that scripts look for in the log of vLLM.
+void tell_memory(const engine::MemoryPlan& plan) {
+  log_info("{}", plan.text());
+  log_info("GPU KV cache size: {} tokens", count_text(plan.kv_tokens));
+  log_info("Maximum concurrency for {} tokens per request: {:.2f}x", count_text(plan.max_model_len),
+           plan.concurrency());
 }
 
 std::unique_ptr<engine::Engine> make_engine(const std::filesystem::path& folder,
                                             const serve::ServedModel& model,
-                                            const serve::Arguments& arguments, int64_t max_len) {
+                                            const serve::Arguments& arguments,
+                                            const JsonValue& config) {
   const JsonValue mock = arguments.value("mock-engine");
-  if (!mock.is_null()) return make_mock(mock, model, arguments, max_len);
-  auto engine = std::make_unique<runner::ModelEngine>(std::make_shared<const nn::Source>(folder),
-                                                      engine_options(arguments, max_len, model));
-  log_info("{}", engine->plan().text());
+  if (!mock.is_null())
+    return make_mock(mock, model, arguments, serve::max_model_len(arguments, config));
+  auto engine = std::make_unique<runner::ModelEngine>(
+      std::make_shared<const nn::Source>(folder),
+      serve::engine_options(arguments, environment, config, model.tokenizer().ids()));
+  tell_memory(engine->plan());
   return engine;
 }
 
@@ -129,13 +100,21 @@ void run(const std::vector<std::string>& words) {
   allow_connections(options.http.connections);
   serve::Server server(options);
   const FinishFirst finish(
-      "stopping: answers that have begun are finished; once more to stop at once",
-      [&server] { server.stop(); });
+      "stopping: answers that have begun are finished; interrupt again to stop at once", [&server] {
+        notify_service("STOPPING=1");
+        server.stop();
+      });
+  const OnHangup hangup([&server] { server.reload(); });
+  const auto start = std::chrono::steady_clock::now();
   load_model(server, arguments);
+  const std::chrono::duration<double> load = std::chrono::steady_clock::now() - start;
   const engine::Limits limits = server.limits();
   log_info(
-      "Application startup complete. READY url={} max_model_len={} max_num_seqs={} kv_tokens={}",
-      server.url(), limits.max_model_len, limits.max_num_seqs, limits.kv_tokens);
+      "Application startup complete. READY url={} load_s={:.1f} max_model_len={} max_num_seqs={} "
+      "kv_tokens={} max_concurrency={:.2f}",
+      server.url(), load.count(), limits.max_model_len, limits.max_num_seqs, limits.kv_tokens,
+      static_cast<double>(limits.kv_tokens) / static_cast<double>(limits.max_model_len));
+  notify_service("READY=1");
   server.wait();
 }
 
@@ -152,11 +131,10 @@ void load_model(serve::Server& server, const serve::Arguments& arguments) {
   options.folder = serve::model_folder(arguments, environment);
   const JsonValue config = read_json(options.folder / "config.json");
   serve::check_quantization(arguments, config);
-  const int64_t max_len = serve::max_model_len(arguments, config);
   auto model = std::make_unique<serve::ServedModel>(options);
   if (!model->sampling_defaults().empty())
     log_info("sampling settings of requests that have none: {}", model->sampling_defaults().dump());
-  auto engine = make_engine(options.folder, *model, arguments, max_len);
+  auto engine = make_engine(options.folder, *model, arguments, config);
   server.serve(std::move(model), std::move(engine));
 }
 

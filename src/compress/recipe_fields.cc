@@ -13,8 +13,8 @@ void check_fields(const Json& json, const std::vector<std::string>& known) {
   if (!json.is_object()) fail("{}: expected fields with values", json.path());
   for (const std::string& key : json.keys()) {
     if (std::ranges::find(known, key) != known.end()) continue;
-    fail("{}: there is no field \"{}\"; did you mean \"{}\"? Known: {}", json.path(), key,
-         nearest(key, known), fmt::join(known, ", "));
+    fail("{}: there is no field \"{}\"{}; known: {}", json.path(), key, did_you_mean(key, known),
+         fmt::join(known, ", "));
   }
 }
 

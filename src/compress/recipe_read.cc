@@ -221,8 +221,8 @@ const Method& method_named(const std::string& name, const std::string& path) {
   if (contains(kForeign, name)) {
     fail("{}: {} is not supported; known: {}", path, name, fmt::join(known, ", "));
   }
-  fail("{}: there is no modifier \"{}\"; did you mean {}?", path, name,
-       nearest(name, joined({known, kForeign})));
+  fail("{}: there is no modifier \"{}\"{}; known: {}", path, name,
+       did_you_mean(name, joined({known, kForeign})), fmt::join(known, ", "));
 }
 
 Step read_step(const Json& json, const Method& method) {

@@ -8,6 +8,8 @@
 
 namespace quern::engine {
 
+using kernels::KvType;
+
 // Which request goes first when there is no room for all: the earliest, with turns between keys; or
 // the one with the smallest Request::priority.
 enum class Policy { fcfs, priority };
@@ -29,7 +31,7 @@ struct EngineOptions {
   Policy policy = Policy::fcfs;
   bool prefix_caching = true;
   // Unset: what the model's weights are stored in.
-  std::optional<kernels::KvType> kv_type = std::nullopt;
+  std::optional<KvType> kv_type = std::nullopt;
   // For all caches; 0: what `memory_share` leaves.
   int64_t kv_bytes = 0;
   // Of the machine's memory, for weights, activations and caches; 0: caches get a quarter of what

@@ -137,9 +137,14 @@ void Reply::detach() {
 
 // --- Connection ----------------------------------------------------------------------------------
 
-Connection::Connection(Hosting& hosting, IoThread& thread, Socket socket)
-    : hosting_(hosting), thread_(thread), socket_(std::move(socket)), wake_(thread.context) {
-  if (hosting.tls) tls_ = std::make_unique<Tls>(socket_, *hosting.tls);
+Connection::Connection(Hosting& hosting, IoThread& thread, Socket socket,
+                       AddressCounts::Place place)
+    : hosting_(hosting),
+      place_(std::move(place)),
+      thread_(thread),
+      socket_(std::move(socket)),
+      wake_(thread.context) {
+  if (const auto tls = hosting.tls.load()) tls_ = std::make_unique<Tls>(socket_, *tls);
   thread_.connections.insert(this);
   ++hosting_.connections;
 }

@@ -14,6 +14,7 @@
 #include <string>
 #include <string_view>
 
+#include "http/address_counts.h"
 #include "http/server.h"
 
 namespace quern::http {
@@ -27,7 +28,9 @@ struct Hosting {
   Options options;
   Handler& handler;
   std::shared_ptr<Budget> bodies = std::make_shared<Budget>(options.bodies_bytes);
-  std::optional<boost::asio::ssl::context> tls = {};
+  // Null: no TLS. Connections that exist keep the certificates with which they began.
+  std::atomic<std::shared_ptr<boost::asio::ssl::context>> tls = {};
+  AddressCounts addresses = {};
   std::atomic<size_t> connections{0};
   std::atomic<uint64_t> slow_clients{0};
   std::atomic<bool> draining{false};
@@ -83,7 +86,7 @@ class Reply : public Exchange, public std::enable_shared_from_this<Reply> {
 
 class Connection : public std::enable_shared_from_this<Connection> {
  public:
-  Connection(Hosting& hosting, IoThread& thread, Socket socket);
+  Connection(Hosting& hosting, IoThread& thread, Socket socket, AddressCounts::Place place);
   ~Connection();
 
   // Serves the client until one of both closes.
@@ -127,6 +130,7 @@ class Connection : public std::enable_shared_from_this<Connection> {
   void allow_forever() { deadline_ = Clock::time_point::max(); }
 
   Hosting& hosting_;
+  const AddressCounts::Place place_;
   IoThread& thread_;
   Socket socket_;
   std::unique_ptr<Tls> tls_;

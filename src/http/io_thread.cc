@@ -24,12 +24,13 @@ void IoThread::start() {
   thread = std::thread([this] { context.run(); });
 }
 
-void IoThread::serve(Hosting& hosting, Socket socket) {
+void IoThread::serve(Hosting& hosting, Socket socket, AddressCounts::Place place) {
   if (hosting.draining) return;
   const int on = 1;
   if (hosting.options.uds.empty())
     ::setsockopt(socket.native_handle(), IPPROTO_TCP, TCP_NODELAY, &on, sizeof on);
-  const auto connection = std::make_shared<Connection>(hosting, *this, std::move(socket));
+  const auto connection =
+      std::make_shared<Connection>(hosting, *this, std::move(socket), std::move(place));
   asio::co_spawn(
       context, [connection]() -> asio::awaitable<void> { return connection->run(); },
       asio::detached);

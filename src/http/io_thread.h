@@ -18,7 +18,7 @@ struct IoThread {
   explicit IoThread(int index) : index(index) {}
 
   void start();
-  void serve(Hosting& hosting, Socket socket);
+  void serve(Hosting& hosting, Socket socket, AddressCounts::Place place);
   // The reply's bytes leave at the end of the turn, so that what is written in one turn leaves in
   // one system call.
   void flush_soon(std::shared_ptr<Reply> reply);

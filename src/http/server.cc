@@ -109,6 +109,23 @@ ino_t inode_of(const std::string& path) {
   return ::lstat(path.c_str(), &found) == 0 ? found.st_ino : 0;
 }
 
+// Of a client, without its port; empty on a Unix socket.
+std::string address_of(const Socket& socket) {
+  error_code error;
+  const Protocol::endpoint client = socket.remote_endpoint(error);
+  if (error) return {};
+  if (client.data()->sa_family == AF_INET) {
+    const auto& address = reinterpret_cast<const sockaddr_in*>(client.data())->sin_addr;
+    return {reinterpret_cast<const char*>(&address), sizeof address};
+  }
+  if (client.data()->sa_family == AF_INET6) {
+    constexpr size_t kNetworkBytes = 8;  // what a provider gives to one customer
+    const auto& address = reinterpret_cast<const sockaddr_in6*>(client.data())->sin6_addr;
+    return {reinterpret_cast<const char*>(&address), kNetworkBytes};
+  }
+  return {};
+}
+
 uint16_t port_of(const Protocol::endpoint& endpoint) {
   if (endpoint.data()->sa_family == AF_INET6)
     return ntohs(reinterpret_cast<const sockaddr_in6*>(endpoint.data())->sin6_port);
@@ -122,7 +139,7 @@ uint16_t port_of(const Protocol::endpoint& endpoint) {
 void Server::State::listen() {
   const Options& options = hosting.options;
   if (!options.certificate_file.empty() || !options.key_file.empty())
-    hosting.tls.emplace(server_tls(options));
+    hosting.tls = std::make_shared<asio::ssl::context>(server_tls(options));
   for (int i = 0; i < std::max(options.io_threads, 1); ++i) {
     threads.push_back(std::make_unique<IoThread>(i));
     guards.push_back(asio::make_work_guard(threads.back()->context));
@@ -155,18 +172,23 @@ asio::awaitable<void> Server::State::accept() {
     if (error) {  // no descriptors or memory left: those who are served will give some back
       pause.expires_after(std::chrono::milliseconds(100));
       co_await pause.async_wait(kAwait);
-    } else if (hosting.connections >= hosting.options.connections) {
-      turn_away(socket);
-    } else {
-      asio::post(thread.context, [this, &thread, socket = std::move(socket)]() mutable {
-        thread.serve(hosting, std::move(socket));
-      });
+      continue;
     }
+    auto place =
+        hosting.addresses.take(address_of(socket), hosting.options.connections_per_address);
+    if (!place || hosting.connections >= hosting.options.connections) {
+      turn_away(socket);
+      continue;
+    }
+    asio::post(thread.context,
+               [this, &thread, socket = std::move(socket), place = std::move(*place)]() mutable {
+                 thread.serve(hosting, std::move(socket), std::move(place));
+               });
   }
 }
 
 void Server::State::turn_away(Socket& socket) const {
-  if (hosting.tls) return;  // to shake hands first would cost what there is too little of
+  if (hosting.tls.load()) return;  // to shake hands first would cost what there is too little of
   const std::string answer = whole_response(
       hosting.handler.fault(503, "This server has as many connections as it may have."), false);
   (void)!::send(socket.native_handle(), answer.data(), answer.size(), MSG_DONTWAIT | MSG_NOSIGNAL);
@@ -189,7 +211,7 @@ std::string Server::url() const {
   const Options& options = state_->hosting.options;
   if (!tcp(options)) return "unix:" + options.uds;
   const bool v6 = options.host.find(':') != std::string::npos;
-  return fmt::format("{}://{}:{}", state_->hosting.tls ? "https" : "http",
+  return fmt::format("{}://{}:{}", state_->hosting.tls.load() ? "https" : "http",
                      v6 ? "[" + options.host + "]" : options.host, state_->port);
 }
 
@@ -199,6 +221,11 @@ Counts Server::counts() const {
 
 void Server::post(int io_thread, std::function<void()> work) {
   asio::post(state_->threads[static_cast<size_t>(io_thread)]->context, std::move(work));
+}
+
+void Server::reload_certificates() {
+  if (!state_->hosting.tls.load()) return;
+  state_->hosting.tls = std::make_shared<asio::ssl::context>(server_tls(state_->hosting.options));
 }
 
 void Server::drain() {

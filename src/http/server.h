@@ -74,6 +74,8 @@ struct Options {
   int io_threads = 1;
   RequestLimits limits = {};
   size_t connections = 8192;  // further ones are answered 503
+  // Of one client's address (of IPv6: of its network of 64 bits); 0: no limit.
+  size_t connections_per_address = 0;
   // Of all requests together, while they are read and prepared; what exceeds it is answered 503.
   size_t bodies_bytes = 512 << 20;
   // Unsent bytes of one stream, beyond the kernel's buffers, from which on it is full.
@@ -116,6 +118,9 @@ class Server {
 
   // Runs `work` on an I/O thread.
   void post(int io_thread, std::function<void()> work);
+  // Reads the certificate files again, for connections to come; callable from any thread. Fails as
+  // the constructor does, and then the old ones stay.
+  void reload_certificates();
   // No new connections; those that exist close after the answer that they wait for.
   void drain();
   // Closes everything and joins the threads.

@@ -14,6 +14,8 @@ constexpr uint64_t kBacktracks = 10'000'000;
 // A character needs at most four byte tokens; after this many ids without a character, the bytes
 // are invalid.
 constexpr size_t kLongestCharacter = 8;
+// Ids before a stream that a decoder may look at.
+constexpr size_t kContext = 8;
 constexpr std::string_view kReplacement = "\xEF\xBF\xBD";
 
 std::filesystem::path tokenizer_file(const std::filesystem::path& path) {
@@ -71,6 +73,20 @@ std::optional<int32_t> Tokenizer::id(std::string_view token) const {
   return static_cast<int32_t>(id);
 }
 
+Detokenizer::Detokenizer(const Tokenizer& tokenizer, Show show, std::span<const int32_t> before)
+    : tokenizer_(&tokenizer), show_(show) {
+  // As few ids as have text, because some decoders treat the first text of a sequence differently.
+  for (size_t count = kContext; !before.empty(); count *= 4) {
+    const auto last = before.last(std::min(count, before.size()));
+    const std::string text = tokenizer_->decode(last, show_);
+    if (text.empty() && last.size() < before.size()) continue;
+    if (text.empty() || text.ends_with(kReplacement)) return;
+    window_.assign(last.begin(), last.end());
+    context_ = window_.size();
+    return;
+  }
+}
+
 std::string Detokenizer::push(int32_t id) {
   window_.push_back(id);
   std::string before = tokenizer_->decode({window_.data(), context_}, show_);
@@ -82,11 +98,17 @@ std::string Detokenizer::push(int32_t id) {
   return after.substr(before.size());
 }
 
+std::string Detokenizer::peek(int32_t id) const { return Detokenizer(*this).push(id); }
+
 std::string Detokenizer::flush() {
   std::string before = tokenizer_->decode({window_.data(), context_}, show_);
   std::string after = tokenizer_->decode(window_, show_);
-  window_.clear();
-  context_ = 0;
+  context_ = window_.size();
+  // What comes next does not complete a character that was delivered as incomplete.
+  if (after.ends_with(kReplacement)) {
+    window_.clear();
+    context_ = 0;
+  }
   return after.size() > before.size() ? after.substr(before.size()) : std::string();
 }
 

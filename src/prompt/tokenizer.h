@@ -46,15 +46,19 @@ class Tokenizer {
   std::shared_ptr<const QtTokenizer> tokenizer_;
 };
 
-// Turns a stream of ids into a stream of text without cutting characters.
+// Turns a stream of ids into a stream of text without cutting characters. Together the pieces are
+// what decoding the ids of the stream adds to the text of the ids before it.
 class Detokenizer {
  public:
-  explicit Detokenizer(const Tokenizer& tokenizer, Show show = Show::text)
-      : tokenizer_(&tokenizer), show_(show) {}
+  // before: the ids that precede the stream, whose text was delivered.
+  explicit Detokenizer(const Tokenizer& tokenizer, Show show = Show::text,
+                       std::span<const int32_t> before = {});
 
   // The text that this id completes; empty while a character is incomplete.
   std::string push(int32_t id);
-  // The text still held back, with U+FFFD for incomplete characters. Resets the stream.
+  // What push(id) would return; the stream stays as it is.
+  std::string peek(int32_t id) const;
+  // The text still held back, with U+FFFD for incomplete characters. The stream goes on.
   std::string flush();
 
  private:

@@ -7,6 +7,7 @@
 #include "base/log.h"
 #include "base/threads.h"
 #include "models/models.h"
+#include "prompt/context_length.h"
 
 namespace quern::runner {
 namespace {
@@ -23,8 +24,9 @@ nn::KvType stored_type(const Json& config) {
 }
 
 int64_t longest_of(const Json& config) {
-  const Json text = config.has("text_config") ? config.at("text_config") : config;
-  return text.get<int64_t>("max_position_embeddings");
+  const int64_t longest = prompt::context_length(config.value());
+  if (longest <= 0) fail("{}: max_position_embeddings is missing", config.path());
+  return longest;
 }
 
 int64_t bytes_of(const nn::Source& source, const nn::Weights& taken) {

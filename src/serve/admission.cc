@@ -1,12 +1,10 @@
 #include "serve/admission.h"
 
 #include <fmt/format.h>
-#include <openssl/crypto.h>
 
 #include <algorithm>
 #include <charconv>
 
-#include "base/file.h"
 #include "serve/errors.h"
 
 namespace quern::serve {
@@ -36,9 +34,8 @@ double allowed_seconds(const http::Request& request) {
 
 }  // namespace
 
-Admission::Admission(const AdmissionOptions& options) : options_(options) {
-  for (const std::string& key : options.api_keys) keys_.emplace_back().digest = sha256(key);
-}
+Admission::Admission(const AdmissionOptions& options)
+    : options_(options), keys_(options.api_keys, options.api_key_file) {}
 
 void Admission::fit(const engine::Limits& limits) {
   if (options_.max_queued_requests == 0) options_.max_queued_requests = 4 * limits.max_num_seqs;
@@ -47,23 +44,19 @@ void Admission::fit(const engine::Limits& limits) {
         std::max(64 * limits.max_num_batched_tokens, 2 * limits.max_model_len);
 }
 
-void Admission::check_key(const http::Request& request) {
-  if (!keys_.empty() && !key_of(request))
+void Admission::check_key(const http::Request& request) const {
+  if (asks_for_keys() && !key_of(request))
     throw ApiError(401, "AuthenticationError", "Unauthorized");
 }
 
-// Compares with all keys, in a time that depends on none.
-Admission::Key* Admission::key_of(const http::Request& request) {
-  const std::string digest = sha256(given_key(request));
-  Key* found = nullptr;
-  for (Key& known : keys_)
-    if (CRYPTO_memcmp(digest.data(), known.digest.data(), digest.size()) == 0) found = &known;
-  return found;
+Admission::Key Admission::key_of(const http::Request& request) const {
+  return keys_.find(given_key(request));
 }
 
-void Admission::check_load(const Key* key, int64_t requests, int64_t tokens, int64_t unfinished,
+void Admission::check_load(const Key& key, int64_t requests, int64_t tokens, int64_t unfinished,
                            int64_t own_tokens) {
-  const int64_t of_key = options_.max_queued_requests_per_key;
+  const int64_t own = key ? key->max_requests.load() : 0;
+  const int64_t of_key = own > 0 ? own : options_.max_queued_requests_per_key;
   if (key && of_key > 0 && key->requests + requests > of_key)
     refuse_load(429, fmt::format("{} requests of this API key are in work or waiting",
                                  key->requests.load()));

@@ -5,18 +5,19 @@
 #include <atomic>
 #include <chrono>
 #include <cstdint>
-#include <deque>
 #include <optional>
 #include <string>
 #include <vector>
 
 #include "engine/request.h"
 #include "http/server.h"
+#include "serve/key_ring.h"
 
 namespace quern::serve {
 
 struct AdmissionOptions {
-  std::vector<std::string> api_keys = {};  // none: everybody may ask
+  std::vector<std::string> api_keys = {};  // none, and no file: everybody may ask
+  std::string api_key_file = {};           // more of them; see KeyRing
   // In work and waiting; 0: four times what the engine runs at once.
   int64_t max_queued_requests = 0;
   // Of prompts that wait or are being read; 0: 64 times what a step takes.
@@ -30,25 +31,23 @@ struct AdmissionOptions {
 class Admission {
  public:
   using Clock = std::chrono::steady_clock;
-
-  struct Key {
-    std::string digest;
-    std::atomic<int64_t> requests{0};  // in work and waiting
-  };
+  using Key = std::shared_ptr<ApiKey>;
 
   explicit Admission(const AdmissionOptions& options);
   // Sets what the options leave to the engine.
   void fit(const engine::Limits& limits);
 
   // Throws ApiError 401 for who has none of the keys.
-  void check_key(const http::Request& request);
-  // The key that was given; none where nobody is asked for one.
-  Key* key_of(const http::Request& request);
+  void check_key(const http::Request& request) const;
+  // The key that was given; null where nobody is asked for one.
+  Key key_of(const http::Request& request) const;
+  bool asks_for_keys() const { return keys_.size() > 0; }
   bool tells_keys_apart() const { return keys_.size() > 1; }
+  void reload_keys() { keys_.reload(); }
 
   // Throws ApiError for what would have to wait for too long. `unfinished`: requests in the engine;
   // `own_tokens`: of the queued ones, those that are counted for this request already.
-  void check_load(const Key* key, int64_t requests, int64_t tokens, int64_t unfinished,
+  void check_load(const Key& key, int64_t requests, int64_t tokens, int64_t unfinished,
                   int64_t own_tokens = 0);
   [[noreturn]] void refuse_load(const std::string& why);
   std::atomic<int64_t>& queued_tokens() { return queued_tokens_; }
@@ -77,7 +76,7 @@ class Admission {
   [[noreturn]] void refuse_load(int status, const std::string& why);
 
   AdmissionOptions options_;
-  std::deque<Key> keys_;
+  KeyRing keys_;
   std::atomic<int64_t> queued_tokens_{0};
   std::atomic<uint64_t> refused_{0};
 };

@@ -35,12 +35,13 @@ http::Response stream_head() {
 }  // namespace
 
 Answer::Choice::Choice(const ServedModel& model, const ApiRequest& request,
-                       const engine::Request& asked)
+                       const engine::Request& asked, std::string_view begun)
     : detokenizer(model.tokenizer(),
-                  request.skip_special_tokens ? prompt::Show::text : prompt::Show::all),
+                  request.skip_special_tokens ? prompt::Show::text : prompt::Show::all,
+                  asked.tokens),
       stops(request.stop,
             request.include_stop_text ? StopStrings::Keep::stop : StopStrings::Keep::none),
-      reasoning(request.endpoint == Endpoint::chat ? model.reasoning() : kNoMarks, asked.tokens) {
+      reasoning(request.endpoint == Endpoint::chat ? model.reasoning() : kNoMarks, begun) {
   times.prompt_tokens = static_cast<int64_t>(asked.tokens.size());
   times.max_tokens = asked.max_tokens;
 }
@@ -52,14 +53,14 @@ Answer::Answer(AnswerContext context, std::shared_ptr<http::Exchange> exchange, 
       io_thread_(exchange_->io_thread()),
       request_(std::move(request)),
       unsent_(std::move(prepared.requests)),
-      writer_(std::move(writer), request_, context.model.tokenizer(), unsent_.size()),
+      writer_(std::move(writer), request_, context.model.tokenizer(), unsent_),
       arrived_(exchange_->arrived()),
       ended_(std::move(ended)),
       prompt_tokens_(prepared.prompt_tokens),
       open_(unsent_.size()) {
   choices_.reserve(unsent_.size());
   for (const engine::Request& asked : unsent_)
-    choices_.emplace_back(context.model, request_, asked);
+    choices_.emplace_back(context.model, request_, asked, prepared.begun);
   const bool keep_prompt =
       request_.echo || request_.return_prompt_logprobs || request_.return_token_ids;
   prompts_.resize(unsent_.size() / static_cast<size_t>(request_.n));

@@ -46,7 +46,8 @@ class Answer : public Receiver, public std::enable_shared_from_this<Answer> {
 
  private:
   struct Choice {
-    Choice(const ServedModel& model, const ApiRequest& request, const engine::Request& asked);
+    Choice(const ServedModel& model, const ApiRequest& request, const engine::Request& asked,
+           std::string_view begun);
 
     prompt::Detokenizer detokenizer;
     StopStrings stops;

@@ -208,11 +208,7 @@ void refuse_tools(const Fields& fields) {
   if (choice && !tools && *choice != "none")
     refuse("When using `tool_choice`, `tools` must be set.", "tool_choice");
   if (!tools || (choice && *choice == "none")) return;
-  if (!choice || *choice == "auto")
-    refuse(
-        "\"auto\" tool choice requires --enable-auto-tool-choice and --tool-call-parser to be set",
-        "tool_choice");
-  unsupported("This tool_choice", "tool_choice");
+  unsupported("Calling tools", choice ? "tool_choice" : "tools");
 }
 
 void check_content(const JsonValue& content, const std::string& path) {
@@ -384,7 +380,6 @@ ApiRequest read_api_request(Endpoint endpoint, const JsonValue& body, const Json
   const JsonValue* prompt = fields.find("prompt");
   if (!prompt) refuse("Either prompt or prompt_embeds must be provided and non-empty.", "prompt");
   request.prompts = read_prompts(*prompt, "body.prompt", limits);
-  if (!request.max_tokens) request.max_tokens = 16;
   if (request.echo && request.logprobs()) {
     if (!request.settings.prompt_logprobs)
       request.settings.prompt_logprobs = request.settings.logprobs;

@@ -58,61 +58,70 @@ void Piece::keep(const std::vector<bool>& shown) {
 }
 
 ApiWriter::ApiWriter(WriterOptions options, const ApiRequest& request,
-                     const prompt::Tokenizer& tokenizer, size_t choices)
-    : options_(std::move(options)), request_(request), tokenizer_(tokenizer), offsets_(choices) {
+                     const prompt::Tokenizer& tokenizer, const std::vector<engine::Request>& asked)
+    : options_(std::move(options)),
+      request_(request),
+      tokenizer_(tokenizer),
+      offsets_(asked.size()) {
   std::string head = "data: {\"id\":" + json_text(options_.id) + ",\"object\":\"" +
                      (chat() ? "chat.completion.chunk" : "text_completion") +
                      "\",\"created\":" + std::to_string(options_.created) +
                      ",\"model\":" + json_text(options_.model) + ",\"choices\":[{\"index\":";
-  for (size_t i = 0; i < choices; ++i)
+  for (size_t i = 0; i < asked.size(); ++i) {
     heads_.push_back(head + std::to_string(i) + (chat() ? ",\"delta\":" : ",\"text\":"));
+    // The tokens of an echoed prompt are reported too.
+    const bool echoes = !chat() && request_.echo;
+    tokens_.emplace_back(tokenizer, prompt::Show::all,
+                         echoes ? std::span<const int32_t>() : asked[i].tokens);
+  }
 }
 
-std::string ApiWriter::token_text(int32_t id) const {
-  if (request_.tokens_as_ids) return "token_id:" + std::to_string(id);
-  return tokenizer_.decode({&id, 1});
+std::string ApiWriter::next_text(size_t choice, int32_t id) {
+  std::string text = tokens_[choice].push(id);
+  return request_.tokens_as_ids ? "token_id:" + std::to_string(id) : text;
 }
 
-JsonValue ApiWriter::chat_token(int32_t id, float logprob) const {
-  const std::string text = token_text(id);
-  return {{"token", text}, {"logprob", printed(logprob)}, {"bytes", bytes_of(text)}};
+std::string ApiWriter::other_text(size_t choice, int32_t id) const {
+  return request_.tokens_as_ids ? "token_id:" + std::to_string(id) : tokens_[choice].peek(id);
 }
 
-JsonValue ApiWriter::chat_logprobs(const Piece& piece) const {
+JsonValue ApiWriter::chat_logprobs(size_t choice, const Piece& piece) {
   if (piece.reports.empty()) return nullptr;
+  const auto token = [](const std::string& text, float logprob) -> JsonValue {
+    return {{"token", text}, {"logprob", printed(logprob)}, {"bytes", bytes_of(text)}};
+  };
   JsonValue content = JsonValue::array();
   for (size_t i = 0; i < piece.reports.size(); ++i) {
-    JsonValue token = chat_token(piece.ids[i], piece.reports[i].logprob);
     JsonValue top = JsonValue::array();
     for (const engine::Likely& likely : piece.reports[i].top)
-      top.push_back(chat_token(likely.id, likely.logprob));
-    token["top_logprobs"] = top;
-    content.push_back(token);
+      top.push_back(token(other_text(choice, likely.id), likely.logprob));
+    content.push_back(token(next_text(choice, piece.ids[i]), piece.reports[i].logprob));
+    content.back()["top_logprobs"] = top;
   }
   return {{"content", content}};
 }
 
-JsonValue ApiWriter::text_logprobs(const std::vector<int32_t>& ids,
-                                   const std::vector<const engine::TokenReport*>& reports,
-                                   int64_t& offset) const {
+JsonValue ApiWriter::text_logprobs(size_t choice, const std::vector<int32_t>& ids,
+                                   const std::vector<const engine::TokenReport*>& reports) {
   if (!request_.logprobs()) return nullptr;
   JsonValue offsets = JsonValue::array(), logprobs = JsonValue::array(),
             tokens = JsonValue::array(), tops = JsonValue::array();
   for (size_t i = 0; i < ids.size(); ++i) {
-    const std::string text = token_text(ids[i]);
-    tokens.push_back(text);
-    offsets.push_back(offset);
-    offset += characters(text);
+    JsonValue top = JsonValue::object();
     const engine::TokenReport* report = reports[i];
+    if (report)
+      for (const engine::Likely& likely : report->top)
+        top.emplace(other_text(choice, likely.id), printed(likely.logprob));
+    const std::string text = next_text(choice, ids[i]);
+    tokens.push_back(text);
+    offsets.push_back(offsets_[choice]);
+    offsets_[choice] += characters(text);
     if (!report) {  // nothing stands before the first token of a prompt
       logprobs.push_back(nullptr);
       tops.push_back(nullptr);
       continue;
     }
     logprobs.push_back(printed(report->logprob));
-    JsonValue top = JsonValue::object();
-    for (const engine::Likely& likely : report->top)
-      top.emplace(token_text(likely.id), printed(likely.logprob));
     top.emplace(text, printed(report->logprob));
     tops.push_back(top);
   }
@@ -125,17 +134,20 @@ JsonValue ApiWriter::text_logprobs(const std::vector<int32_t>& ids,
 JsonValue ApiWriter::prompt_logprobs(const EchoedPrompt& prompt) const {
   if (!request_.return_prompt_logprobs) return nullptr;
   JsonValue list = JsonValue::array({nullptr});
+  prompt::Detokenizer texts(tokenizer_, prompt::Show::all);
+  if (!prompt.ids.empty()) texts.push(prompt.ids[0]);
   for (size_t i = 0; i < prompt.reports.size(); ++i) {
     const engine::TokenReport& report = prompt.reports[i];
     JsonValue entry = JsonValue::object();
     auto add = [&](int32_t id, float logprob, int64_t rank) {
       entry.emplace(std::to_string(id), JsonValue{{"logprob", printed(logprob)},
                                                   {"rank", rank},
-                                                  {"decoded_token", tokenizer_.decode({&id, 1})}});
+                                                  {"decoded_token", texts.peek(id)}});
     };
     add(prompt.ids[i + 1], report.logprob, report.rank);
     for (size_t k = 0; k < report.top.size(); ++k)
       add(report.top[k].id, report.top[k].logprob, static_cast<int64_t>(k) + 1);
+    texts.push(prompt.ids[i + 1]);
     list.push_back(entry);
   }
   return list;
@@ -175,7 +187,7 @@ std::string ApiWriter::echo_chunk(size_t choice, const EchoedPrompt& prompt, con
   }
   std::vector<const engine::TokenReport*> reports = {nullptr};
   for (const engine::TokenReport& report : prompt.reports) reports.push_back(&report);
-  const JsonValue logprobs = text_logprobs(prompt.ids, reports, offsets_[choice]);
+  const JsonValue logprobs = text_logprobs(choice, prompt.ids, reports);
   return heads_[choice] + json_text(prompt.text) + ",\"logprobs\":" + dump(logprobs) +
          ",\"finish_reason\":null,\"stop_reason\":null,\"token_ids\":null,\"prompt_logprobs\":null,"
          "\"prompt_token_ids\":null}]" +
@@ -207,11 +219,11 @@ std::string ApiWriter::chunk(size_t choice, const Piece& piece, const Usage& so_
   if (piece.reports.empty()) {
     out += "null";
   } else if (chat()) {
-    out += dump(chat_logprobs(piece));
+    out += dump(chat_logprobs(choice, piece));
   } else {
     std::vector<const engine::TokenReport*> reports;
     for (const engine::TokenReport& report : piece.reports) reports.push_back(&report);
-    out += dump(text_logprobs(piece.ids, reports, offsets_[choice]));
+    out += dump(text_logprobs(choice, piece.ids, reports));
   }
   const bool last = !piece.finish_reason.empty();
   out += ",\"finish_reason\":";
@@ -237,8 +249,7 @@ std::string ApiWriter::usage_chunk(const Usage& usage) const {
 
 // --- Whole answers -------------------------------------------------------------------------------
 
-JsonValue ApiWriter::chat_choice(size_t index, const Piece& piece,
-                                 const EchoedPrompt& prompt) const {
+JsonValue ApiWriter::chat_choice(size_t index, const Piece& piece, const EchoedPrompt& prompt) {
   JsonValue message = {{"role", request_.role}, {"content", prompt.text + piece.said},
                        {"refusal", nullptr},    {"annotations", nullptr},
                        {"audio", nullptr},      {"function_call", nullptr}};
@@ -249,7 +260,7 @@ JsonValue ApiWriter::chat_choice(size_t index, const Piece& piece,
   if (options_.reasoning_content) message["reasoning_content"] = thought;
   JsonValue choice = {{"index", index},
                       {"message", message},
-                      {"logprobs", chat_logprobs(piece)},
+                      {"logprobs", chat_logprobs(index, piece)},
                       {"finish_reason", piece.finish_reason},
                       {"stop_reason", JsonValue::parse(piece.stop_reason)},
                       {"token_ids", nullptr}};
@@ -257,8 +268,7 @@ JsonValue ApiWriter::chat_choice(size_t index, const Piece& piece,
   return choice;
 }
 
-JsonValue ApiWriter::text_choice(size_t index, const Piece& piece,
-                                 const EchoedPrompt& prompt) const {
+JsonValue ApiWriter::text_choice(size_t index, const Piece& piece, const EchoedPrompt& prompt) {
   std::vector<int32_t> ids;
   std::vector<const engine::TokenReport*> reports;
   if (request_.echo) {
@@ -268,10 +278,9 @@ JsonValue ApiWriter::text_choice(size_t index, const Piece& piece,
   }
   ids.insert(ids.end(), piece.ids.begin(), piece.ids.end());
   for (const engine::TokenReport& report : piece.reports) reports.push_back(&report);
-  int64_t offset = 0;
   JsonValue choice = {{"index", index},
                       {"text", prompt.text + piece.said},
-                      {"logprobs", text_logprobs(ids, reports, offset)},
+                      {"logprobs", text_logprobs(index, ids, reports)},
                       {"finish_reason", piece.finish_reason},
                       {"stop_reason", JsonValue::parse(piece.stop_reason)},
                       {"token_ids", nullptr},
@@ -285,7 +294,7 @@ JsonValue ApiWriter::text_choice(size_t index, const Piece& piece,
 }
 
 std::string ApiWriter::whole(const std::vector<Piece>& choices,
-                             const std::vector<EchoedPrompt>& prompts, const Usage& usage) const {
+                             const std::vector<EchoedPrompt>& prompts, const Usage& usage) {
   JsonValue list = JsonValue::array();
   for (size_t i = 0; i < choices.size(); ++i) {
     const EchoedPrompt& prompt = prompts[i / static_cast<size_t>(request_.n)];

@@ -50,9 +50,9 @@ struct WriterOptions {
 // Writes the answers to one request.
 class ApiWriter {
  public:
-  // Both references must outlive it.
+  // Both references must outlive it. asked: one for each choice.
   ApiWriter(WriterOptions options, const ApiRequest& request, const prompt::Tokenizer& tokenizer,
-            size_t choices);
+            const std::vector<engine::Request>& asked);
 
   // Chunks of a stream, with "data: " and the empty line.
   std::string role_chunk(size_t choice, const Usage& so_far) const;
@@ -61,29 +61,30 @@ class ApiWriter {
   std::string usage_chunk(const Usage& usage) const;
 
   std::string whole(const std::vector<Piece>& choices, const std::vector<EchoedPrompt>& prompts,
-                    const Usage& usage) const;
+                    const Usage& usage);
 
  private:
   bool chat() const { return request_.endpoint == Endpoint::chat; }
   void append_chat_delta(std::string& out, const Piece& piece) const;
   JsonValue usage_json(const Usage& usage) const;
   std::string usage_so_far(const Usage& usage) const;
-  std::string token_text(int32_t id) const;
-  JsonValue chat_logprobs(const Piece& piece) const;
-  JsonValue chat_token(int32_t id, float logprob) const;
-  // `offset`: characters before the first token; becomes that behind the last.
-  JsonValue text_logprobs(const std::vector<int32_t>& ids,
-                          const std::vector<const engine::TokenReport*>& reports,
-                          int64_t& offset) const;
+  // The text that the next token of a choice adds, or would add: the texts of all tokens together
+  // are the text. "token_id:5" on request.
+  std::string next_text(size_t choice, int32_t id);
+  std::string other_text(size_t choice, int32_t id) const;
+  JsonValue chat_logprobs(size_t choice, const Piece& piece);
+  JsonValue text_logprobs(size_t choice, const std::vector<int32_t>& ids,
+                          const std::vector<const engine::TokenReport*>& reports);
   JsonValue prompt_logprobs(const EchoedPrompt& prompt) const;
-  JsonValue chat_choice(size_t index, const Piece& piece, const EchoedPrompt& prompt) const;
-  JsonValue text_choice(size_t index, const Piece& piece, const EchoedPrompt& prompt) const;
+  JsonValue chat_choice(size_t index, const Piece& piece, const EchoedPrompt& prompt);
+  JsonValue text_choice(size_t index, const Piece& piece, const EchoedPrompt& prompt);
 
   WriterOptions options_;
   const ApiRequest& request_;
   const prompt::Tokenizer& tokenizer_;
-  std::vector<std::string> heads_;  // of chunks, up to what differs; by choice
-  std::vector<int64_t> offsets_;    // characters of text so far, by choice
+  std::vector<std::string> heads_;           // of chunks, up to what differs; by choice
+  std::vector<int64_t> offsets_;             // characters of text so far, by choice
+  std::vector<prompt::Detokenizer> tokens_;  // texts of reported tokens, by choice
 };
 
 }  // namespace quern::serve

@@ -130,17 +130,21 @@ class Reader {
 
   void read_entry(const std::string& key, const JsonValue& value) {
     const std::string name = dashed(key);
-    const Flag& flag = flag_named(name);
+    const Flag* negated = negated_flag(name);
+    const Flag& flag = negated ? *negated : flag_named(name);
     if (value.is_null()) return;
     if (flag.kind == Kind::flag) {
       const auto truth =
           value.is_boolean()
               ? value.get<bool>()
               : parse_truth(value.is_string() ? value.get<std::string>() : value.dump());
-      if (!truth) refuse(name, "is true or false");
-      return set(flag, *truth);
+      if (!truth) refuse(name, "must be true or false");
+      return set(flag, *truth != (negated != nullptr));
     }
     if (value.is_boolean()) refuse(name, fmt::format("needs a value, not {}", value.dump()));
+    // vLLM's older files have JSON text in quotes.
+    if (flag.kind == Kind::json && value.is_string())
+      return set(flag, convert(flag, value.get<std::string>()));
     if (flag.kind == Kind::json) return set(flag, check_object(flag, value));
     if (value.is_object()) refuse(name, "takes no mapping");
     if (flag.kind == Kind::list) {
@@ -154,15 +158,22 @@ class Reader {
     set(flag, convert(flag, value.is_string() ? value.get<std::string>() : value.dump()));
   }
 
+  // The flag X of the name no-X; null if it is no such name.
+  static const Flag* negated_flag(std::string_view name) {
+    if (!name.starts_with("no-") || find(name)) return nullptr;
+    const Flag* flag = find(name.substr(3));
+    return flag && flag->kind == Kind::flag ? flag : nullptr;
+  }
+
   const Flag& flag_named(const std::string& name) const {
     if (const Flag* flag = find(name)) return *flag;
-    fail(Exit::usage, "{}there is no option --{}; did you mean {}?", place_, name,
-         nearest("--" + name, known_names()));
+    fail(Exit::usage, "{}there is no option --{}{}", place_, name,
+         did_you_mean("--" + name, known_names()));
   }
 
   JsonValue check_object(const Flag& flag, const JsonValue& value) const {
     if (value.is_object() || value.is_array()) return value;
-    refuse(std::string(flag.name), "is a JSON object");
+    refuse(std::string(flag.name), "must be a JSON object");
   }
 
   JsonValue convert(const Flag& flag, const std::string& text) const {
@@ -170,7 +181,7 @@ class Reader {
     switch (flag.kind) {
       case Kind::flag:
         if (const auto truth = parse_truth(text)) return *truth;
-        refuse(name, "is true or false, not \"" + text + "\"");
+        refuse(name, "must be true or false, not \"" + text + "\"");
       case Kind::text:
         check_choice(flag, text);
         return text;
@@ -179,16 +190,16 @@ class Reader {
       case Kind::integer:
         check_choice(flag, text);
         if (const auto value = parse_number<int64_t>(text)) return *value;
-        refuse(name, "is a whole number, not \"" + text + "\"");
+        refuse(name, "must be a whole number, not \"" + text + "\"");
       case Kind::size:
         if (text == "auto") return -1;
         if (const auto value = parse_size(text)) return *value;
         refuse(name,
-               "is a number such as 4096, 25.6k (25600) or 32K (32768), not \"" + text + "\"");
+               "must be a number such as 4096, 25.6k (25600) or 32K (32768), not \"" + text + "\"");
       case Kind::number:
         if (const auto value = parse_number<double>(text); value && std::isfinite(*value))
           return *value;
-        refuse(name, "is a number, not \"" + text + "\"");
+        refuse(name, "must be a number, not \"" + text + "\"");
       case Kind::json:
         return check_object(flag, parse_json(text, place_ + "--" + name, {.bytes = 1 << 20}));
     }
@@ -203,7 +214,7 @@ class Reader {
     }
     if (choices.empty() || std::find(choices.begin(), choices.end(), text) != choices.end()) return;
     refuse(std::string(flag.name),
-           fmt::format("is one of {}, not \"{}\"", fmt::join(choices, ", "), text));
+           fmt::format("must be one of {}, not \"{}\"", fmt::join(choices, ", "), text));
   }
 
   // A list on the command line replaces that of the file; of a repeated option it grows.
@@ -269,10 +280,7 @@ class Reader {
       return;
     }
     if (name.find('.') != std::string::npos) return read_dotted(name, value, words);
-    if (name.starts_with("no-") && !find(name)) {
-      const Flag* flag = find(std::string_view(name).substr(3));
-      if (flag && flag->kind == Kind::flag && !value) return set(*flag, false);
-    }
+    if (const Flag* flag = negated_flag(name); flag && !value) return set(*flag, false);
     const Flag& flag = flag_named(name);
     if (name == "model")
       arguments_.notes.push_back("--model is the older spelling: the model goes without it");

@@ -189,6 +189,8 @@ std::string Metrics::text(const engine::EngineState& state, const engine::Limits
   page.line("vllm:prompt_tokens_by_source_total", count(state.prefix_hits),
             ",source=\"local_cache_hit\"");
   page.counter("vllm:generation_tokens", "Tokens of answers.", static_cast<double>(new_total_));
+  page.counter("vllm:corrupted_requests", "Requests whose logits were not numbers.",
+               count(state.corrupted_requests));
   page.counter("vllm:admission_rejections", "Requests refused because too much was waiting.",
                static_cast<double>(refused));
   page.head("vllm:request_success_total", "counter", "Answers by the reason of their end.");

@@ -22,7 +22,7 @@ constexpr std::array<Marks, 2> kMarks = {
 std::optional<ReasoningMarks> ids_of(const Marks& marks, const prompt::Tokenizer& tokenizer) {
   const auto open = tokenizer.id(marks.open), close = tokenizer.id(marks.close);
   if (!open || !close) return std::nullopt;
-  return ReasoningMarks{*open, *close, marks.title};
+  return ReasoningMarks{*open, *close, marks.open, marks.close, marks.title};
 }
 
 }  // namespace
@@ -47,23 +47,22 @@ std::optional<ReasoningMarks> reasoning_marks(const std::string& parser,
        parser);
 }
 
-ReasoningState::ReasoningState(const std::optional<ReasoningMarks>& marks,
-                               std::span<const int32_t> prompt)
+ReasoningState::ReasoningState(const std::optional<ReasoningMarks>& marks, std::string_view begun)
     : marks_(marks ? &*marks : nullptr) {
   if (!marks_) return;
-  for (size_t i = prompt.size(); i-- > 0;) {
-    if (prompt[i] == marks_->close) return;
-    if (prompt[i] != marks_->open) continue;
-    voice_ = Voice::thought;
-    return;
-  }
+  const size_t open = begun.rfind(marks_->open_text), close = begun.rfind(marks_->close_text);
+  if (open == std::string_view::npos || (close != std::string_view::npos && close > open)) return;
+  voice_ = Voice::thought;
+  begin_ = begun.substr(open + marks_->open_text.size());
+  in_title_ = begin_.size() < marks_->title.size() && marks_->title.starts_with(begin_);
+  if (!in_title_) begin_.clear();
 }
 
 std::optional<Voice> ReasoningState::see(int32_t id) {
   if (!marks_) return voice_;
-  if (id == marks_->open && voice_ == Voice::said) {
+  if (id == marks_->open) {
+    if (voice_ == Voice::said) in_title_ = !marks_->title.empty();
     voice_ = Voice::thought;
-    in_title_ = !marks_->title.empty();
     return std::nullopt;
   }
   if (id == marks_->close && voice_ == Voice::thought) {

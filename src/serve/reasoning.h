@@ -4,7 +4,6 @@
 
 #include <cstdint>
 #include <optional>
-#include <span>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -15,6 +14,7 @@ namespace quern::serve {
 
 struct ReasoningMarks {
   int32_t open = 0, close = 0;  // token ids
+  std::string open_text, close_text;
   std::string title;  // first line of a thought, which is not part of it: "thought\n" of Gemma 4
 };
 
@@ -29,9 +29,10 @@ enum class Voice { thought, said };
 // Of one answer.
 class ReasoningState {
  public:
-  ReasoningState(const std::optional<ReasoningMarks>& marks, std::span<const int32_t> prompt);
+  // begun: what the template wrote of the answer. Marks in earlier messages say nothing about it.
+  ReasoningState(const std::optional<ReasoningMarks>& marks, std::string_view begun);
 
-  // What the token belongs to; nothing for a mark, which is no text of the answer.
+  // What the token belongs to; nothing for a mark, which is not text of the answer.
   std::optional<Voice> see(int32_t id);
   Voice voice() const { return voice_; }
   // Removes the title from the begin of a thought that comes in pieces.

@@ -7,6 +7,7 @@
 
 #include "base/error.h"
 #include "base/file.h"
+#include "base/log.h"
 #include "prompt/generation_config.h"
 #include "prompt/stop_ids.h"
 #include "serve/errors.h"
@@ -22,6 +23,8 @@ constexpr size_t kPieceBytes = 64 << 10;
 constexpr int64_t kCutTokens = 16;
 // Bytes per token of ordinary text, at most.
 constexpr size_t kUsualTokenBytes = 4;
+// Of a completion that states no max_tokens, as in OpenAI's API.
+constexpr int64_t kCompletionTokens = 16;
 
 JsonValue sampling_defaults(const ModelOptions& options) {
   JsonValue defaults = JsonValue::object();
@@ -36,6 +39,16 @@ JsonValue sampling_defaults(const ModelOptions& options) {
     defaults.update(
         prompt::sampling_defaults(options.override_generation_config, prompt::Meant::all));
   return defaults;
+}
+
+// From a folder or the command line max_new_tokens is a limit; from the model's own file it is only
+// a default, as in vLLM.
+std::optional<int64_t> most_new_tokens(const ModelOptions& options, const JsonValue& defaults) {
+  const bool by_operator = options.generation_config != "auto" ||
+                           (options.override_generation_config.is_object() &&
+                            options.override_generation_config.contains("max_new_tokens"));
+  if (!by_operator || !defaults.contains("max_new_tokens")) return std::nullopt;
+  return defaults["max_new_tokens"].get<int64_t>();
 }
 
 // The same rules as for a request, but the file or the command line is at fault.
@@ -102,6 +115,10 @@ size_t longest_token(const prompt::Tokenizer& tokenizer) {
   for (int64_t id = 0; id < tokenizer.ids(); ++id)
     longest = std::max(longest, tokenizer.token(static_cast<int32_t>(id)).value_or("").size());
   return longest;
+}
+
+size_t common_prefix(std::string_view a, std::string_view b) {
+  return static_cast<size_t>(std::ranges::mismatch(a, b).in1 - a.begin());
 }
 
 // The text up to the end of the last message's content, which the model is to continue.
@@ -176,13 +193,17 @@ std::string echoed_text(const ApiRequest& request, const Prompt& prompt,
   return text ? *text : model.tokenizer().decode(made.tokens);
 }
 
+// As vLLM: more than there is room for is shortened, unless no context of this length has room.
 int64_t max_tokens(const ApiRequest& request, int64_t prompt, const ServedModel& model,
                    const engine::Limits& limits) {
   const int64_t room = limits.max_model_len - prompt;
-  const int64_t wanted = request.max_tokens.value_or(1);
-  if (room < std::max<int64_t>(wanted, 1)) too_long(prompt, wanted, limits.max_model_len);
-  if (request.max_tokens) return std::max<int64_t>(*request.max_tokens, 1);
-  return std::min(room, model.sampling_defaults().value("max_new_tokens", room));
+  const int64_t wanted = request.max_tokens.value_or(
+      request.endpoint == Endpoint::completions
+          ? kCompletionTokens
+          : model.sampling_defaults().value("max_new_tokens", limits.max_model_len));
+  if (room < 1 || (request.max_tokens && wanted > limits.max_model_len))
+    too_long(prompt, wanted, limits.max_model_len);
+  return std::clamp<int64_t>(wanted, 1, std::min(room, model.most_new_tokens().value_or(room)));
 }
 
 }  // namespace
@@ -193,8 +214,13 @@ ServedModel::ServedModel(const ModelOptions& options)
       tokenizer_(options.tokenizer.empty() ? options.folder : options.tokenizer),
       eos_ids_(prompt::stop_ids(options.folder, tokenizer_)),
       defaults_(serve::sampling_defaults(options)),
+      most_new_tokens_(serve::most_new_tokens(options, defaults_)),
       longest_token_(longest_token(tokenizer_)) {
   check_defaults(defaults_);
+  for (const int32_t id : eos_ids_)
+    if (id >= tokenizer_.ids())
+      log_warning("{}: the stop token {} is not in the vocabulary; it never ends an answer",
+                  options.folder.string(), id);
   const std::string text = template_text(options);
   template_ = chat_template(options, text);
   tokenizer_config_ = serve::tokenizer_config(options, template_ ? text : "");
@@ -229,7 +255,17 @@ JsonValue ServedModel::prepared(const JsonValue& messages) const {
   return result;
 }
 
-std::string ServedModel::render(const ChatInput& chat) const {
+std::string ServedModel::apply_template(const JsonValue& messages,
+                                        const prompt::ChatOptions& options) const {
+  try {
+    return template_->render(messages, options);
+  } catch (const Error& error) {
+    if (error.code() == Exit::internal) throw;
+    refuse(error.what(), "messages");
+  }
+}
+
+ServedModel::Rendered ServedModel::render(const ChatInput& chat) const {
   if (!template_)
     refuse(
         "As of transformers v4.44, default chat template is no longer allowed, so you must "
@@ -239,15 +275,20 @@ std::string ServedModel::render(const ChatInput& chat) const {
   if (options_.template_variables.is_object()) options.variables = options_.template_variables;
   for (const auto& [key, value] : chat.variables.items()) options.variables[key] = value;
   if (!chat.documents.is_null()) options.variables["documents"] = chat.documents;
-  const JsonValue messages = prepared(chat.messages);
+  JsonValue messages = prepared(chat.messages);
+  Rendered rendered{apply_template(messages, options)};
+  if (chat.continue_final_message)
+    rendered.text = cut_after(std::move(rendered.text), messages.back());
+  if (!reasoning_) return rendered;
+  // What the template writes without the answer ends where the answer begins.
+  options.add_generation_prompt = false;
+  if (chat.continue_final_message) messages.erase(messages.size() - 1);
   try {
-    std::string text = template_->render(messages, options);
-    if (!chat.continue_final_message) return text;
-    return cut_after(std::move(text), messages.back());
-  } catch (const Error& error) {
-    if (error.code() == Exit::internal) throw;
-    refuse(error.what(), "messages");
+    rendered.begun = common_prefix(template_->render(messages, options), rendered.text);
+  } catch (const Error&) {
+    rendered.begun = rendered.text.size();  // such as a template that asks for a message
   }
+  return rendered;
 }
 
 void ServedModel::count_tokens(std::string_view text, const TextBudget& budget) const {
@@ -288,15 +329,19 @@ Prepared prepare(const ApiRequest& request, const ServedModel& model, const engi
     refuse("Got priority " + std::to_string(request.settings.priority) +
                " but priority scheduling is not enabled.",
            "priority");
+  Prepared prepared;
   std::vector<Prompt> prompts = request.prompts;
-  if (request.endpoint == Endpoint::chat) prompts = {model.render(request.chat)};
+  if (request.endpoint == Endpoint::chat) {
+    ServedModel::Rendered rendered = model.render(request.chat);
+    prepared.begun = rendered.text.substr(rendered.begun);
+    prompts = {std::move(rendered.text)};
+  }
   engine::Request settings = request.settings;
   settings.sampling.bad_words = bad_word_ids(request.bad_words, model);
   settings.stop_ids = request.stop_token_ids;
   if (!request.ignore_eos)
-    settings.stop_ids.insert(settings.stop_ids.end(), model.eos_ids().begin(),
-                             model.eos_ids().end());
-  Prepared prepared;
+    std::ranges::copy_if(model.eos_ids(), std::back_inserter(settings.stop_ids),
+                         [&](int32_t id) { return id < limits.vocabulary; });
   for (const Prompt& prompt : prompts) {
     engine::Request made = settings;
     made.tokens = prompt_ids(request, prompt, model, limits, budget);

@@ -55,12 +55,18 @@ class ServedModel {
   const std::vector<int32_t>& eos_ids() const { return eos_ids_; }
   // Sampling settings for fields that a request lacks, and max_new_tokens.
   const JsonValue& sampling_defaults() const { return defaults_; }
+  // The limit that the operator sets with max_new_tokens; none: the room of the context.
+  const std::optional<int64_t>& most_new_tokens() const { return most_new_tokens_; }
 
   // tokenizer_config.json with special tokens as plain texts, and the template.
   const JsonValue& tokenizer_config() const { return tokenizer_config_; }
 
   // Throw ApiError for what the template or the tokenizer refuses.
-  std::string render(const ChatInput& chat) const;
+  struct Rendered {
+    std::string text;
+    size_t begun = 0;  // bytes before what the template wrote of the answer
+  };
+  Rendered render(const ChatInput& chat) const;
   std::vector<int32_t> encode(std::string_view text, bool special,
                               const TextBudget& budget = {}) const;
   // Any text of so many bytes has at least as many tokens.
@@ -70,6 +76,7 @@ class ServedModel {
   // Refuses a text that has more tokens than it may have, without making all of them.
   void count_tokens(std::string_view text, const TextBudget& budget) const;
   JsonValue prepared(const JsonValue& messages) const;
+  std::string apply_template(const JsonValue& messages, const prompt::ChatOptions& options) const;
 
   ModelOptions options_;
   std::string root_;
@@ -78,6 +85,7 @@ class ServedModel {
   std::optional<ReasoningMarks> reasoning_;
   std::vector<int32_t> eos_ids_;
   JsonValue defaults_, tokenizer_config_;
+  std::optional<int64_t> most_new_tokens_;
   size_t longest_token_ = 1;  // bytes
   bool joins_parts_ = false;  // lists of text parts become one text before the template sees them
 };
@@ -86,6 +94,7 @@ class ServedModel {
 struct Prepared {
   std::vector<engine::Request> requests;
   std::vector<std::string> prompt_texts;  // by prompt, if they are echoed
+  std::string begun;                      // what the template wrote of the answer to a conversation
   int64_t prompt_tokens = 0;              // each prompt counted once
 };
 Prepared prepare(const ApiRequest& request, const ServedModel& model, const engine::Limits& limits,

@@ -22,6 +22,10 @@ namespace {
 
 constexpr std::string_view kModelPath = "/v1/models/";
 constexpr size_t kPoolQueue = 4096;
+constexpr auto kWatchEvery = std::chrono::seconds(1);
+// So many requests with logits that are not numbers, without one between them that went well, are the
+// fault of the model or the machine.
+constexpr int64_t kCorruptedInARow = 8;
 constexpr size_t kUnreadBody = 64 << 10;  // of a request to a route that reads none
 constexpr size_t kLongBody = 64 << 10;    // prepared on a thread for such
 // JSON, text and tokens of a body take some of its bytes more, while it is prepared.
@@ -85,11 +89,11 @@ const std::vector<Server::Route>& Server::routes() {
   using enum Route::Body;
   static const std::vector<Route> kRoutes = {
       {"GET", "/health", all, always, none, &Server::health},
-      {"GET", "/ping", key_holders, always, none, &Server::health},
-      {"POST", "/ping", key_holders, always, none, &Server::health},
-      {"GET", "/version", key_holders, always, none, &Server::version},
+      {"GET", "/ping", all, always, none, &Server::health},
+      {"POST", "/ping", all, always, none, &Server::health},
+      {"GET", "/version", all, always, none, &Server::version},
       {"GET", "/load", key_holders, loaded, none, &Server::load},
-      {"GET", "/metrics", key_holders, loaded, none, &Server::metrics},
+      {"GET", "/metrics", metrics_readers, loaded, none, &Server::metrics},
       {"GET", "/v1/models", key_holders, loaded, none, &Server::models},
       {"GET", kModelPath.data(), key_holders, loaded, none, &Server::one_model},
       {"POST", "/v1/chat/completions", key_holders, loaded, prompt, &Server::chat_completions},
@@ -143,11 +147,16 @@ void Server::stop() {
 }
 
 void Server::wait() {
-  const auto log_every =
-      std::chrono::duration<double>(options_.log_seconds > 0 ? options_.log_seconds : 3600);
+  auto logged = std::chrono::steady_clock::now();
   std::unique_lock lock(mutex_);
-  while (!changed_.wait_for(lock, log_every, [&] { return stopping_.load(); }))
-    if (options_.log_seconds > 0 && loaded_) log_throughput(log_every.count());
+  while (!changed_.wait_for(lock, kWatchEvery, [&] { return stopping_.load(); })) {
+    if (!loaded_) continue;
+    end_if_stuck();
+    const double since = seconds_since(logged);
+    if (options_.log_seconds <= 0 || since < options_.log_seconds) continue;
+    log_throughput(since);
+    logged = std::chrono::steady_clock::now();
+  }
   http_->drain();
   const bool dead = engine_ && engine_->dead();
   const auto patience = std::chrono::duration<double>(dead ? 1 : options_.shutdown_seconds);
@@ -160,6 +169,27 @@ void Server::wait() {
     std::this_thread::sleep_for(std::chrono::milliseconds(10));
   http_->stop();
   if (dead) fail(Exit::internal, "the engine died; the message above says why");
+}
+
+void Server::reload() {
+  const auto attempt = [](const char* what, const std::function<void()>& read) {
+    try {
+      read();
+      log_info("read the {} again", what);
+    } catch (const Error& error) {
+      log_warning("the {} stay as they were: {}", what, error.what());
+    }
+  };
+  attempt("API keys", [&] { admission_.reload_keys(); });
+  attempt("certificates", [&] { http_->reload_certificates(); });
+}
+
+// A step that never ends cannot be interrupted, and its thread cannot be joined; whoever watches
+// the process starts another one.
+void Server::end_if_stuck() const {
+  if (options_.abort_seconds <= 0 || engine_->step_seconds() < options_.abort_seconds) return;
+  log_warning("a step has run for {:.0f} seconds; the process ends", engine_->step_seconds());
+  std::_Exit(static_cast<int>(Exit::internal));
 }
 
 // --- Every request -------------------------------------------------------------------------------
@@ -175,13 +205,19 @@ const Server::Route* Server::route_of(const http::Request& head, std::string& me
   return nullptr;
 }
 
+bool Server::needs_key(const Route& route) const {
+  return route.whom == Route::For::key_holders ||
+         (route.whom == Route::For::metrics_readers && !options_.metrics_without_key);
+}
+
 std::optional<http::Response> Server::admit(const http::Request& head) {
+  if (auto response = preflight(options_.cors, head)) return response;
   std::string methods;  // of this path
   const Route* route = route_of(head, methods);
   http::Response refused;
   try {
     // A client without a key does not learn which routes there are.
-    if (!route || route->whom == Route::For::key_holders) admission_.check_key(head);
+    if (!route || needs_key(*route)) admission_.check_key(head);
     if (route) {
       check(*route, head);
       return std::nullopt;
@@ -193,6 +229,8 @@ std::optional<http::Response> Server::admit(const http::Request& head) {
     refused = error_response(error);
   }
   finish(head, 0, refused);
+  for (http::Header& header : cors_headers(options_.cors, head))
+    refused.headers.push_back(std::move(header));
   if (options_.request_id_headers) refused.headers.emplace_back("X-Request-Id", shown_id(head));
   return refused;
 }
@@ -217,6 +255,8 @@ void Server::check(const Route& route, const http::Request& head) {
 
 void Server::handle(std::shared_ptr<http::Exchange> call) {
   if (options_.request_id_headers) call->add_header({"X-Request-Id", shown_id(call->request())});
+  for (http::Header& header : cors_headers(options_.cors, call->request()))
+    call->add_header(std::move(header));
   std::string methods;
   const Route* route = route_of(call->request(), methods);
   QUERN_CHECK(route);  // it was admitted
@@ -289,7 +329,8 @@ void Server::on_pool(const Call& call, std::function<void()> work) {
 
 void Server::health(const Call& call) {
   const bool healthy = loaded_ && !stopping_ && !engine_->dead() &&
-                       engine_->step_seconds() < options_.watchdog_seconds;
+                       engine_->step_seconds() < options_.watchdog_seconds &&
+                       engine_->state().corrupted_in_a_row < kCorruptedInARow;
   respond(call, {.status = healthy ? 200 : 503, .content_type = "", .headers = {}, .body = {}});
 }
 
@@ -367,7 +408,7 @@ void Server::tokenize(const Call& call) {
     check_model(fields.text("model"));
     const bool chat = fields.has("messages");
     const bool special = fields.boolean("add_special_tokens").value_or(!chat);
-    const auto text = chat ? model_->render(read_chat_input(body)) : fields.text("prompt");
+    const auto text = chat ? model_->render(read_chat_input(body)).text : fields.text("prompt");
     if (!text) refuse_field("body.prompt", "Field required");
     const std::vector<int32_t> ids = model_->encode(*text, special, text_budget(call));
     JsonValue strings = nullptr;
@@ -434,7 +475,8 @@ std::shared_ptr<Answer> Server::prepare_answer(const Call& call, Endpoint endpoi
   http.body = {};
   check_model(request.model);
   request.include_usage |= options_.usage_always;
-  Admission::Key* key = admission_.key_of(http);
+  request.role = options_.response_role;
+  const Admission::Key key = admission_.key_of(http);
   if (key) request.settings.fairness_key = key->digest;
   // Keys must not learn from the time that an answer takes what others have asked.
   if (key && admission_.tells_keys_apart()) request.settings.cache_salt += "@" + key->digest;
@@ -450,14 +492,22 @@ std::shared_ptr<Answer> Server::prepare_answer(const Call& call, Endpoint endpoi
                        .thinks = model_->reasoning().has_value(),
                        .reasoning = options_.reasoning,
                        .reasoning_content = options_.reasoning_content};
+  if (options_.log_requests)
+    log_info("Received request {}: {} prompt tokens, {} answers, at most {} tokens each{}{}",
+             writer.id, prepared.prompt_tokens, requests, prepared.requests[0].max_tokens,
+             request.stream ? ", stream" : "",
+             key && !key->name.empty() ? ", key " + key->name : "");
   ++answers_;
   if (key) key->requests += requests;
   return std::make_shared<Answer>(
       AnswerContext{*model_, *engine_, *metrics_, admission_.queued_tokens()}, call,
       std::move(request), std::move(prepared), std::move(writer),
-      [this, key, requests, path = http.path, method = http.method,
-       arrived = call->arrived()](int status) {
+      [this, key, requests, path = http.path, method = http.method, arrived = call->arrived(),
+       id = options_.log_requests ? writer.id : std::string()](int status) {
         metrics_->http_request(path, method, status, seconds_since(arrived));
+        if (!id.empty())
+          log_info("Finished request {}: status {} after {:.3f} s", id, status,
+                   seconds_since(arrived));
         if (key) key->requests -= requests;
         if (--answers_ == 0 && stopping_) stop();
       });

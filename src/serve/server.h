@@ -14,6 +14,7 @@
 #include "http/server.h"
 #include "serve/admission.h"
 #include "serve/answer.h"
+#include "serve/cors.h"
 #include "serve/engine_loop.h"
 #include "serve/errors.h"
 #include "serve/metrics.h"
@@ -25,6 +26,7 @@ namespace quern::serve {
 struct ServerOptions {
   http::Options http;
   AdmissionOptions admission;
+  CorsOptions cors;
   ApiLimits limits;
   int pool_threads = 2;
   size_t text_bytes = 0;  // of one prompt; 0: 16 for each token that it may have
@@ -32,9 +34,13 @@ struct ServerOptions {
   bool usage_details = true;
   bool usage_always = false;  // at the end of every stream
   bool tokenizer_info = false;
+  bool metrics_without_key = false;
+  bool log_requests = false;  // a line for each request, without its texts
+  std::string response_role = "assistant";
   bool request_id_headers = false;
   double shutdown_seconds = 25;
   double watchdog_seconds = 120;  // a longer step makes /health fail
+  double abort_seconds = 0;       // a longer step ends the process; 0: none does
   double log_seconds = 10;        // between two lines about the throughput; 0: none
   std::string cache_dtype = "auto";
 };
@@ -51,6 +57,9 @@ class Server : private http::Handler {
   // Fails with Exit::internal when the engine died.
   void wait();
   void stop();  // from any thread
+  // Reads the files of keys and certificates again, from any thread. What cannot be read is logged,
+  // and then the old ones stay.
+  void reload();
 
   std::string url() const { return http_->url(); }
   uint16_t port() const { return http_->port(); }
@@ -63,7 +72,7 @@ class Server : private http::Handler {
   struct Route {
     const char* method;
     const char* path;
-    enum class For { all, key_holders } whom;
+    enum class For { all, key_holders, metrics_readers } whom;
     enum class When { always, loaded } when;
     enum class Body { none, json, prompt } body;
     void (Server::*handle)(const Call& call);
@@ -74,6 +83,7 @@ class Server : private http::Handler {
   void handle(std::shared_ptr<http::Exchange> call) override;
   http::Response fault(int status, const std::string& message) override;
   const Route* route_of(const http::Request& head, std::string& methods) const;
+  bool needs_key(const Route& route) const;
   void check(const Route& route, const http::Request& head);
   void respond(const Call& call, http::Response response);
   // Counts the response and adds the headers that go with its status.
@@ -102,6 +112,7 @@ class Server : private http::Handler {
   void check_model(const std::optional<std::string>& name) const;
   JsonValue model_json(const std::string& name) const;
   void log_throughput(double seconds);
+  void end_if_stuck() const;
 
   ServerOptions options_;
   Admission admission_;

@@ -8,7 +8,15 @@ namespace {
 TEST(Nearest, CountsEdits) {
   EXPECT_EQ(edit_distance("kitten", "sitting"), 3);
   EXPECT_EQ(edit_distance("", "abc"), 3);
-  EXPECT_EQ(nearest("itres", {"lr", "iters", "batch_size"}), "iters");
+}
+
+TEST(Nearest, SuggestsOnlyWhatIsNear) {
+  const std::vector<std::string> known = {"lr", "iters", "batch_size"};
+  EXPECT_EQ(did_you_mean("itres", known), "; did you mean iters?");
+  EXPECT_EQ(did_you_mean("batch-sise", known), "; did you mean batch_size?");
+  EXPECT_EQ(did_you_mean("attention", known), "");
+  EXPECT_EQ(did_you_mean("xy", known), "");
+  EXPECT_EQ(did_you_mean("iters", {}), "");
 }
 
 // Names that differ only in the layer count as one.

@@ -60,6 +60,34 @@ class CompressTest : public testing::Test {
   std::string rows_, out_;
 };
 
+// Norms and routers that AWQ changes are not damage to verify, but what happens to them later is.
+TEST_F(CompressTest, AwqIsVerified) {
+  const std::string recipe =
+      scratch_.write("awq.yaml",
+                     "s_stage:\n  m_modifiers:\n    AWQModifier: {n_grid: 4}\n"
+                     "    QuantizationModifier: {scheme: W4A16, ignore: [lm_head]}\n");
+  const Ran ran = compress({"--recipe", recipe, "--data", rows_, "--seqlen", "32", "--nsamples",
+                            "8", "--no-quality-gate"});
+  ASSERT_EQ(ran.code, 0) << ran.err;
+  EXPECT_NE(ran.out.find("changed by the method"), std::string::npos) << ran.out;
+  EXPECT_NE(ran.out.find("of them rescaled"), std::string::npos) << ran.out;
+  std::string shard;
+  for (const auto& entry : fs::directory_iterator(out_))
+    if (entry.path().extension() == ".safetensors") shard = entry.path();
+  std::string bytes = read_file(shard);
+  const JsonValue header =
+      JsonValue::parse(bytes.substr(8, *reinterpret_cast<const uint64_t*>(bytes.data())));
+  const char* norm = "model.language_model.layers.0.input_layernorm.weight";
+  const size_t data = 8 + *reinterpret_cast<const uint64_t*>(bytes.data());
+  bytes[data + header[norm]["data_offsets"][0].get<size_t>()] ^= 1;
+  write_file(shard, bytes);
+  const Ran again = quern({"verify", out_, "--source", model(), "--no-quality-gate"});
+  EXPECT_EQ(again.code, 5);
+  EXPECT_NE((again.out + again.err).find(std::string(norm) + ": is not what compress wrote"),
+            std::string::npos)
+      << again.out << again.err;
+}
+
 TEST_F(CompressTest, RoundToNearest) {
   const auto before = hashes(model());
   const Ran ran = compress({"--method", "rtn", "--json"});

@@ -3,6 +3,7 @@
 #include <gtest/gtest.h>
 #include <netinet/in.h>
 #include <sys/socket.h>
+#include <sys/un.h>
 
 #include "tests/cli/run.h"
 
@@ -34,7 +35,7 @@ std::string ask(const std::string& said, const std::string& bytes) {
 }
 
 TEST(ServeTest, AnswersFromTheModelAndEndsInOrder) {
-  Running server(serve({}), "", {});
+  Running server(serve({"--enable-log-requests"}), "", {});
   ASSERT_TRUE(server.says("READY url="));
   const std::string body =
       R"({"messages": [{"role": "user", "content": "What is 17 + 25?"}], "temperature": 0,)"
@@ -45,8 +46,73 @@ TEST(ServeTest, AnswersFromTheModelAndEndsInOrder) {
           "application/json\r\nContent-Length: " +
               std::to_string(body.size()) + "\r\n\r\n" + body);
   EXPECT_NE(answer.find("17 + 25 = 42"), std::string::npos) << answer;
+  // Lines that scripts look for.
+  for (const char* line : {"GPU KV cache size: ", "Maximum concurrency for ",
+                           " load_s=", " max_concurrency=", "Received request chatcmpl-",
+                           "Finished request chatcmpl-"})
+    EXPECT_NE(server.err_so_far().find(line), std::string::npos) << line;
   server.send(SIGTERM);
   EXPECT_EQ(server.wait().code, 0);
+}
+
+// systemd is told when requests are answered and when they are not any more.
+TEST(ServeTest, TellsTheServiceManager) {
+  const Scratch folder;
+  const std::string path = (folder.path() / "notify").string();
+  const int socket = ::socket(AF_UNIX, SOCK_DGRAM, 0);
+  sockaddr_un address{};
+  address.sun_family = AF_UNIX;
+  path.copy(address.sun_path, sizeof address.sun_path - 1);
+  ASSERT_EQ(::bind(socket, reinterpret_cast<sockaddr*>(&address), sizeof address), 0);
+  const timeval patience{.tv_sec = 60, .tv_usec = 0};
+  ::setsockopt(socket, SOL_SOCKET, SO_RCVTIMEO, &patience, sizeof patience);
+  const auto told = [&] {
+    char text[64];
+    const ssize_t size = ::recv(socket, text, sizeof text, 0);
+    return std::string(text, static_cast<size_t>(std::max<ssize_t>(size, 0)));
+  };
+  Running server(serve({"--mock-engine", "tokens_per_s=200"}), "", {"NOTIFY_SOCKET=" + path});
+  EXPECT_EQ(told(), "READY=1");
+  server.send(SIGTERM);
+  EXPECT_EQ(told(), "STOPPING=1");
+  EXPECT_EQ(server.wait().code, 0);
+  ::close(socket);
+}
+
+TEST(ServeTest, HangupReadsTheKeysAgainAndStopsNothing) {
+  const Scratch folder;
+  const std::string keys = folder.write("keys.yaml", "[{key: old}]");
+  Running server(serve({"--mock-engine", "tokens_per_s=200", "--api-key-file", keys}), "", {});
+  ASSERT_TRUE(server.says("READY url="));
+  const auto models = [&](const std::string& key) {
+    return ask(server.err_so_far(),
+               "GET /v1/models HTTP/1.1\r\nHost: x\r\nConnection: close\r\nx-api-key: " + key +
+                   "\r\n\r\n");
+  };
+  EXPECT_TRUE(models("old").starts_with("HTTP/1.1 200"));
+  folder.write("keys.yaml", "[{key: new}]");
+  server.send(SIGHUP);
+  ASSERT_TRUE(server.says("read the API keys again"));
+  EXPECT_TRUE(models("old").starts_with("HTTP/1.1 401"));
+  EXPECT_TRUE(models("new").starts_with("HTTP/1.1 200"));
+  server.send(SIGTERM);
+  EXPECT_EQ(server.wait().code, 0);
+}
+
+// A step that hangs cannot be ended; the process is, so that somebody starts another one.
+TEST(ServeTest, AStepThatHangsEndsTheProcess) {
+  Running server(serve({"--mock-engine", "prefill_us=60000000", "--watchdog-s", "1",
+                        "--watchdog-abort-s", "2"}),
+                 "", {});
+  ASSERT_TRUE(server.says("READY url="));
+  const std::string body = R"({"prompt": "x", "max_tokens": 1})";
+  ask(server.err_so_far(),
+      "POST /v1/completions HTTP/1.1\r\nHost: x\r\nConnection: close\r\nContent-Type: "
+      "application/json\r\nContent-Length: " +
+          std::to_string(body.size()) + "\r\n\r\n" + body);
+  const Ran ran = server.wait();
+  EXPECT_EQ(ran.code, 1);
+  EXPECT_NE(ran.err.find("a step has run for"), std::string::npos) << ran.err;
 }
 
 TEST(ServeTest, RefusesWithTheCodeOfTheCause) {

@@ -94,6 +94,23 @@ TEST(ServerTest, AllBodiesShareOneBudget) {
       [&] { return Wire(server.port()).ask(head + std::string(90'000, 'x')).body == "90000"; }));
 }
 
+TEST(ServerTest, AnAddressHasSoManyConnections) {
+  Counter counter;
+  Options options = any_port();
+  options.connections_per_address = 2;
+  const Server server(options, counter);
+  const std::string request = "GET / HTTP/1.1\r\nHost: x\r\n" + kKey + "\r\n";
+  Wire first(server.port());
+  EXPECT_EQ(first.ask(request).status, 200);
+  {
+    Wire second(server.port());
+    EXPECT_EQ(second.ask(request).status, 200);
+    EXPECT_EQ(Wire(server.port()).ask(request).status, 503);
+    EXPECT_EQ(first.ask(request).status, 200);
+  }
+  EXPECT_TRUE(soon([&] { return Wire(server.port()).ask(request).status == 200; }));
+}
+
 TEST(ServerTest, Http10GetsNoChunks) {
   Counter counter;
   const Server server(any_port(), counter);

@@ -8,6 +8,7 @@
 #include <filesystem>
 #include <fstream>
 #include <nlohmann/json.hpp>
+#include <set>
 
 #include "base/error.h"
 #include "base/file.h"
@@ -228,9 +229,10 @@ TEST(ArgumentsTest, RefusalsNameWhatIsMeant) {
   EXPECT_NE(refusal({"M", "--max-modle-len", "5"}).find("did you mean --max-model-len?"),
             std::string::npos);
   EXPECT_NE(refusal({"M", "--port"}).find("needs a value"), std::string::npos);
-  EXPECT_NE(refusal({"M", "--port", "x"}).find("--port: is a whole number"), std::string::npos);
+  EXPECT_NE(refusal({"M", "--port", "x"}).find("--port: must be a whole number"),
+            std::string::npos);
   EXPECT_NE(refusal({"M", "--max-model-len", "1.5K"}).find("--max-model-len"), std::string::npos);
-  EXPECT_NE(refusal({"M", "--kv-cache-dtype", "int3"}).find("is one of auto, bfloat16"),
+  EXPECT_NE(refusal({"M", "--kv-cache-dtype", "int3"}).find("must be one of auto, bfloat16"),
             std::string::npos);
   EXPECT_NE(refusal({"M", "--middleware", "a.b"}).find("put a proxy in front"), std::string::npos);
   EXPECT_NE(refusal({"M", "N"}).find("there is a model already"), std::string::npos);
@@ -276,7 +278,7 @@ TEST(ArgumentsTest, LimitsOfRequests) {
   EXPECT_EQ(options.admission.request_seconds, 2.5);
   EXPECT_EQ(options.admission.max_queued_requests_per_key, 3);
   EXPECT_TRUE(options.request_id_headers);
-  EXPECT_NE(refusal({"M", "--overload-status", "500"}).find("is one of 503, 429, 529"),
+  EXPECT_NE(refusal({"M", "--overload-status", "500"}).find("must be one of 503, 429, 529"),
             std::string::npos);
   const ServerOptions usual = server_options(read_arguments({"M"}, nothing), nothing);
   EXPECT_EQ(usual.admission.overload_status, 503);
@@ -309,6 +311,39 @@ TEST(ArgumentsTest, EveryFlagHasAValidDefault) {
     }
   EXPECT_NE(help_text("cache").find("--kv-cache-dtype"), std::string::npos);
   EXPECT_EQ(help_text("cache").find("--host"), std::string::npos);
+}
+
+// All options of vLLM 0.32: used, accepted with a reason, or refused with one.
+TEST(ArgumentsTest, EveryOptionOfVllmIsKnown) {
+  std::ifstream list(QUERN_SOURCE_DIR "/tests/data/serve/vllm_options.txt");
+  std::set<std::string_view> known;
+  for (const auto flags : {used_flags(), ignored_flags(), refused_flags()})
+    for (const Flag& flag : flags) EXPECT_TRUE(known.insert(flag.name).second) << flag.name;
+  int options = 0;
+  for (std::string name; std::getline(list, name); ++options)
+    EXPECT_TRUE(known.contains(name)) << name;
+  EXPECT_GT(options, 150);
+  EXPECT_EQ(given({"M", "--language-model-only", "--attention-backend", "FLASH_ATTN"}).size(), 3u);
+  EXPECT_NE(refusal({"M", "--hf-overrides", "{}"}).find("config.json"), std::string::npos);
+  EXPECT_EQ(refusal({"M", "--quantum-entanglement"}).find("did you mean"), std::string::npos);
+}
+
+// The forms that files for vLLM had before 2026.
+TEST(ArgumentsTest, FilesMayQuoteJsonAndNegateFlags) {
+  const YamlFile file(
+      "override-generation-config: '{\"temperature\": 0.6}'\n"
+      "limit-mm-per-prompt: >-\n  {\"image\":\n  3}\n"
+      "no-enable-prefix-caching: true\nno-enable-chunked-prefill: false\n");
+  const JsonValue read = given({"M", "--config", file.path()});
+  EXPECT_EQ(read["override-generation-config"], (JsonValue{{"temperature", 0.6}}));
+  EXPECT_EQ(read["limit-mm-per-prompt"], (JsonValue{{"image", 3}}));
+  EXPECT_EQ(read["enable-prefix-caching"], false);
+  EXPECT_EQ(read["enable-chunked-prefill"], true);
+  const YamlFile broken("override-generation-config: '{\"temperature\"'\n");
+  EXPECT_NE(refusal({"--config", broken.path()}).find("override-generation-config"),
+            std::string::npos);
+  const YamlFile two("port: 1\n---\nport: 2\n");
+  EXPECT_NE(refusal({"--config", two.path()}).find("more than one document"), std::string::npos);
 }
 
 TEST(ArgumentsTest, TheServerListensForThisMachineOnly) {

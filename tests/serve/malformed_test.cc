@@ -166,7 +166,7 @@ std::vector<Case> cases() {
       {kText, "{\"prompt\": [" + repeated("\"a\",", 1024) + "\"a\"]}", 400, "at most 1024 entries"},
       {kText, R"({"prompt": "x", "max_tokens": 0})", 400, "max_tokens must be at least 1, got 0."},
       {kText, R"({"prompt": "x", "max_tokens": -5})", 400, "max_tokens must be at least 1"},
-      {kText, R"({"prompt": "x", "max_tokens": 4096})", 400,
+      {kText, R"({"prompt": "x", "max_tokens": 4097})", 400,
        "maximum context length is 4096 tokens"},
       {kText, "{\"prompt\": \"" + repeated("a b ", 4096) + "\"}", 400,
        "maximum context length is 4096 tokens. However, you requested 16 output tokens"},

@@ -3,10 +3,13 @@
 
 #include <gtest/gtest.h>
 
+#include "base/file.h"
 #include "tests/serve/running.h"
 
 namespace quern::serve {
 namespace {
+
+namespace fs = std::filesystem;
 
 std::vector<std::string> keys(const JsonValue& object) {
   std::vector<std::string> names;
@@ -113,17 +116,20 @@ TEST(ServerTest, SplitsThoughtFromSpeech) {
   model.folder = tiny_model();
   model.names = {"tiny"};
   const ServedModel served(model);
-  const int32_t close = served.reasoning()->close;
-  ReasoningState open(served.reasoning(), std::vector<int32_t>{served.reasoning()->open, 5});
-  EXPECT_EQ(open.see(7), Voice::thought);
-  EXPECT_EQ(open.see(close), std::nullopt);
-  EXPECT_EQ(open.see(7), Voice::said);
-  ReasoningState closed(served.reasoning(),
-                        std::vector<int32_t>{served.reasoning()->open, 5, close});
-  EXPECT_EQ(closed.see(7), Voice::said);
+  const int32_t open = served.reasoning()->open, close = served.reasoning()->close;
+  ReasoningState begun(served.reasoning(), "<|im_start|>assistant\n<think>\n");
+  EXPECT_EQ(begun.see(7), Voice::thought);
+  EXPECT_EQ(begun.see(open), std::nullopt);  // once more: no text either
+  EXPECT_EQ(begun.see(7), Voice::thought);
+  EXPECT_EQ(begun.see(close), std::nullopt);
+  EXPECT_EQ(begun.see(7), Voice::said);
+  ReasoningState over(served.reasoning(), "<think>\n\n</think>\n\n");
+  EXPECT_EQ(over.see(7), Voice::said);
 
-  std::optional<ReasoningMarks> titled = ReasoningMarks{1, 2, "thought\n"};
-  ReasoningState gemma(titled, std::vector<int32_t>{});
+  const std::optional<ReasoningMarks> titled = ReasoningMarks{1, 2, "<c>", "</c>", "thought\n"};
+  ReasoningState in_title(titled, "turn<c>tho");
+  EXPECT_EQ(in_title.thought("ught\nWell"), "Well");
+  ReasoningState gemma(titled, "");
   EXPECT_EQ(gemma.see(1), std::nullopt);
   EXPECT_EQ(gemma.thought("thou"), "");
   EXPECT_EQ(gemma.thought("ght\nWell"), "Well");
@@ -288,14 +294,13 @@ TEST(ServerTest, KeysGuardEverythingButHealth) {
   ServerOptions options;
   options.admission.api_keys = {"one", "two"};
   RunningServer server({}, options);
-  EXPECT_EQ(ask(server.port(), get("/health")).status, 200);
-  for (const char* path :
-       {"/ping", "/version", "/load", "/metrics", "/v1/models", "/v1/models/tiny",
-        "/tokenizer_info", "/nowhere", "//v1/models", "/v1/../metrics", "/%6detrics", "/health/"})
+  for (const char* path : {"/health", "/ping", "/version"})
+    EXPECT_EQ(ask(server.port(), get(path)).status, 200) << path;
+  for (const char* path : {"/load", "/metrics", "/v1/models", "/v1/models/tiny", "/tokenizer_info",
+                           "/nowhere", "//v1/models", "/v1/../metrics", "/%6detrics", "/health/"})
     EXPECT_EQ(ask(server.port(), get(path)).status, std::string(path) == "/health/" ? 200 : 401)
         << path;
-  for (const char* path :
-       {"/v1/chat/completions", "/v1/completions", "/tokenize", "/detokenize", "/ping"})
+  for (const char* path : {"/v1/chat/completions", "/v1/completions", "/tokenize", "/detokenize"})
     EXPECT_EQ(ask(server.port(), post(path, "{}")).status, 401) << path;
   EXPECT_EQ(ask(server.port(), get("/v1/models", "Authorization: Bearer on\r\n")).status, 401);
   EXPECT_EQ(ask(server.port(), get("/v1/models", "Authorization: Bearer two\r\n")).status, 200);
@@ -304,6 +309,149 @@ TEST(ServerTest, KeysGuardEverythingButHealth) {
   const Received refused = ask(server.port(), get("/v1/models"));
   EXPECT_TRUE(refused.has_header("WWW-Authenticate: Bearer"));
   EXPECT_EQ(refused.json()["error"]["code"], 401);
+}
+
+TEST(ServerTest, MetricsMayBeReadWithoutAKeyIfAllowed) {
+  ServerOptions options;
+  options.admission.api_keys = {"one"};
+  options.metrics_without_key = true;
+  RunningServer server({}, options);
+  const Received page = ask(server.port(), get("/metrics"));
+  EXPECT_EQ(page.status, 200);
+  EXPECT_NE(page.body.find("vllm:corrupted_requests_total"), std::string::npos);
+  EXPECT_EQ(ask(server.port(), get("/v1/models")).status, 401);
+}
+
+TEST(ServerTest, PagesOfAllowedOriginsMayAsk) {
+  ServerOptions options;
+  options.admission.api_keys = {"one"};
+  options.cors.origins = {"https://a.example"};
+  RunningServer server({}, options);
+  const std::string page = "Origin: https://a.example\r\n", other = "Origin: https://b.example\r\n",
+                    asks =
+                        "Access-Control-Request-Method: POST\r\n"
+                        "Access-Control-Request-Headers: authorization\r\n";
+  const auto preflight = [&](const std::string& headers) {
+    return ask(server.port(),
+               "OPTIONS /v1/chat/completions HTTP/1.1\r\nHost: x\r\n" + headers + "\r\n");
+  };
+  // A browser asks without the key.
+  const Received allowed = preflight(page + asks);
+  EXPECT_EQ(allowed.status, 200);
+  EXPECT_TRUE(allowed.has_header("Access-Control-Allow-Origin: https://a.example\r\n"));
+  EXPECT_TRUE(allowed.has_header("Access-Control-Allow-Headers: authorization\r\n"));
+  EXPECT_TRUE(allowed.has_header("Vary: Origin\r\n"));
+  EXPECT_EQ(preflight(other + asks).status, 400);
+  EXPECT_EQ(preflight(asks).status, 401);
+  // Answers, streams and errors carry the header too.
+  const std::string key = "Authorization: Bearer one\r\n";
+  const std::string wanted = "Access-Control-Allow-Origin: https://a.example\r\n";
+  EXPECT_TRUE(chat(server.port(), user(), page + key).has_header(wanted));
+  EXPECT_TRUE(chat(server.port(), user(R"(, "stream": true)"), page + key).has_header(wanted));
+  EXPECT_TRUE(chat(server.port(), user(), page).has_header(wanted));
+  EXPECT_FALSE(chat(server.port(), user(), other + key).has_header("Access-Control"));
+  EXPECT_FALSE(chat(server.port(), user(), key).has_header("Access-Control"));
+}
+
+TEST(ServerTest, KeysAreReadAgain) {
+  const fs::path file = fs::temp_directory_path() / ("quern-keys-" + std::to_string(::getpid()));
+  write_file(file, "[{key: old}]");
+  ServerOptions options;
+  options.admission.api_key_file = file;
+  RunningServer server({}, options);
+  const auto status = [&](const std::string& key) {
+    return ask(server.port(), get("/v1/models", "x-api-key: " + key + "\r\n")).status;
+  };
+  EXPECT_EQ(status("old"), 200);
+  write_file(file, "[{key: new}]");
+  server->reload();
+  EXPECT_EQ(status("old"), 401);
+  EXPECT_EQ(status("new"), 200);
+  write_file(file, "nonsense");
+  server->reload();
+  EXPECT_EQ(status("new"), 200);
+  fs::remove(file);
+}
+
+// More than there is room for is shortened; editors ask for 65,535 tokens.
+TEST(ServerTest, MaxTokensAreShortenedToTheRoom) {
+  engine::Limits limits = mock_limits();
+  limits.max_model_len = 64;
+  RunningServer server({}, {}, limits);
+  const std::vector<int32_t> ids(20, 7);
+  const auto body = [&](int64_t max_tokens) {
+    return JsonValue{{"prompt", ids}, {"max_tokens", max_tokens}}.dump();
+  };
+  const Received got = complete(server.port(), body(60));
+  EXPECT_EQ(got.json()["usage"]["completion_tokens"], 44);
+  EXPECT_EQ(got.json()["choices"][0]["finish_reason"], "length");
+  EXPECT_EQ(complete(server.port(), body(65)).status, 400);
+  const std::vector<int32_t> full(64, 7);
+  EXPECT_EQ(complete(server.port(), JsonValue{{"prompt", full}}.dump()).status, 400);
+}
+
+TEST(ServerTest, TheOperatorsMaxNewTokensIsALimit) {
+  ModelOptions model;
+  model.override_generation_config = {{"max_new_tokens", 6}};
+  RunningServer server({}, {}, mock_limits(), model);
+  for (const char* body : {R"({"prompt": "x", "max_tokens": 20})", R"({"prompt": "x"})"})
+    EXPECT_EQ(complete(server.port(), body).json()["usage"]["completion_tokens"], 6) << body;
+  EXPECT_EQ(chat(server.port(), user()).json()["usage"]["completion_tokens"], 6);
+}
+
+// Marks of reasoning in a message say nothing about the answer.
+TEST(ServerTest, AMessageThatNamesAMarkChangesNothing) {
+  RunningServer server;
+  const auto message = [&](const std::string& question) {
+    const JsonValue body = {{"messages", {{{"role", "user"}, {"content", question}}}},
+                            {"max_tokens", 8},
+                            {"chat_template_kwargs", {{"enable_thinking", false}}}};
+    return chat(server.port(), body.dump()).json()["choices"][0]["message"];
+  };
+  const JsonValue plain = message("What is 5 * 6?");
+  ASSERT_TRUE(plain["content"].is_string());
+  for (const char* question : {"What does <think> mean?", "</think> <think>", "<think>"}) {
+    const JsonValue asked = message(question);
+    EXPECT_EQ(asked["content"], plain["content"]) << question;
+    EXPECT_EQ(asked["reasoning"], plain["reasoning"]) << question;
+  }
+}
+
+// The bytes of all tokens together are those of the text, also where a character has several
+// tokens.
+TEST(ServerTest, LogprobsTellTheBytesOfTheText) {
+  RunningServer server;
+  const JsonValue whole =
+      chat(server.port(), user(R"(, "max_tokens": 40, "logprobs": true, "top_logprobs": 2,
+                                  "chat_template_kwargs": {"enable_thinking": false})"))
+          .json()["choices"][0];
+  std::string bytes;
+  for (const JsonValue& token : whole["logprobs"]["content"]) {
+    std::string of_token;
+    for (const JsonValue& byte : token["bytes"]) of_token += static_cast<char>(byte.get<int>());
+    EXPECT_EQ(of_token, token["token"].get<std::string>());
+    bytes += of_token;
+  }
+  EXPECT_EQ(bytes, whole["message"]["content"].get<std::string>());
+  EXPECT_NE(bytes.find("\u00e9\u4e2d\U0001F600"), std::string::npos) << bytes;
+
+  const JsonValue echo =
+      complete(
+          server.port(),
+          R"({"prompt": "caf\u00e9 na\u00efve", "max_tokens": 4, "echo": true, "logprobs": 1})")
+          .json()["choices"][0];
+  std::string text;
+  for (const JsonValue& token : echo["logprobs"]["tokens"]) text += token;
+  EXPECT_EQ(text, echo["text"].get<std::string>());
+}
+
+TEST(ServerTest, CallsOfToolsAreNotImplemented) {
+  RunningServer server;
+  const std::string tools = R"(, "tools": [{"type": "function", "function": {"name": "f"}}])";
+  const Received got = chat(server.port(), user(tools));
+  EXPECT_EQ(got.status, 501);
+  EXPECT_NE(got.body.find("Calling tools is not supported"), std::string::npos) << got.body;
+  EXPECT_EQ(chat(server.port(), user(tools + R"(, "tool_choice": "none")")).status, 200);
 }
 
 TEST(ServerTest, HeadIsGetWithoutTheBody) {

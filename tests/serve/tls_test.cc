@@ -151,6 +151,22 @@ TEST_F(TlsTest, ACertificateForAnotherNameIsNotTaken) {
   EXPECT_NE(failure(url(server)).find("certificate is not to be trusted"), std::string::npos);
 }
 
+TEST_F(TlsTest, CertificatesAreReadAgain) {
+  RunningServer server({}, options());
+  EXPECT_EQ(failure(url(server)), "");
+  const auto replace = [&](const char* suffix) {
+    fs::copy_file(folder_.file(std::string("other") + suffix),
+                  folder_.file(std::string("ours") + suffix), fs::copy_options::overwrite_existing);
+  };
+  replace(".pem");  // without its key: the old ones stay
+  server->reload();
+  trust("other");
+  EXPECT_NE(failure(url(server)), "");
+  replace(".key");
+  server->reload();
+  EXPECT_EQ(failure(url(server)), "");
+}
+
 TEST_F(TlsTest, PlainHttpIsToldSo) {
   RunningServer server({}, options());
   Wire plain(server.port());
