@@ -38,6 +38,7 @@ Admission::Admission(const AdmissionOptions& options)
     : options_(options), keys_(options.api_keys, options.api_key_file) {}
 
 void Admission::fit(const engine::Limits& limits) {
+  max_model_len_ = limits.max_model_len;
   if (options_.max_queued_requests == 0) options_.max_queued_requests = 4 * limits.max_num_seqs;
   if (options_.max_queued_tokens == 0)
     options_.max_queued_tokens =
@@ -62,11 +63,19 @@ void Admission::check_load(const Key& key, int64_t requests, int64_t tokens, int
                                  key->requests.load()));
   const int64_t queued = queued_tokens_ - own_tokens;
   // Alone, whatever the request is: to be told to come back would not help it.
-  if ((unfinished > 0 && unfinished + requests > options_.max_queued_requests) ||
-      (queued > 0 && queued + tokens > options_.max_queued_tokens))
-    refuse_load(fmt::format(
-        "{} requests are in work or waiting, {} tokens of their prompts are still to be read",
-        unfinished, queued));
+  const bool fits = (unfinished == 0 || unfinished + requests <= options_.max_queued_requests) &&
+                    (queued == 0 || queued + tokens <= options_.max_queued_tokens);
+  if (fits) return;
+  if (key) {
+    const bool busy = key->requests > 0 || key->queued_tokens > own_tokens;
+    const int64_t keys = std::max<int64_t>(keys_.busy() + (busy ? 0 : 1), 1);
+    if (keys > 1 && key->requests + requests <= options_.max_queued_requests / keys &&
+        key->queued_tokens - own_tokens + tokens <= options_.max_queued_tokens / keys)
+      return;
+  }
+  refuse_load(fmt::format(
+      "{} requests are in work or waiting, {} tokens of their prompts are still to be read",
+      unfinished, queued));
 }
 
 void Admission::refuse_load(const std::string& why) { refuse_load(options_.overload_status, why); }

@@ -2,9 +2,12 @@
 // left waiting. All of it may be called from any thread.
 #pragma once
 
+#include <algorithm>
 #include <atomic>
 #include <chrono>
 #include <cstdint>
+#include <limits>
+#include <memory>
 #include <optional>
 #include <string>
 #include <vector>
@@ -45,26 +48,36 @@ class Admission {
   bool tells_keys_apart() const { return keys_.size() > 1; }
   void reload_keys() { keys_.reload(); }
 
-  // Throws ApiError for what would have to wait for too long. `unfinished`: requests in the engine;
-  // `own_tokens`: of the queued ones, those that are counted for this request already.
+  // Throws ApiError for what would have to wait for too long. A key whose own load is below its
+  // share of what all may have is never refused for the load of others. `unfinished`: requests in
+  // the engine; `own_tokens`: of the queued ones, those that are counted for this request already.
   void check_load(const Key& key, int64_t requests, int64_t tokens, int64_t unfinished,
                   int64_t own_tokens = 0);
   [[noreturn]] void refuse_load(const std::string& why);
-  std::atomic<int64_t>& queued_tokens() { return queued_tokens_; }
-  // As many tokens as a prompt of so many bytes may have, counted while it is being read.
-  static int64_t likely_tokens(size_t bytes) { return static_cast<int64_t>(bytes / 3); }
+  // As many tokens as a prompt in a body of so many bytes may have, until it is tokenized: no more
+  // than the model reads.
+  int64_t likely_tokens(size_t bytes) const {
+    return std::min(static_cast<int64_t>(bytes / 3), max_model_len_.load());
+  }
+  // Tokens of prompts that are still to be read, as long as this lives.
   class Queued {
    public:
-    Queued(Admission& admission, int64_t tokens) : admission_(admission), tokens_(tokens) {
+    Queued(Admission& admission, Key key, int64_t tokens)
+        : admission_(admission), key_(std::move(key)), tokens_(tokens) {
       admission_.queued_tokens_ += tokens_;
+      if (key_) key_->queued_tokens += tokens_;
     }
-    ~Queued() { admission_.queued_tokens_ -= tokens_; }
+    ~Queued() {
+      admission_.queued_tokens_ -= tokens_;
+      if (key_) key_->queued_tokens -= tokens_;
+    }
     Queued(const Queued&) = delete;
     Queued& operator=(const Queued&) = delete;
     int64_t tokens() const { return tokens_; }
 
    private:
     Admission& admission_;
+    const Key key_;
     const int64_t tokens_;
   };
   uint64_t refused() const { return refused_; }
@@ -77,6 +90,7 @@ class Admission {
 
   AdmissionOptions options_;
   KeyRing keys_;
+  std::atomic<int64_t> max_model_len_{std::numeric_limits<int64_t>::max()};
   std::atomic<int64_t> queued_tokens_{0};
   std::atomic<uint64_t> refused_{0};
 };

@@ -47,7 +47,8 @@ Answer::Choice::Choice(const ServedModel& model, const ApiRequest& request,
 }
 
 Answer::Answer(AnswerContext context, std::shared_ptr<http::Exchange> exchange, ApiRequest request,
-               Prepared prepared, WriterOptions writer, std::function<void(int)> ended)
+               Prepared prepared, WriterOptions writer, std::unique_ptr<Admission::Queued> queued,
+               std::function<void(int)> ended)
     : context_(context),
       exchange_(std::move(exchange)),
       io_thread_(exchange_->io_thread()),
@@ -57,6 +58,7 @@ Answer::Answer(AnswerContext context, std::shared_ptr<http::Exchange> exchange, 
       arrived_(exchange_->arrived()),
       ended_(std::move(ended)),
       prompt_tokens_(prepared.prompt_tokens),
+      queued_(std::move(queued)),
       open_(unsent_.size()) {
   choices_.reserve(unsent_.size());
   for (const engine::Request& asked : unsent_)
@@ -71,7 +73,7 @@ Answer::Answer(AnswerContext context, std::shared_ptr<http::Exchange> exchange, 
 }
 
 Answer::~Answer() {
-  leave_queue();
+  queued_.reset();
   ended_(status_);
 }
 
@@ -85,13 +87,9 @@ void Answer::start(std::optional<Clock::time_point> deadline) {
       if (const auto self = weak.lock()) self->expire();
     });
   for (Choice& choice : choices_) choice.times.submitted = seconds(Clock::now());
-  queued_tokens_ = prompt_tokens_;
-  context_.queued_tokens += queued_tokens_;
   context_.engine.submit(shared_from_this(), std::move(unsent_));
   unsent_ = {};
 }
-
-void Answer::leave_queue() { context_.queued_tokens -= std::exchange(queued_tokens_, 0); }
 
 // The client has gone: its requests end in the next step.
 void Answer::leave() {
@@ -145,7 +143,7 @@ void Answer::begin_choice(Choice& choice, int64_t cached_tokens, const StepTimes
 void Answer::count_tokens(Choice& choice, int64_t tokens, const StepTimes& step) {
   const double now = seconds(step.ended);
   if (choice.times.new_tokens == 0) {
-    leave_queue();
+    queued_.reset();
     choice.times.first_token = now;
     context_.metrics.first_token(choice.times);
   } else {

@@ -10,6 +10,7 @@
 #include <vector>
 
 #include "http/server.h"
+#include "serve/admission.h"
 #include "serve/api_response.h"
 #include "serve/engine_loop.h"
 #include "serve/metrics.h"
@@ -24,16 +25,17 @@ struct AnswerContext {
   const ServedModel& model;
   EngineLoop& engine;
   Metrics& metrics;
-  std::atomic<int64_t>& queued_tokens;  // of prompts whose first answer has not begun
 };
 
 class Answer : public Receiver, public std::enable_shared_from_this<Answer> {
  public:
   using Clock = std::chrono::steady_clock;
 
-  // `ended` is called once, when client and engine are done with it, with the status of the answer.
+  // queued: the prompt's tokens, until the first answer begins. `ended` is called once, when client
+  // and engine are done with it, with the status of the answer.
   Answer(AnswerContext context, std::shared_ptr<http::Exchange> exchange, ApiRequest request,
-         Prepared prepared, WriterOptions writer, std::function<void(int status)> ended);
+         Prepared prepared, WriterOptions writer, std::unique_ptr<Admission::Queued> queued,
+         std::function<void(int status)> ended);
   ~Answer() override;
 
   // Hands the requests to the engine and watches the client. What has not begun by `deadline` is
@@ -77,7 +79,6 @@ class Answer : public Receiver, public std::enable_shared_from_this<Answer> {
   double seconds(Clock::time_point time) const {
     return std::chrono::duration<double>(time - arrived_).count();
   }
-  void leave_queue();
   EchoedPrompt& prompt_of(size_t index) {
     return prompts_[index / static_cast<size_t>(request_.n)];
   }
@@ -97,7 +98,7 @@ class Answer : public Receiver, public std::enable_shared_from_this<Answer> {
   std::function<void(int)> ended_;
   int status_ = 200;
   int64_t prompt_tokens_ = 0;
-  int64_t queued_tokens_ = 0;
+  std::unique_ptr<Admission::Queued> queued_;
   size_t open_ = 0;  // choices that are not done
   bool streaming_ = false;
   bool behind_ = false;  // a stream that waits for its client to read

@@ -110,12 +110,20 @@ class Reader {
     if (!file.ends_with(".yaml") && !file.ends_with(".yml"))
       fail(Exit::usage, "--config {}: the file must be called .yaml or .yml", file);
     const std::string text = quern::read_file(file, 1 << 20);
-    const JsonValue document = parse_yaml(text, file);
+    const JsonValue document = parsed_file(text, file);
     if (document.is_null()) return;
     if (!document.is_object()) fail(Exit::usage, "{}: must hold `name: value` lines", file);
     for (const auto& [key, value] : document.items()) {
       place_ = fmt::format("{}:{}: ", file, line_of(text, key));
       read_entry(key, value);
+    }
+  }
+
+  static JsonValue parsed_file(const std::string& text, const std::string& file) {
+    try {
+      return parse_yaml(text, file);
+    } catch (const Error& error) {
+      fail(Exit::usage, "{}", error.what());
     }
   }
 
@@ -201,9 +209,17 @@ class Reader {
           return *value;
         refuse(name, "must be a number, not \"" + text + "\"");
       case Kind::json:
-        return check_object(flag, parse_json(text, place_ + "--" + name, {.bytes = 1 << 20}));
+        return check_object(flag, parsed(name, text));
     }
     return nullptr;
+  }
+
+  JsonValue parsed(const std::string& name, const std::string& text) const {
+    try {
+      return parse_json(text, "--" + name, {.bytes = 1 << 20});
+    } catch (const Error& error) {
+      fail(Exit::usage, "{}{}", place_, error.what());
+    }
   }
 
   void check_choice(const Flag& flag, const std::string& text) const {

@@ -101,8 +101,9 @@ constexpr std::array kUsed = std::to_array<Flag>({
     {"watchdog-abort-s", number, "0.0",
      "seconds that a step may take before the process ends with exit code 1; 0: any time"},
     {"max-connections", integer, "8192", "connections at once, then 503"},
-    {"max-connections-per-address", integer, "0",
-     "connections of one client's address at once, then 503; 0: no limit"},
+    {"max-connections-per-address", integer, "null",
+     "connections of one client's address at once, then 503; 0: no limit; default: half of "
+     "max-connections"},
     {"h11-max-incomplete-event-size", size, "65536", "bytes of a request's head, then 431"},
     {"h11-max-header-count", integer, "256", "header fields of a request, then 431"},
     {"enable-request-id-headers", flag, "false", "tell X-Request-Id in every answer"},

@@ -79,6 +79,11 @@ void KeyRing::reload() {
   keys_ = std::move(keys);
 }
 
+int64_t KeyRing::busy() const {
+  return std::ranges::count_if(
+      *keys_.load(), [](const auto& key) { return key->requests > 0 || key->queued_tokens > 0; });
+}
+
 std::shared_ptr<ApiKey> KeyRing::find(std::string_view key) const {
   const std::string digest = sha256(key);
   std::shared_ptr<ApiKey> found;

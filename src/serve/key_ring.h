@@ -17,6 +17,7 @@ struct ApiKey {
   // In work and waiting together, then 429; 0: the limit for all keys.
   std::atomic<int64_t> max_requests{0};
   std::atomic<int64_t> requests{0};
+  std::atomic<int64_t> queued_tokens{0};  // of its prompts that are still to be read
 };
 
 class KeyRing {
@@ -33,6 +34,8 @@ class KeyRing {
   void reload();
 
   size_t size() const { return keys_.load()->size(); }
+  // Keys with requests in work or waiting.
+  int64_t busy() const;
   // Null if it is not one of them. Takes a time that does not depend on the keys.
   std::shared_ptr<ApiKey> find(std::string_view key) const;
 

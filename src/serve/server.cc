@@ -23,8 +23,8 @@ namespace {
 constexpr std::string_view kModelPath = "/v1/models/";
 constexpr size_t kPoolQueue = 4096;
 constexpr auto kWatchEvery = std::chrono::seconds(1);
-// So many requests with logits that are not numbers, without one between them that went well, are the
-// fault of the model or the machine.
+// So many requests with logits that are not numbers, without one between them that went well, are
+// the fault of the model or the machine.
 constexpr int64_t kCorruptedInARow = 8;
 constexpr size_t kUnreadBody = 64 << 10;  // of a request to a route that reads none
 constexpr size_t kLongBody = 64 << 10;    // prepared on a thread for such
@@ -249,7 +249,7 @@ void Server::check(const Route& route, const http::Request& head) {
   if (route.body == Route::Body::prompt)
     admission_.check_load(
         admission_.key_of(head), 1,
-        head.header("content-length").empty() ? 0 : Admission::likely_tokens(announced),
+        head.header("content-length").empty() ? 0 : admission_.likely_tokens(announced),
         engine_->unfinished());
 }
 
@@ -442,9 +442,10 @@ void Server::detokenize(const Call& call) {
 // --- Answers -------------------------------------------------------------------------------------
 
 void Server::generate(const Call& call, Endpoint endpoint) {
-  const int64_t tokens = Admission::likely_tokens(call->request().body.size());
-  admission_.check_load(admission_.key_of(call->request()), 1, tokens, engine_->unfinished());
-  const auto queued = std::make_shared<Admission::Queued>(admission_, tokens);
+  const Admission::Key key = admission_.key_of(call->request());
+  const int64_t tokens = admission_.likely_tokens(call->request().body.size());
+  admission_.check_load(key, 1, tokens, engine_->unfinished());
+  const auto queued = std::make_shared<Admission::Queued>(admission_, key, tokens);
   const auto deadline = admission_.deadline_of(*call);
   on_pool(call, [this, call, endpoint, deadline, queued] {
     auto answer = prepare_answer(call, endpoint, queued->tokens());
@@ -499,11 +500,13 @@ std::shared_ptr<Answer> Server::prepare_answer(const Call& call, Endpoint endpoi
              key && !key->name.empty() ? ", key " + key->name : "");
   ++answers_;
   if (key) key->requests += requests;
+  std::string logged_id = options_.log_requests ? writer.id : "";
+  auto queued = std::make_unique<Admission::Queued>(admission_, key, prepared.prompt_tokens);
   return std::make_shared<Answer>(
-      AnswerContext{*model_, *engine_, *metrics_, admission_.queued_tokens()}, call,
-      std::move(request), std::move(prepared), std::move(writer),
+      AnswerContext{*model_, *engine_, *metrics_}, call, std::move(request), std::move(prepared),
+      std::move(writer), std::move(queued),
       [this, key, requests, path = http.path, method = http.method, arrived = call->arrived(),
-       id = options_.log_requests ? writer.id : std::string()](int status) {
+       id = std::move(logged_id)](int status) {
         metrics_->http_request(path, method, status, seconds_since(arrived));
         if (!id.empty())
           log_info("Finished request {}: status {} after {:.3f} s", id, status,

@@ -56,8 +56,10 @@ http::Options http_options(const Arguments& arguments, const Environment& enviro
   http.bodies_bytes =
       static_cast<size_t>(integer(arguments, "max-total-request-bytes", 1024, int64_t{1} << 40));
   http.connections = static_cast<size_t>(integer(arguments, "max-connections", 1, 1 << 20));
-  http.connections_per_address =
-      static_cast<size_t>(integer(arguments, "max-connections-per-address", 0, 1 << 20));
+  http.connections_per_address = http.connections / 2;
+  if (arguments.has("max-connections-per-address"))
+    http.connections_per_address =
+        static_cast<size_t>(integer(arguments, "max-connections-per-address", 0, 1 << 20));
   http.keep_alive_seconds = static_cast<int>(
       variable(environment, "HTTP_TIMEOUT_KEEP_ALIVE").value_or(http.keep_alive_seconds));
   return http;

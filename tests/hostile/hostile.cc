@@ -23,13 +23,13 @@ namespace quern::hostile {
 namespace {
 
 using Clock = std::chrono::steady_clock;
-using http::ask;
 using http::get;
 using http::post;
 using http::Wire;
 
 constexpr int kAttackersCore = 1;
 constexpr double kSlack = 0.25;  // seconds
+constexpr const char* kInnocentAddress = "127.0.0.2";
 
 double seconds_since(Clock::time_point start) {
   return std::chrono::duration<double>(Clock::now() - start).count();
@@ -56,7 +56,7 @@ struct Times {
 void ask_a_question(uint16_t port, Times& times) {
   const auto start = Clock::now();
   try {
-    Wire wire(port);
+    Wire wire(port, 0, kInnocentAddress);
     wire.send(post("/v1/chat/completions",
                    R"({"messages": [{"role": "user", "content": "What is 2 + 3?"}],)"
                    R"( "stream": true, "max_tokens": 4})",
@@ -66,8 +66,8 @@ void ask_a_question(uint16_t port, Times& times) {
       const std::string bytes = wire.receive();
       if (bytes.empty()) throw std::runtime_error("no answer");
       got += bytes;
+      if (!got.starts_with("HTTP/1.1 200")) throw std::runtime_error("refused");
     }
-    if (!got.starts_with("HTTP/1.1 200")) throw std::runtime_error("refused");
     times.seconds.push_back(seconds_since(start));
     while (got.find("data: [DONE]") == std::string::npos) {
       const std::string bytes = wire.receive();
@@ -82,7 +82,7 @@ void ask_a_question(uint16_t port, Times& times) {
 void ask_for_models(uint16_t port, Times& times) {
   const auto start = Clock::now();
   try {
-    if (ask(port, get("/v1/models", innocents_key())).status != 200)
+    if (Wire(port, 0, kInnocentAddress).ask(get("/v1/models", innocents_key())).status != 200)
       throw std::runtime_error("refused");
     times.seconds.push_back(seconds_since(start));
   } catch (const std::exception&) {
@@ -99,7 +99,8 @@ Times ask_for(double seconds, uint16_t port, void (*once)(uint16_t, Times&)) {
 
 // The value of a line of /metrics; -1 if it is not there.
 double metric(uint16_t port, const std::string& name) {
-  const std::string page = ask(port, get("/metrics", innocents_key())).body;
+  const std::string page =
+      Wire(port, 0, kInnocentAddress).ask(get("/metrics", innocents_key())).body;
   const size_t at = page.find("\n" + name + "{");
   return at == std::string::npos ? -1 : std::stod(page.substr(page.find("} ", at) + 2));
 }

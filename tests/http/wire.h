@@ -40,7 +40,16 @@ struct Received {
 // One connection.
 class Wire {
  public:
-  explicit Wire(uint16_t port, int receive_buffer = 0) : fd_(::socket(AF_INET, SOCK_STREAM, 0)) {
+  // from: the address of the client, such as "127.0.0.2".
+  explicit Wire(uint16_t port, int receive_buffer = 0, const char* from = nullptr)
+      : fd_(::socket(AF_INET, SOCK_STREAM, 0)) {
+    if (from) {
+      sockaddr_in own{};
+      own.sin_family = AF_INET;
+      ::inet_pton(AF_INET, from, &own.sin_addr);
+      if (::bind(fd_, reinterpret_cast<sockaddr*>(&own), sizeof own) != 0)
+        throw std::runtime_error("cannot bind");
+    }
     if (receive_buffer)
       ::setsockopt(fd_, SOL_SOCKET, SO_RCVBUF, &receive_buffer, sizeof receive_buffer);
     sockaddr_in address{};

@@ -128,9 +128,10 @@ class AnswerTest : public testing::Test {
         read_api_request(one.endpoint, parse_body(one.body), model_.sampling_defaults(), {});
     Prepared prepared = prepare(request, model_, loop_->limits());
     int status = 0, ends = 0;
-    std::make_shared<Answer>(AnswerContext{model_, *loop_, metrics_, queued_}, exchange,
-                             std::move(request), std::move(prepared),
-                             WriterOptions{.id = "id", .model = "tiny"},
+    auto queued = std::make_unique<Admission::Queued>(admission_, key_, prepared.prompt_tokens);
+    std::make_shared<Answer>(AnswerContext{model_, *loop_, metrics_}, exchange, std::move(request),
+                             std::move(prepared), WriterOptions{.id = "id", .model = "tiny"},
+                             std::move(queued),
                              [&](int ended_with) {
                                status = ended_with;
                                ++ends;
@@ -144,14 +145,15 @@ class AnswerTest : public testing::Test {
     while (turns_.take_one()) {
     }
     EXPECT_EQ(ends, 1);
-    EXPECT_EQ(queued_, 0);
+    EXPECT_EQ(key_->queued_tokens, 0);
     return status;
   }
 
   Turns turns_;
   ServedModel model_;
   Metrics metrics_{"model_name=\"tiny\"", 4096};
-  std::atomic<int64_t> queued_{0};
+  Admission admission_{AdmissionOptions{}};
+  const Admission::Key key_ = std::make_shared<ApiKey>();
   std::unique_ptr<EngineLoop> loop_;
 };
 

@@ -139,5 +139,27 @@ TEST(BudgetsTest, HiddenThoughtsSendNothing) {
   EXPECT_EQ(got.events().size(), 2U) << got.body;
 }
 
+// One key that fills every queue leaves the others their share.
+TEST(AdmissionTest, AKeyBelowItsShareIsNeverRefusedForOthers) {
+  Admission admission(
+      {.api_keys = {"greedy", "modest"}, .max_queued_requests = 8, .max_queued_tokens = 1000});
+  admission.fit(mock_limits());
+  http::Request of_greedy, of_modest;
+  of_greedy.headers = {{"authorization", "Bearer greedy"}};
+  of_modest.headers = {{"authorization", "Bearer modest"}};
+  const Admission::Key greedy = admission.key_of(of_greedy), modest = admission.key_of(of_modest);
+  ASSERT_TRUE(greedy && modest);
+  const Admission::Queued queued(admission, greedy, 1000);
+  greedy->requests = 8;
+  EXPECT_THROW(admission.check_load(greedy, 1, 10, 8), ApiError);
+  EXPECT_THROW(admission.check_load(nullptr, 1, 10, 8), ApiError);
+  admission.check_load(modest, 4, 500, 8);
+  EXPECT_THROW(admission.check_load(modest, 5, 10, 8), ApiError);
+  EXPECT_THROW(admission.check_load(modest, 1, 501, 8), ApiError);
+  // A body counts no more tokens than a prompt may have.
+  EXPECT_EQ(admission.likely_tokens(300), 100);
+  EXPECT_EQ(admission.likely_tokens(60 << 20), 4096);
+}
+
 }  // namespace
 }  // namespace quern::serve

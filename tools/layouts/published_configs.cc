@@ -159,9 +159,7 @@ JsonValue published_config(const std::string& family, int blocks) {
                      : family == "gemma4" ? kGemma4
                      : family == "sarvam" ? kSarvam
                                           : nullptr;
-  if (!text)
-    fail(Exit::usage, "there is no family {}; did you mean {}?", family,
-         nearest(family, families()));
+  if (!text) fail(Exit::usage, "there is no family {}{}", family, did_you_mean(family, families()));
   JsonValue config = parse_json(text, family);
   JsonValue& model = config.contains("text_config") ? config["text_config"] : config;
   if (blocks > 0) model["num_hidden_layers"] = blocks;
