@@ -37,9 +37,9 @@ const CLI::App& verb_named(const CLI::App& app, const std::string& name) {
   std::vector<std::string> known;
   for (const CLI::App* verb : verbs(app)) {
     if (verb->get_name() == name) return *verb;
-    known.push_back(verb->get_name());
+    known.push_back("quern " + verb->get_name());
   }
-  fail(Exit::usage, "there is no verb \"{}\"{}", name, did_you_mean(name, known));
+  fail(Exit::usage, "there is no verb \"{}\"{}", name, did_you_mean("quern " + name, known));
 }
 
 std::vector<std::string> long_options(const CLI::App& app) {

@@ -137,7 +137,7 @@ class LoadTest {
                    .key = options_.key,
                    .head = [&outcome](int status) { outcome.status = status; },
                    .piece =
-                       [this, &outcome, events](std::string_view piece) {
+                       [&outcome, events](std::string_view piece) {
                          if (outcome.status != 200) outcome.body += piece;
                          events->push(piece, [&](std::string_view data) { take(outcome, data); });
                        },

@@ -97,6 +97,59 @@ ApiLimits api_limits(const Arguments& arguments, const Environment& environment)
   return limits;
 }
 
+// Seconds from `least` on.
+double seconds(const Arguments& arguments, const char* name, double least = 0) {
+  const auto value = arguments.value(name).get<double>();
+  if (!(value >= least && value < 1e9))
+    fail(Exit::usage, "--{} is {} seconds, it must be {} or more", name, value, least);
+  return value;
+}
+
+AdmissionOptions admission_options(const Arguments& arguments) {
+  AdmissionOptions options;
+  if (arguments.has("api-key"))
+    options.api_keys = arguments.given["api-key"].get<std::vector<std::string>>();
+  for (const std::string& key : options.api_keys)
+    if (key.empty()) fail(Exit::usage, "--api-key: an empty key opens the server to everybody");
+  options.api_key_file = text_or(arguments, "api-key-file");
+  const auto read = [&](const char* name, int64_t& to) {
+    if (arguments.has(name)) to = integer(arguments, name, 1, int64_t{1} << 40);
+  };
+  read("max-num-queued-reqs", options.max_queued_requests);
+  read("max-num-queued-tokens", options.max_queued_tokens);
+  read("max-num-queued-reqs-per-key", options.max_queued_requests_per_key);
+  options.overload_status = static_cast<int>(arguments.value("overload-status").get<int64_t>());
+  options.request_seconds = seconds(arguments, "request-timeout-s");
+  return options;
+}
+
+// What answers have in them.
+void read_answer_options(const Arguments& arguments, ServerOptions& options) {
+  options.response_role = text_or(arguments, "response-role", "assistant");
+  options.request_id_headers = arguments.value("enable-request-id-headers");
+  const std::string field = text_or(arguments, "reasoning-field");
+  options.reasoning = field != "reasoning_content";
+  options.reasoning_content = field != "reasoning";
+  options.usage_details = arguments.value("enable-prompt-tokens-details");
+  options.usage_always = arguments.value("enable-force-include-usage");
+  options.tokenizer_info = arguments.value("enable-tokenizer-info-endpoint");
+}
+
+// When the server stops, watches itself and writes to the log.
+void read_times(const Arguments& arguments, const Environment& environment,
+                ServerOptions& options) {
+  constexpr double kLeastStep = 0.001;
+  options.shutdown_seconds = seconds(arguments, "shutdown-timeout");
+  options.watchdog_seconds = seconds(arguments, "watchdog-s", kLeastStep);
+  options.abort_seconds = seconds(arguments, "watchdog-abort-s");
+  options.log_requests = arguments.value("enable-log-requests");
+  if (arguments.value("disable-log-stats").get<bool>())
+    options.log_seconds = 0;
+  else
+    options.log_seconds =
+        static_cast<double>(variable(environment, "LOG_STATS_INTERVAL").value_or(10));
+}
+
 // Names of methods that are read alike.
 std::string family_of(std::string method) {
   std::replace(method.begin(), method.end(), '-', '_');
@@ -163,53 +216,15 @@ ServerOptions server_options(const Arguments& arguments, const Environment& envi
   ServerOptions options;
   options.http = http_options(arguments, environment);
   options.limits = api_limits(arguments, environment);
-  if (arguments.has("api-key"))
-    options.admission.api_keys = arguments.given["api-key"].get<std::vector<std::string>>();
-  for (const std::string& key : options.admission.api_keys)
-    if (key.empty()) fail(Exit::usage, "--api-key: an empty key opens the server to everybody");
-  options.admission.api_key_file = text_or(arguments, "api-key-file");
+  options.admission = admission_options(arguments);
   options.metrics_without_key = arguments.value("metrics-without-key");
   options.cors = cors_options(
       arguments, !options.admission.api_keys.empty() || !options.admission.api_key_file.empty());
-  options.log_requests = arguments.value("enable-log-requests");
-  options.response_role = text_or(arguments, "response-role", "assistant");
   options.pool_threads = std::clamp(threads() / 4, 2, 8);
-  if (arguments.has("max-num-queued-reqs"))
-    options.admission.max_queued_requests = integer(arguments, "max-num-queued-reqs", 1, 1 << 30);
-  if (arguments.has("max-num-queued-tokens"))
-    options.admission.max_queued_tokens =
-        integer(arguments, "max-num-queued-tokens", 1, int64_t{1} << 40);
-  if (arguments.has("max-num-queued-reqs-per-key"))
-    options.admission.max_queued_requests_per_key =
-        integer(arguments, "max-num-queued-reqs-per-key", 1, 1 << 30);
-  options.admission.overload_status =
-      static_cast<int>(arguments.value("overload-status").get<int64_t>());
-  options.admission.request_seconds = arguments.value("request-timeout-s").get<double>();
-  if (!(options.admission.request_seconds >= 0))
-    fail(Exit::usage, "--request-timeout-s is {} seconds", options.admission.request_seconds);
-  options.request_id_headers = arguments.value("enable-request-id-headers");
-  const std::string field = text_or(arguments, "reasoning-field");
-  options.reasoning = field != "reasoning_content";
-  options.reasoning_content = field != "reasoning";
-  options.usage_details = arguments.value("enable-prompt-tokens-details");
-  options.usage_always = arguments.value("enable-force-include-usage");
-  options.tokenizer_info = arguments.value("enable-tokenizer-info-endpoint");
-  options.shutdown_seconds = arguments.value("shutdown-timeout").get<double>();
-  if (!(options.shutdown_seconds >= 0 && options.shutdown_seconds < 1e6))
-    fail(Exit::usage, "--shutdown-timeout is {} seconds", options.shutdown_seconds);
-  options.log_seconds =
-      arguments.value("disable-log-stats").get<bool>()
-          ? 0
-          : static_cast<double>(variable(environment, "LOG_STATS_INTERVAL").value_or(10));
   if (arguments.has("max-text-bytes"))
     options.text_bytes = static_cast<size_t>(integer(arguments, "max-text-bytes", 1, 1LL << 32));
-  options.watchdog_seconds = arguments.value("watchdog-s").get<double>();
-  if (!(options.watchdog_seconds > 0))
-    fail(Exit::usage, "--watchdog-s is {} seconds, it must be more than 0",
-         options.watchdog_seconds);
-  options.abort_seconds = arguments.value("watchdog-abort-s").get<double>();
-  if (!(options.abort_seconds >= 0))
-    fail(Exit::usage, "--watchdog-abort-s is {}, it must be 0 or more", options.abort_seconds);
+  read_answer_options(arguments, options);
+  read_times(arguments, environment, options);
   options.cache_dtype = text_or(arguments, "kv-cache-dtype");
   for (const char* name : {"tensor-parallel-size", "pipeline-parallel-size", "data-parallel-size"})
     if (arguments.value(name) != 1)

@@ -16,7 +16,8 @@ void expect_failure(const Ran& ran, int code, const std::vector<std::string>& sa
 }
 
 TEST(ProgramTest, UnknownVerb) {
-  expect_failure(quern({"compres", "x"}), 2, {"no verb \"compres\"", "\"quern compress\""});
+  expect_failure(quern({"compres", "x"}), 2,
+                 {"no verb \"compres\"", "did you mean quern compress?"});
   expect_failure(quern({"--threads", "2", "inspct"}), 2, {"no verb \"inspct\"", "inspect"});
 }
 
