@@ -1,6 +1,9 @@
 #include "compress/awq_loss.h"
 
 #include <algorithm>
+#include <atomic>
+#include <limits>
+#include <optional>
 
 #include "base/threads.h"
 #include "compress/calibrate.h"
@@ -14,12 +17,15 @@ namespace quern::compress {
 namespace {
 
 constexpr int64_t kRows = 64;  // that one item works on
+constexpr double kInfinity = std::numeric_limits<double>::infinity();
 
-quant::QuantWeight codes_of(const Tensor& matrix, const Tensor& scale, const quant::Scheme& scheme,
-                            AwqRules rules) {
+// None if a number is infinite after the scale, or was not finite before.
+std::optional<quant::QuantWeight> codes_of(const Tensor& matrix, const Tensor& scale,
+                                           const quant::Scheme& scheme, AwqRules rules) {
   const quant::Grid grid =
       rules == AwqRules::until_0_10 ? quant::Grid::awq : quant::Grid::compressed_tensors;
   const Tensor scaled = matrix.to(at::kFloat).mul(scale).to(matrix.scalar_type());
+  if (!scaled.isfinite().all().item<bool>()) return std::nullopt;
   return quant::round_to_nearest(scaled, scheme, {.grid = grid});
 }
 
@@ -58,8 +64,10 @@ GramLoss::GramLoss(Tensor matrix, Tensor gram, int64_t tokens, const quant::Sche
 // all inputs is e G e^T.
 double GramLoss::operator()(const Tensor& scale) const {
   at::NoGradGuard no_grad;
-  const Tensor made = quant::dequantize(codes_of(matrix_, scale, scheme_, rules_), at::kFloat);
-  const Tensor error = made.div_(scale).sub_(matrix_.to(at::kFloat));
+  const auto codes = codes_of(matrix_, scale, scheme_, rules_);
+  if (!codes) return kInfinity;
+  const Tensor error =
+      quant::dequantize(*codes, at::kFloat).div_(scale).sub_(matrix_.to(at::kFloat));
   const int64_t rows = error.size(0), columns = error.size(1);
   const float* e = error.const_data_ptr<float>();
   const double sum = sum_of_rows(rows, [&](int64_t begin, int64_t end, double* sums) {
@@ -102,7 +110,11 @@ OutputLoss::~OutputLoss() {
 
 double OutputLoss::operator()(const Tensor& scale) const {
   norm_.become(factor_ / scale);
-  for (const Reader& reader : readers_) reader.weight.become(scaled(reader, scale));
+  for (const Reader& reader : readers_) {
+    auto stack = scaled(reader, scale);
+    if (!stack) return kInfinity;
+    reader.weight.become(std::move(stack));
+  }
   size_t pass = 0;
   double sum = 0;
   int64_t numbers = 0;
@@ -131,15 +143,23 @@ std::vector<std::pair<Tensor, quant::Scheme>> OutputLoss::quantized() const {
 
 std::shared_ptr<ops::Stack> OutputLoss::scaled(const Reader& reader, const Tensor& scale) const {
   const ops::DenseStack& stack = *reader.stack;
-  if (!reader.scheme)
-    return std::make_shared<ops::DenseStack>(scaled_columns(stack, scale, at::kFloat));
+  std::atomic<bool> finite = true;
+  if (!reader.scheme) {
+    auto matrices = scaled_columns(stack, scale, stack.matrix(0).scalar_type());
+    for (const Tensor& matrix : matrices) finite = finite && matrix.isfinite().all().item<bool>();
+    return finite ? std::make_shared<ops::DenseStack>(std::move(matrices)) : nullptr;
+  }
   auto packed = ops::packed_stack(reader.weight.name(), stack.matrices(), stack.rows(),
                                   stack.columns(), *reader.scheme);
   parallel_for(stack.matrices(), [&](int64_t i) {
     at::NoGradGuard no_grad;
-    packed->set(i, codes_of(stack.matrix(i), scale, *reader.scheme, rules_));
+    const auto codes = codes_of(stack.matrix(i), scale, *reader.scheme, rules_);
+    if (codes)
+      packed->set(i, *codes);
+    else
+      finite = false;
   });
-  return packed;
+  return finite ? packed : nullptr;
 }
 
 }  // namespace quern::compress

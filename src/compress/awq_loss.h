@@ -1,4 +1,5 @@
-// How well weights round with a scale that AWQ tries.
+// How well weights round with a scale that AWQ tries; infinite if the scale makes a number
+// infinite.
 #pragma once
 
 #include <functional>
@@ -55,6 +56,7 @@ class OutputLoss {
     const quant::Scheme* scheme;
   };
 
+  // Null if a number would not be finite.
   std::shared_ptr<ops::Stack> scaled(const Reader& reader, const Tensor& scale) const;
 
   nn::Norm norm_;

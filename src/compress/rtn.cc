@@ -24,14 +24,15 @@ Outcome nearest(const Task& task, const Step& step, const quant::Format& format)
   rtn.grid = step.method->grid.value_or(format.grid);
   rtn.observer = task.verdict->observer;
   rtn.shrink = task.verdict->shrink;
-  rtn.name = task.weight.name();
   Outcome outcome{task,
                   std::vector<quant::QuantWeight>(static_cast<size_t>(task.weight.matrices())),
                   {quant::Bound::Kind::code_distance, kDistance}};
   const auto dense = task.weight.dense();
   // A single matrix still uses all threads: a loop of one item leaves them free for its rows.
   parallel_for(task.weight.matrices(), [&](int64_t matrix) {
-    outcome.matrices[matrix] = quant::round_to_nearest(dense->matrix(matrix), task.scheme, rtn);
+    quant::RtnOptions options = rtn;
+    options.name = task.modules[matrix];
+    outcome.matrices[matrix] = quant::round_to_nearest(dense->matrix(matrix), task.scheme, options);
   });
   return outcome;
 }

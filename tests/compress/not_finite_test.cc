@@ -37,13 +37,18 @@ class NotFiniteTest : public CompressTest {
   }
 
   std::string message(const fs::path& source, const Calibration& data,
-                      const RecipeOptions& recipe = auto_round_options(2)) {
+                      const RecipeOptions& options = auto_round_options(2)) {
+    return message(source, data, make_recipe(options));
+  }
+  std::string message(const fs::path& source, const Calibration& data, const Recipe& recipe,
+                      const quant::Format& format = kAutoGptq) {
     fs::remove_all(folder_ / "out");
     fs::create_directories(folder_ / "out");
     CompressOptions options;
     options.output = folder_ / "out";
+    options.format = format;
     try {
-      compress(std::make_shared<nn::Source>(source), make_recipe(recipe), data, options, {});
+      compress(std::make_shared<nn::Source>(source), recipe, data, options, {});
       return "";
     } catch (const Error& error) {
       EXPECT_EQ(error.code(), Exit::invalid_input);
@@ -59,6 +64,35 @@ TEST_F(NotFiniteTest, TheInputsOfGptq) {
   const std::string text = message(source, calibration(2, 16, 512), {.method = "gptq"});
   EXPECT_NE(text.find("layers.0"), std::string::npos) << text;
   EXPECT_NE(text.find("inputs are not finite"), std::string::npos) << text;
+}
+
+TEST_F(NotFiniteTest, TheInputsOfMethodsThatMoveScale) {
+  const fs::path source =
+      damaged("qwen36", "model.language_model.embed_tokens.weight", 32 * 256 + 7);
+  for (const char* modifier : {"AWQModifier", "SmoothQuantModifier"}) {
+    const std::string text =
+        message(source, calibration(2, 16, 512),
+                recipe_of(std::string(modifier) + ": {}, " + rounding("QuantizationModifier")),
+                kCompressedTensors);
+    EXPECT_NE(text.find("layers.0"), std::string::npos) << text;
+    EXPECT_NE(text.find("inputs are not finite"), std::string::npos) << text;
+  }
+}
+
+// Whether a token reaches the expert or not.
+TEST_F(NotFiniteTest, AnExpertWithScalesOfAwq) {
+  constexpr int64_t kMatrix = 256 * 256;
+  for (int64_t expert = 0; expert < 8; expert += 3) {
+    const fs::path source =
+        damaged("qwen36", "model.language_model.layers.0.mlp.experts.gate_up_proj",
+                expert * kMatrix + 1000);
+    const std::string text =
+        message(source, calibration(1, 2, 512),
+                recipe_of("AWQModifier: {n_grid: 3}, " + rounding("QuantizationModifier")),
+                kCompressedTensors);
+    EXPECT_NE(text.find(fmt::format("layers.0.mlp.experts.{}.", expert)), std::string::npos)
+        << text;
+  }
 }
 
 // Two tokens reach four of the eight experts at most.

@@ -17,5 +17,12 @@ def logits_of(job):
 
 if __name__ == "__main__":
     name = f"transformers {version('transformers')}, compressed-tensors {version('compressed-tensors')}"
-    cases = [*readers.CASES, readers.Case("gemma4_moe", ["--ignore", "experts"]), readers.Case("qwen3", ["--asym"])]
+    cases = [
+        *readers.CASES,
+        readers.Case("gemma4_moe", ["--ignore", "experts"]),
+        readers.Case("qwen3", ["--asym"]),
+        # These change norms, routers and other tensors that stay in 16 bits.
+        readers.Case("glm45", modifiers=["AWQModifier", "QuantizationModifier"]),
+        readers.Case("qwen36", modifiers=["SmoothQuantModifier", "AWQModifier", "GPTQModifier"]),
+    ]
     sys.exit(readers.run_cases(sys.argv[1], ["compressed-tensors"], cases, name, logits_of))

@@ -31,9 +31,23 @@ def assets():
 class Case:
     family: str  # a folder of tests/data
     options: list = field(default_factory=list)  # of compress
+    modifiers: list = field(default_factory=list)  # of a recipe; none: round-to-nearest
 
     def __str__(self):
-        return " ".join([self.family, *self.options])
+        return " ".join([self.family, *self.options, *self.modifiers])
+
+    def method(self, scratch):
+        """The options that choose the method; files go into the folder `scratch`."""
+        if not self.modifiers:
+            return ["--method", "rtn", "--group-size", "32"]
+        weights = {"num_bits": 4, "type": "int", "symmetric": True, "strategy": "group", "group_size": 32}
+        scheme = {"config_groups": {"group_0": {"targets": ["Linear"], "weights": weights}}, "ignore": ["lm_head"]}
+        steps = {name: {} for name in self.modifiers[:-1]} | {self.modifiers[-1]: scheme}
+        recipe, rows = scratch / "recipe.json", scratch / "rows.jsonl"
+        recipe.write_text(json.dumps({"a_stage": {"a_modifiers": steps}}))
+        ids = [[(7 * row + 3 * i + i * i) % 200 + 40 for i in range(32)] for row in range(8)]
+        rows.write_text("".join(json.dumps({"input_ids": row}) + "\n" for row in ids))
+        return ["--recipe", recipe, "--data", rows, "--seqlen", "32", "--nsamples", "8"]
 
 
 # Every family that transformers has; with a head of its own and with a tied one; whole blocks and parts of them.
@@ -74,8 +88,8 @@ class Job:
         scratch = Path(self._scratch.name)
         self.folder = scratch / "out"
         self.source = in_fp32(SOURCE / "tests/data" / case.family, scratch / "source")
-        self._quern(program, "compress", self.source, "-o", self.folder, "--method", "rtn", "--group-size", "32",
-                    "--format", format, "--no-quality-gate", *case.options)
+        self._quern(program, "compress", self.source, "-o", self.folder, *case.method(scratch), "--format", format,
+                    "--no-quality-gate", *case.options)
         ids, logits = self.folder.with_name("ids.json"), self.folder.with_name("logits.safetensors")
         ids.write_text(json.dumps([PROMPT]))
         self._quern(program, "logits", self.folder, "--tokens", ids, "-o", logits)
