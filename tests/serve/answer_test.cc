@@ -127,7 +127,8 @@ class AnswerTest : public testing::Test {
     ApiRequest request =
         read_api_request(one.endpoint, parse_body(one.body), model_.sampling_defaults(), {});
     Prepared prepared = prepare(request, model_, loop_->limits());
-    int status = 0, ends = 0;
+    // The engine's thread may be the last to hold the answer.
+    std::atomic<int> status = 0, ends = 0;
     auto queued = std::make_unique<Admission::Queued>(admission_, key_, prepared.prompt_tokens);
     std::make_shared<Answer>(AnswerContext{model_, *loop_, metrics_}, exchange, std::move(request),
                              std::move(prepared), WriterOptions{.id = "id", .model = "tiny"},
