@@ -60,7 +60,7 @@ BlockResults run_steps(const Recipe& recipe, const BlockWork& block,
     if (results.loss) add(*results.loss, std::exchange(first_loss, false), report);
     std::ranges::move(results.warnings, std::back_inserter(report.warnings));
     std::ranges::move(results.outcomes, std::back_inserter(all.outcomes));
-    std::ranges::move(results.changed, std::back_inserter(all.changed));
+    all.changed.insert(results.changed.begin(), results.changed.end());
   }
   // Bounds refer to the checkpoint's matrix, and a prepared one is another.
   for (Outcome& outcome : all.outcomes) {

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <functional>
+#include <set>
 #include <string>
 #include <vector>
 
@@ -12,7 +13,7 @@ namespace quern::compress {
 
 struct BlockResults {
   std::vector<Outcome> outcomes;
-  std::vector<std::string> changed;  // kept tensors with new values (Results::changed)
+  std::set<std::string> changed;  // kept tensors with new values, of any step (Results::changed)
 };
 
 // Steps run in order, and each sees the results of earlier steps. `judged`: whether the block's

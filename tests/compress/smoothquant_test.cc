@@ -73,6 +73,12 @@ TEST_F(SmoothQuantTest, LeavesExpertsAlone) {
   EXPECT_LT(distance("glm45", "out"), 0.5);
 }
 
+// Both change the same norms.
+TEST_F(SmoothQuantTest, GoesBeforeAwq) {
+  run_recipe("qwen36", "SmoothQuantModifier: {}, AWQModifier: {n_grid: 4}, " + kNearest, "out");
+  EXPECT_LT(distance("qwen36", "out"), 0.5);
+}
+
 TEST_F(SmoothQuantTest, ReadsMappingsAndWhatTheyIgnore) {
   run_recipe("qwen3",
              "SmoothQuantModifier: {mappings: [[['re:.*gate_proj$', 're:.*up_proj$'], "
